@@ -91,7 +91,7 @@ def route_plan(features: FeatureSet) -> RoutePlan:
 
 
 def append_bodies(folder: Path, records: list[dict]) -> None:
-    with open_writer(raw_path(folder, "door"), partition="door") as writer:
+    with open_writer(raw_path(folder, "collector"), partition="collector") as writer:
         bodies = to_blocks(records)
         for start in range(0, len(bodies), BODIES_A_STEP):
             writer.append(bodies[start : start + BODIES_A_STEP])
@@ -288,7 +288,7 @@ def measure_latency(features: FeatureSet, site: Site, rate: float, seconds: floa
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        with open_writer(raw_path(folder, "door"), partition="door") as writer:
+        with open_writer(raw_path(folder, "collector"), partition="collector") as writer:
             started = time.perf_counter()
             for number, block in enumerate(bodies):
                 time.sleep(max(0.0, started + number * 100 / rate - time.perf_counter()))

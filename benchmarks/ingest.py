@@ -183,16 +183,22 @@ def run_pass(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> 
     """Pass the bodies through all stages and return True if each of them has every event."""
     clock = SimulatedClock(START)
     stream, state, lake = folder / "stream", folder / "state", folder / "lake"
-    with EventCollector(stream, "door", PLAN, clock) as door, ThreadPoolExecutor(SENDERS) as pool:
-        with watch.of("door"):
-            for decisions in pool.map(door.submit, sent):
+    with (
+        EventCollector(stream, "collector", PLAN, clock) as collector,
+        ThreadPoolExecutor(SENDERS) as pool,
+    ):
+        with watch.of("collector"):
+            for decisions in pool.map(collector.submit, sent):
                 assert all(decision.accepted for decision in decisions)
-        commits = door.figures().batches
+        commits = collector.figures().batches
     _time_raw_log(folder / "bare", sent, commits, "raw", watch)
     single_bodies = sent[: max(1, len(sent) // 4)]
-    with EventCollector(folder / "single", "door", PLAN, clock) as door, watch.of("door_single"):
+    with (
+        EventCollector(folder / "single", "collector", PLAN, clock) as collector,
+        watch.of("collector_single"),
+    ):
         for body in single_bodies:
-            door.submit(body)
+            collector.submit(body)
     _time_raw_log(folder / "bare-single", single_bodies, len(single_bodies), "raw_single", watch)
     with Router(stream, PLAN, clock=clock) as router, watch.of("router"):
         accepted = 0
@@ -283,10 +289,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             complete.append(run_pass(Path(folder), sent, events, watch))
     single = BODY_ROWS * max(1, len(sent) // 4)
-    rows = defaultdict(lambda: events, door_single=single, raw_single=single)
+    rows = defaultdict(lambda: events, collector_single=single, raw_single=single)
     pairs = {
-        "raw": ("raw", "door"),
-        "raw_single": ("raw_single", "door_single"),
+        "raw": ("raw", "collector"),
+        "raw_single": ("raw_single", "collector_single"),
         "parquet": ("parquet", "lake"),
     }
     report = {
@@ -320,7 +326,7 @@ def _rules_ratio(watch: Stopwatch) -> float:
 
     Collector and router both check the rules.
     """
-    seconds_without = sum(watch.median(name) for name in ("door", "router", "lake"))
+    seconds_without = sum(watch.median(name) for name in ("collector", "router", "lake"))
     return round(
         seconds_without
         / (seconds_without + 2 * (watch.median("check_rules") - watch.median("check"))),

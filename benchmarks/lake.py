@@ -60,7 +60,10 @@ def write_logs_and_lake(folder: Path, sent: list[bytes], watch: Stopwatch) -> No
         for body in sent:
             assert not contract.check([(body, receipt)]).refused
     blocks = [Block("body", BODY_ROWS, body, RECEIPT) for body in sent]
-    with open_writer(raw_path(stream, "door"), partition="door") as writer, watch.of("raw_log"):
+    with (
+        open_writer(raw_path(stream, "collector"), partition="collector") as writer,
+        watch.of("raw_log"),
+    ):
         for start in range(0, len(blocks), 16):
             writer.append(blocks[start : start + 16])
     with Router(stream, PLAN, clock=clock) as router, watch.of("router"):

@@ -25,7 +25,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from benchmarks.ingest import cpu_name
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.inverted import NEAREST, build_inverted
@@ -33,7 +33,7 @@ from tailorbird.retrieval.vectors import Content, ItemVectors
 
 WIDTH, KINDS, PEOPLE = 64, 500, 200
 SIZES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
-EMPTY_HISTORY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
+EMPTY_HISTORY = RaggedArrays(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
 def main() -> None:

@@ -147,7 +147,7 @@ def _candidate_matrices(
         slots=SLOTS,
         bundles=FixedBundle(bundle),
         feature_provider=readings,
-        answer_log=None,
+        response_log=None,
         clock=CLOCK,
         rng=rng,
         tables=tables,

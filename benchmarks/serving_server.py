@@ -23,7 +23,7 @@ from benchmarks.serving_site import CLOCK, SLOTS, Site, Size
 from tailorbird.candidates.folder import folder_of
 from tailorbird.features.state.state import open_state
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.serving.messages import Answer, RecommendQuery
+from tailorbird.serving.messages import RecommendQuery, RecommendResponse
 from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.models.state import StateReader
 from tailorbird.serving.pipeline.pipeline import Pipeline
@@ -100,7 +100,7 @@ class Floor:
             slots=SLOTS,
             bundles=FixedBundle(self._bundle),
             feature_provider=SingleSchema(site.features, self._reader),
-            answer_log=None,
+            response_log=None,
             clock=CLOCK,
             rng=np.random.default_rng(1),
             tables=site.tables(),
@@ -132,7 +132,7 @@ class Floor:
 
     def _prepare(self, body: bytes) -> None:
         matrices: list[np.ndarray] = []
-        answers: list[Answer] = []
+        answers: list[RecommendResponse] = []
         query = msgspec.json.decode(body, type=RecommendQuery)
         raw = Bundle.raw
 

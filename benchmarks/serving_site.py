@@ -34,7 +34,7 @@ from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, write_bundle
-from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.encode.rows import Matrix
@@ -248,7 +248,7 @@ class Site:
         registry: Path,
     ) -> None:
         """Write a bundle of trees to a registry of its own."""
-        computed = (*COMPUTED, *(VECTOR_COLUMNS if space is not None else ()))
+        computed = (*COMPUTED_COLUMNS, *(VECTOR_COLUMNS if space is not None else ()))
         keys = np.concatenate([request.rows.categorical for request in training_requests])
         encoder = fit_encoder(
             bundle_columns(self.features), keys, computed=computed, candidates=self.live.candidates

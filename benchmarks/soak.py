@@ -310,7 +310,10 @@ def measure_capacity(
         time.sleep(seconds)
     taken = sent.accepted / (time.monotonic() - started)
     assert wait_until_caught_up(watch, STOP_S), "the roles do not catch up"
-    return {"door": round(taken), "all roles": round(sent.accepted / (time.monotonic() - started))}
+    return {
+        "collector": round(taken),
+        "all roles": round(sent.accepted / (time.monotonic() - started)),
+    }
 
 
 def wait_until_caught_up(watch: Watch, deadline_s: float) -> bool:

@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from tailorbird.events import hash64s
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space, Tower, TowerPlan
 from tailorbird.ranking.tower_net import OnnxNet
@@ -61,7 +61,7 @@ def measure_space(items: int, width: int, length: int, repeats: int) -> dict[str
     space = make_space(items, width, length)
     rng = np.random.default_rng(1)
     items_seen = rng.integers(0, items, length)
-    past = Ragged(
+    past = RaggedArrays(
         np.array([0, length]), space.index.keys[items_seen], np.arange(length) * 60_000_000
     )
     keys = space.index.keys[rng.integers(0, items, CANDIDATES)]

@@ -20,7 +20,7 @@ from cyclopts import App
 from tailorbird import features
 from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
-from tailorbird.config.settings import ENV_PREFIX, SECRET
+from tailorbird.config.settings import ENV_PREFIX, SECRET_SETTINGS
 from tailorbird.events.contract.codes import CODES
 from tailorbird.events.contract.envelope import Context, Event, Properties
 from tailorbird.events.contract.fields import About, Bounds, Pattern, ServerOwned, annotations_of
@@ -129,7 +129,9 @@ def settings() -> str:
             )  # type: ignore[union-attr]
             default = getattr(getattr(Settings(), section.name), entry.name)
             secret = (
-                " Shown as stars everywhere." if f"{section.name}.{entry.name}" in SECRET else ""
+                " Shown as stars everywhere."
+                if f"{section.name}.{entry.name}" in SECRET_SETTINGS
+                else ""
             )
             lines.append(
                 f"| `{entry.name}` | `{msgspec.json.encode(default).decode()}` | "

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from tests.support.commands import must, must_json  # noqa: E402
 from tests.support.network.shop_server import launch, serving  # noqa: E402
 
-from tailorbird.cli.demo.world import FRONT  # noqa: E402
+from tailorbird.cli.demo.world import FRONT_PAGE_SLOTS  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 
@@ -45,7 +45,7 @@ def shop(folder: Path) -> Path:
     version = must_json("-C", project, "train")["version"]
     must("-C", project, "models", "promote", version, "--why", "for the picture")
     slots = project / "slots.py"
-    slots.write_text(slots.read_text() + FRONT)
+    slots.write_text(slots.read_text() + FRONT_PAGE_SLOTS)
     return project
 
 

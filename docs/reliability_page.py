@@ -65,7 +65,7 @@ caches go away. Clients send anything, twice, or too much.
 (checksums are no signatures), and the loss of a disk without a [backup](how-to/backup.md).
 
 **The response log is an exception.** Responses are logged after the reply, in groups, so a crash
-may lose those of the last 50 ms. They are counted (`answers_lost`).
+may lose those of the last 50 ms. They are counted (`tailorbird_answers_lost`).
 
 **A write that the disk confirms and swallows** is another. It is gone, and nearly always found and
 named. If the collector dies before anybody reads such a write, acknowledged events may be gone
@@ -412,7 +412,7 @@ def _attacks() -> list[str]:
     lines = [
         "## Attacks",
         "",
-        "On door, lake, Valkey and secrets.",
+        "On collector, lake, Valkey and secrets.",
         "",
         "| | attack | promised | shown by | not shown, or not so |",
         "|---|---|---|---|---|",

@@ -180,8 +180,8 @@ def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_pa
 
     monkeypatch.setattr("tailorbird.periodic.RETRY_S", 0.01)
     project = make_project(tmp_path / "shop")
-    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
-        send(door, 0)
+    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector:
+        send(collector, 0)
     with Router(project.paths.stream, project.plan, clock=CLOCK) as router:
         while router.step(12).rows:
             pass

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.simulator import Site, behaviour
-from tailorbird.simulator.taste import URGE
+from tailorbird.simulator.taste import URGE_WEIGHT
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -45,7 +45,9 @@ def oracle_scores(
         utility = taste.utility(user_, items, day_)[0]
         lasting = taste.lasting(user_, day_, era)
         category = taste.items.category[items]
-        utility_without_urge = utility - URGE * (category == taste.urge(user_, day_, lasting)[0])
+        utility_without_urge = utility - URGE_WEIGHT * (
+            category == taste.urge(user_, day_, lasting)[0]
+        )
         chance = np.exp(
             1.5 * lasting[0] - (1.5 * lasting[0]).max()
         )  # of each category to be what is wanted: a Gumbel maximum
@@ -57,7 +59,7 @@ def oracle_scores(
         scores["oracle"].append(behaviour.sigmoid(utility) * reward)
         scores["oracle_lasting"].append(
             (
-                chance * behaviour.sigmoid(utility_without_urge + URGE)
+                chance * behaviour.sigmoid(utility_without_urge + URGE_WEIGHT)
                 + (1 - chance) * behaviour.sigmoid(utility_without_urge)
             )
             * reward

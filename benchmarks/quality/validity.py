@@ -48,7 +48,7 @@ from tailorbird.experiments.analysis.sequential import (
     plan_design,
     select_stages,
 )
-from tailorbird.experiments.assign import SPENDING
+from tailorbird.experiments.assign import SPENDING_FUNCTIONS
 from tailorbird.experiments.statistics import proportion_interval
 
 STAGES = 14
@@ -91,7 +91,10 @@ def method_bounds(units: int, stages: int) -> dict[str, Floats]:
     return {
         "once": np.append(np.full(stages - 1, np.inf), ndtri(0.975)),
         "peeked": np.full(stages, ndtri(0.975)),
-        **{spending: plan_design(stages, spending=spending).bounds for spending in SPENDING},
+        **{
+            spending: plan_design(stages, spending=spending).bounds
+            for spending in SPENDING_FUNCTIONS
+        },
         "anytime": anytime_bound(counts, tuned_for=units),
     }
 
@@ -259,7 +262,7 @@ def measure_cuped(runs: int, seed: int) -> dict[str, Any]:
 def measure_cost() -> dict[str, Any]:
     """Return the planned sample over that of a fixed test, and the expected share of it."""
     result: dict[str, Any] = {}
-    for spending in SPENDING:
+    for spending in SPENDING_FUNCTIONS:
         for stages in (5, STAGES, 20, 200):
             design = plan_design(stages, spending=spending)
             result.setdefault(spending, {})[str(stages)] = {

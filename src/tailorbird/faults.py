@@ -4,7 +4,7 @@ Production code calls `faults.at("router.before_commit")`, and `faults.is_disabl
 where a mutant may switch off a safety measure. Without `TAILORBIRD_FAULTS` in the environment both
 do nothing.
 
-    TAILORBIRD_FAULTS="router.before_commit=kill@3;lake.after_data=raise;door.before_sync=stall:0.5"
+    TAILORBIRD_FAULTS="router.before_commit=kill@3;lake.after_data=raise;collector.before_sync=stall:0.5"
 
 The number after `@` is the hit at which the fault fires (default 1), `2+` the second and all that
 follow, `2-9` up to the ninth. Actions: `kill` (SIGKILL to this process), `raise` (OSError EIO),

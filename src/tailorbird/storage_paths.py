@@ -46,7 +46,7 @@ class UnreachableError(StorageError, OSError):
     """The storage denied the request or did not respond."""
 
 
-class Stat(NamedTuple):
+class ObjectStat(NamedTuple):
     """Size and modification time of an object, as `os.stat` names them."""
 
     st_size: int
@@ -180,12 +180,12 @@ class ObjectPath:
                 or ""
             )
 
-    def stat(self) -> Stat:
+    def stat(self) -> ObjectStat:
         import obstore
 
         with _raise_os_errors(self):
             meta = obstore.head(self._bucket.store, self.key)
-        return Stat(meta["size"], meta["last_modified"].timestamp())
+        return ObjectStat(meta["size"], meta["last_modified"].timestamp())
 
     def is_file(self) -> bool:
         try:

@@ -7,7 +7,12 @@ import pytest
 from tests.support.shops.backup_shop import CLOCK, clicks, send
 
 import tailorbird as tb
-from tailorbird.backup.snapshot import SnapshotMovedError, hold_logs, read_lake, require_connected
+from tailorbird.backup.snapshot import (
+    SnapshotMovedError,
+    open_log_snapshots,
+    read_lake,
+    require_connected,
+)
 from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError, NotReadyError, UsageError
 from tailorbird.events import to_iso
@@ -66,12 +71,12 @@ def test_a_version_of_the_registry_comes_back_whole(shop: Project, tmp_path: Pat
 
 def test_rows_that_are_pruned_between_lake_and_logs_are_noticed(shop: Project) -> None:
     lake = read_lake(shop.paths.lake)
-    with hold_logs(shop.paths.stream) as logs:
+    with open_log_snapshots(shop.paths.stream) as logs:
         require_connected(lake, logs)
     send(shop, clicks("dan", 5))
     with open_writer(raw_path(shop.paths.stream, "serve-1"), partition="serve-1") as log:
         assert log.prune(log.end())
-    with hold_logs(shop.paths.stream) as logs:
+    with open_log_snapshots(shop.paths.stream) as logs:
         with pytest.raises(SnapshotMovedError, match="serve-1"):
             require_connected(lake, logs)
         require_connected(read_lake(shop.paths.lake), logs)

@@ -56,10 +56,10 @@ def test_topics_keep_what_the_backup_lacks_and_a_gap_is_named(tmp_path: Path) ->
         send(shop, clicks("cyd", 5))
         raw = shop.stream.raw("serve-1")
         with (
-            EventCollector(shop.stream, "serve-1", shop.plan, CLOCK) as door,
+            EventCollector(shop.stream, "serve-1", shop.plan, CLOCK) as collector,
             open_reader(raw) as reader,
         ):
-            Pruner(door, shop.paths.lake).tick()
+            Pruner(collector, shop.paths.lake).tick()
             until(lambda: reader.start() > 0, 30, "nothing was pruned")
             assert reader.start() == 20, "the backup has the rows before"
         assert tb.restore(tmp_path / "vault", tmp_path / "back").deleted == {}

@@ -90,8 +90,8 @@ def test_items_and_people_beyond_the_contract_are_dropped_and_counted() -> None:
     lines = [replace(line, p=line.p * 3_000) for line in random_log(1, 400, items=40, people=20)]
     cuts = list(range(37, 400, 37))
     fold = taken(lines, small, cuts)
-    assert fold.evicted["items"] > 0
-    assert fold.evicted["people"] > 0
+    assert fold.evicted_counts["items"] > 0
+    assert fold.evicted_counts["people"] > 0
     # Up to where the fold tends next there may be more.
     assert fold.items.count < 40
     assert lists_of(fold.tables(), 1) == lists_of(taken(lines, small, [], restart=True).tables(), 1)

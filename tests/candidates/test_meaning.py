@@ -116,7 +116,7 @@ def test_a_click_is_trending_at_once_and_an_item_without_a_profile_too() -> None
     )
     last = lines[-1]
     click = replace(
-        last, p=last.p + 1, ts=fold.newest, kind="click", item="i-new", person="u1", bot=False
+        last, p=last.p + 1, ts=fold.newest_ts, kind="click", item="i-new", person="u1", bot=False
     )
     fold.update(to_event_batch(table_of([click]), CONTRACT, click.p))
     lists = RequestLists(fold.tables(), request_of(UserContext()))

@@ -122,8 +122,8 @@ def test_a_model_is_led_through_shadow_if_there_are_enough_clicks_a_day(tmp_path
     version = add_version(tmp_path, now)
     traffic = NoTraffic(clock)
     models = ModelRollout(open_shop(tmp_path), clock, traffic, lambda *_: None)
-    assert not models.lead(version), "without traffic no canary passes"
-    steps = [line.split(": ")[1] for line in models.new_lines()]
+    assert not models.roll_out(version), "without traffic no canary passes"
+    steps = [line.split(": ")[1] for line in models.new_audit_lines()]
     assert steps[0] == f"shadow {version}, the gate accepted it"
     assert steps[1].startswith(f"canary {version}, ")
 

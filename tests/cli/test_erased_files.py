@@ -89,14 +89,14 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
     )
     project = open_project(root)
     with (
-        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
         Roles(project, CLOCK) as roles,
     ):
         for user in (LEAVER, OTHER):
-            door.submit(json.dumps(present(user)).encode())
-            door.submit(refused(user))
+            collector.submit(json.dumps(present(user)).encode())
+            collector.submit(refused(user))
         roles.drain()
-        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
+        parts = InProcessServer(project, CLOCK, collector=collector, seed=1)
         for user in (LEAVER, OTHER):
             parts.pipeline.answer(
                 RecommendQuery(
@@ -104,7 +104,7 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
                 )
             )
         parts.close()
-        door.close()
+        collector.close()
         roles.drain()
     (tmp_path / "out").mkdir()
     done = each([["-C", str(root), *words] for words in WRITE], tmp_path / "out", cwd=root)

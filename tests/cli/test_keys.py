@@ -86,16 +86,16 @@ def test_the_keys_are_not_for_a_repository(fresh: Path) -> None:
 
 
 def test_doctor_prints_access(fresh: Path) -> None:
-    def front_door(**env: str) -> tuple[str, str]:
+    def collector_address(**env: str) -> tuple[str, str]:
         findings = json.loads(tailorbird("-C", fresh, "doctor", "--json", env=env).stdout)[
             "findings"
         ]
         return next((row["state"], row["found"]) for row in findings if row["what"] == "access")
 
-    assert front_door() == ("ok", "open to this machine, closed to others")
-    assert front_door(TAILORBIRD_SERVE__HOST="0.0.0.0")[0] == "error"
+    assert collector_address() == ("ok", "open to this machine, closed to others")
+    assert collector_address(TAILORBIRD_SERVE__HOST="0.0.0.0")[0] == "error"
     must("-C", fresh, "keys", "create", "old", "--scope", "read", "--expires", "2d")
-    state, description = front_door(TAILORBIRD_SERVE__HOST="0.0.0.0")
+    state, description = collector_address(TAILORBIRD_SERVE__HOST="0.0.0.0")
     assert (state, description.startswith("1 key, 0.0.0.0")) == ("warning", True)
     (fresh / "keys.json").write_text("{}")
-    assert front_door()[0] == "error"
+    assert collector_address()[0] == "error"

@@ -16,7 +16,7 @@ from tailorbird.events import DAY, HOUR, MINUTE, SystemClock
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.events.log_clock import LogClock
 from tailorbird.lake.tables import TABLES
-from tailorbird.platform.moment import clock_as_of, clock_of_answers
+from tailorbird.platform.moment import clock_as_of, response_clock
 
 LATENESS = DAY
 
@@ -75,20 +75,20 @@ def test_scores_are_as_of_just_after_the_newest_event(project):
 
 def test_a_log_that_ended_long_ago_is_answered_as_of_its_end_with_a_note(project):
     shop, newest = project(425 * DAY + HOUR)
-    clock, note = clock_of_answers("", shop, SystemClock())
+    clock, note = response_clock("", shop, SystemClock())
     assert clock.now() == newest + 1
     assert "425 days ago" in note
     machine = SystemClock()
-    assert clock_of_answers("now", shop, machine) == (machine, "")
-    clock, note = clock_of_answers("2026-11-25", shop, machine)
+    assert response_clock("now", shop, machine) == (machine, "")
+    clock, note = response_clock("2026-11-25", shop, machine)
     assert note.startswith("Answered as of 2026-11-25T00:00:00")
 
 
 def test_a_live_log_is_answered_as_of_now(project):
     shop, newest = project(DAY)
     machine = SystemClock()
-    assert clock_of_answers("", shop, machine) == (machine, "")
-    clock, note = clock_of_answers("latest", shop, machine)
+    assert response_clock("", shop, machine) == (machine, "")
+    clock, note = response_clock("latest", shop, machine)
     assert clock.now() == newest + 1
     assert note
 
@@ -118,7 +118,7 @@ def test_roles_go_on_from_the_end_of_an_imported_log_until_the_site_is_live(proj
     clock = shop.clock()
     assert newest < clock.now() < newest + MINUTE
     assert clock_as_of("", shop).now() < newest + MINUTE, "commands go by the clock of the roles"
-    again, _ = clock_of_answers("", shop, SystemClock())
+    again, _ = response_clock("", shop, SystemClock())
     assert again.now() < newest + MINUTE
     assert (
         settle_clock(shop, SystemClock(), force_live=True)

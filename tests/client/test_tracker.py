@@ -1,4 +1,4 @@
-"""`tailorbird.js` in a real browser, on a page of another web origin, against a real door: what
+"""`tailorbird.js` in a real browser, on a page of another web origin, against a real collector: what
 people do arrives, once.
 """
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tailorbird.candidates.contract import Board
-from tailorbird.candidates.folder import CURRENT, set_current_contract
+from tailorbird.candidates.folder import CURRENT_FILE, set_current_contract
 from tailorbird.config.candidates import (
     exposure_event,
     maintained_contracts,
@@ -89,7 +89,7 @@ def test_the_current_tables_stay_until_the_required_ones_are_ready(
 def test_a_record_that_cannot_be_read_stops_nothing(
     project: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (project.paths.candidates / CURRENT).write_text("{")
+    (project.paths.candidates / CURRENT_FILE).write_text("{")
     assert maintained_contracts(project) == [required_contract(project)]
     assert "remove data/candidates" in caplog.text
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tailorbird.config import Settings, load_settings
-from tailorbird.config.settings import SECRET
+from tailorbird.config.settings import SECRET_SETTINGS
 from tailorbird.errors import ConfigError
 
 
@@ -57,7 +57,7 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
     assert shown["serve.read_keys"][0] == ["***"]
     assert shown["serve.write_keys"][0] == ["***", "***"]
     assert shown["store.url"][0] == "***"
-    assert set(SECRET) == {
+    assert set(SECRET_SETTINGS) == {
         key
         for key in shown
         if key.partition(".")[2]

@@ -19,7 +19,7 @@ from tests.support.network.shop_server import (
     watched,
 )
 
-from tailorbird.cli.demo.world import FRONT
+from tailorbird.cli.demo.world import FRONT_PAGE_SLOTS
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +34,7 @@ pytestmark = [
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     project = make_shop(tmp_path_factory.mktemp("console") / "shop")
     slots = project / "slots.py"
-    slots.write_text(slots.read_text() + FRONT)
+    slots.write_text(slots.read_text() + FRONT_PAGE_SLOTS)
     with serving(project) as address:
         yield address
 

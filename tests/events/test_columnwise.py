@@ -19,7 +19,7 @@ from tailorbird.events.contract.envelope import PROPERTIES, Event
 from tailorbird.events.contract.rules import Rule
 from tailorbird.events.contract.verdict import Refusal
 
-SOURCES = ["door", "browser", "browser+identify", "import", "server", "unheard of"]
+SOURCES = ["collector", "browser", "browser+identify", "import", "server", "unheard of"]
 RULES = (
     Rule("price", required=True, kind="number", low=0.5, high=500),
     Rule("currency", one_of=("EUR", "NOK", 1)),
@@ -397,7 +397,7 @@ def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> 
         )
         return b"[" + b",".join(rows) + b"]"
 
-    receipt = Receipt(NOW, "door", "json")
+    receipt = Receipt(NOW, "collector", "json")
     until = next(
         levels for levels in range(200, 20_000) if len(split_body(body(levels), "json")) == 1
     )

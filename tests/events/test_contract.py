@@ -16,17 +16,17 @@ from tailorbird.events.contract.envelope import PROPERTIES
 PLAN = RoutePlan()
 
 
-def decide(event, source="door", plan=PLAN):
+def decide(event, source="collector", plan=PLAN):
     return check(json.dumps(event).encode(), Receipt(NOW, source), plan)
 
 
-def accepted(event, source="door", plan=PLAN):
+def accepted(event, source="collector", plan=PLAN):
     taken, refused = decide(event, source, plan)
     assert refused == []
     return taken[0]
 
 
-def refusal(event, source="door"):
+def refusal(event, source="collector"):
     taken, refused = decide(event, source)
     assert taken == []
     return refused[0].code, refused[0].path
@@ -247,7 +247,7 @@ def test_an_import_arrives_at_its_event_time_unless_stated_otherwise():
         accepted(click(ts=NOW - 300 * DAY, received_at=NOW - 299 * DAY), "import").received_at
         == NOW - 299 * DAY
     )
-    assert accepted(click(ts=NOW - DAY), "door").received_at == NOW
+    assert accepted(click(ts=NOW - DAY), "collector").received_at == NOW
 
 
 def test_a_timeless_profile_is_valid_from_the_beginning():
@@ -296,14 +296,14 @@ PIECES = st.sampled_from(
 @given(
     st.binary(max_size=200) | st.lists(PIECES, max_size=12).map(b"".join),
     st.sampled_from(["json", "ndjson"]),
-    st.sampled_from(["door", "import", "server"]),
+    st.sampled_from(["collector", "import", "server"]),
 )
 def test_no_bytes_crash_it(body, encoding, source):
     every_row_is_accounted_for(body, Receipt(NOW, source, encoding))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(EVENTS, max_size=4), st.sampled_from(["door", "import", "server"]), st.data())
+@given(st.lists(EVENTS, max_size=4), st.sampled_from(["collector", "import", "server"]), st.data())
 def test_no_event_crashes_it_and_every_row_is_accounted_for(events, source, data):
     body = json.dumps(events).encode()
     every_row_is_accounted_for(body, Receipt(NOW, source))

@@ -12,7 +12,7 @@ from tailorbird.events import COLLECTOR, Context, Event, Receipt, RoutePlan, che
 from tailorbird.events.contract.codes import CODES
 from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.contract.envelope import COUNTRY, Properties
-from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, NEEDS, Need
+from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, NEEDS, RequiredFields
 from tailorbird.events.contract.fields import Bounds, annotations_of
 
 NOW = 1_764_072_000_000_000
@@ -84,6 +84,6 @@ def test_both_follow_the_form_of_a_country_what_types_need_and_who_may_send_them
         assert refusal(swedish) == ("bad_country", "$.context.country")
     monkeypatch.setitem(FORBIDDEN_TYPES, COLLECTOR, ("view",))
     assert refusal(VIEW, COLLECTOR) == ("browser_key", "$.type")
-    monkeypatch.setitem(NEEDS, "view", (Need(("session_id", "request_id"), "a visit"),))
+    monkeypatch.setitem(NEEDS, "view", (RequiredFields(("session_id", "request_id"), "a visit"),))
     assert refusal(VIEW) == ("missing", "$.session_id")
     assert refusal(VIEW | {"request_id": "r1"}) is None

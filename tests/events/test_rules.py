@@ -82,8 +82,8 @@ def test_the_collector_responds_with_the_quarantine_reason(tmp_path):
             *(event(f"e{n}", **{**GOOD, **change}) for n, (change, *_) in enumerate(BROKEN)),
         ]
     ).encode()
-    with EventCollector(stream, "door", PLAN, clock) as door:
-        decided = door.submit(body)
+    with EventCollector(stream, "collector", PLAN, clock) as collector:
+        decided = collector.submit(body)
     assert [each.accepted for each in decided] == [True] + [False] * len(BROKEN)
     answered = [(each.code, each.path) for each in decided[1:]]
     with Router(stream, PLAN, clock=clock) as router:

@@ -22,7 +22,7 @@ from tailorbird.platform.runtime.roles import Roles
 from tailorbird.ranking import Pin, Slot
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 
 HALVES = {"popular": 0.5, "recent": 0.5}
 EXPERIMENT = Experiment("fresh", HALVES, slot="home", kind="interleaving", stopping="anytime")
@@ -101,7 +101,7 @@ def test_the_report_names_the_preferred_ranking(
 
 def test_each_logged_item_has_a_team_and_an_exact_propensity(shop: tailorbird.Project) -> None:
     lake = Lake(shop.declared.paths.lake)
-    answers = lake.answers().to_pylist()
+    answers = lake.responses().to_pylist()
     assert len(answers) == USERS
     shown: dict[tuple[int, str], list[float]] = {}
     for answer in answers:
@@ -124,16 +124,16 @@ def test_other_analyses_leave_drafts_out(shop: tailorbird.Project) -> None:
     events = lake.events()
     latest = pa.compute.max(events["ts"].cast(pa.int64())).as_py()
     span = {"ts_from": 0, "mature_before": latest + HOUR}
-    data = dataset_from_answers(events, "home", ["click"], **span, denominator="answer")
+    data = dataset_from_responses(events, "home", ["click"], **span, denominator="answer")
     assert data.requests == USERS
     assert (data.propensity == 1).all()
     with pytest.raises(NotReadyError):
-        dataset_from_answers(events, "home", ["click"], **span, with_interleaved=False)
+        dataset_from_responses(events, "home", ["click"], **span, with_interleaved=False)
 
 
 def test_a_biased_draft_is_reported(shop: tailorbird.Project) -> None:
     lake = Lake(shop.declared.paths.lake)
-    answers, events = lake.answers(), lake.events()
+    answers, events = lake.responses(), lake.events()
     latest = pa.compute.max(events["ts"].cast(pa.int64())).as_py()
     span = {"started_at": latest - HOUR, "now": latest + 1, "attribution": HOUR}
     teams = pa.array([["recent"] * 12] * USERS)

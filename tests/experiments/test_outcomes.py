@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tailorbird.events import MINUTE
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments.counts import count_events
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 
 START = 1_790_000_000_000_000
 WINDOW = 30 * MINUTE
@@ -177,8 +177,8 @@ def test_it_is_what_training_learns(given_, done):
             )
         )
     span = {"ts_from": START, "mature_before": START + 1_000 * MINUTE}
-    data = dataset_from_answers(table(rows), "home", ["click", "purchase"], **span)
-    seen = dataset_from_answers(
+    data = dataset_from_responses(table(rows), "home", ["click", "purchase"], **span)
+    seen = dataset_from_responses(
         table(rows), "home", [], **span
     ).rows  # without heads: no outcome proves that an item was seen
     assert totals(rows) == (

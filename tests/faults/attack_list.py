@@ -1,4 +1,4 @@
-"""The attacks on door, lake, Valkey and secrets that are thought of, what is promised under each,
+"""The attacks on collector, lake, Valkey and secrets that are thought of, what is promised under each,
 and which test shows it.
 
 docs/reliability.md is made from it, as from `fault_list`. Bundles, console and dependencies are not
@@ -21,7 +21,7 @@ class Attack:
 
 ATTACKS = (
     Attack(
-        "door",
+        "collector",
         "no key, a wrong one, one of another scope, on any route",
         "401 or 403; a route that nobody declared fails the build.",
         (
@@ -31,7 +31,7 @@ ATTACKS = (
         ),
     ),
     Attack(
-        "door",
+        "collector",
         "a public address without a key",
         "Refuses to start; the default is 127.0.0.1.",
         (
@@ -41,7 +41,7 @@ ATTACKS = (
         ),
     ),
     Attack(
-        "door",
+        "collector",
         "fields that are the server's, sent by a client",
         "Refused or left out, in every format; never believed.",
         (
@@ -50,7 +50,7 @@ ATTACKS = (
         ),
     ),
     Attack(
-        "door",
+        "collector",
         "large bodies, bombs, deep JSON, endless numbers",
         "413 or 400 while the body is read; memory has a bound over all bodies.",
         (
@@ -61,7 +61,7 @@ ATTACKS = (
         ),
     ),
     Attack(
-        "door",
+        "collector",
         "slow senders: no head, half a head, half a body; all connections taken",
         "Closed by a deadline; others work meanwhile; past the number of connections, of all "
         "or of one address, 503 with `Retry-After`.",
@@ -75,14 +75,14 @@ ATTACKS = (
         "takes as many times 512.",
     ),
     Attack(
-        "door",
+        "collector",
         "request smuggling",
         "What two servers might read differently is a 400, and the connection is closed.",
         ("tests/serving/test_server.py::test_ambiguous_requests_are_refused_and_closed",),
         "Two spaces in a request line are read as one, which no body depends on.",
     ),
     Attack(
-        "door",
+        "collector",
         "floods from one key, one address, with many ids",
         "429 with `Retry-After`; questions have buckets of their own.",
         (
@@ -92,7 +92,7 @@ ATTACKS = (
         ),
     ),
     Attack(
-        "door",
+        "collector",
         "lines and labels injected into logs and metrics",
         "Escaped; nothing that is sent becomes a label.",
         (
@@ -102,7 +102,7 @@ ATTACKS = (
         ),
     ),
     Attack(
-        "door",
+        "collector",
         "events forged in a browser",
         "A browser's key can only append what people do, from its origins, at a rate; of "
         "clicks and the like an address has at most "
@@ -115,7 +115,7 @@ ATTACKS = (
         "What a share of forged clicks does to a trained ranking is not measured.",
     ),
     Attack(
-        "door",
+        "collector",
         "paths that lead out of what is served",
         "404.",
         ("tests/serving/http/test_attacks.py::test_no_path_leads_out_of_what_is_served",),

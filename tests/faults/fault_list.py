@@ -44,7 +44,7 @@ FAULTS = (
         "F2",
         "a sync fails (EIO)",
         "The batch is refused and the role takes no more writes; no later sync is believed "
-        "for what a failed one left in doubt. The door opens its "
+        "for what a failed one left in doubt. The collector opens its "
         "log anew after five seconds, writes what is in the WAL over itself before it syncs "
         "it, and checks it; other roles end and are started "
         "again. A log's names last before anything is written to it: SQLite ignores a failed "
@@ -63,7 +63,7 @@ FAULTS = (
     Fault(
         "F3",
         "the disk is full",
-        "The door refuses with 507 before it takes anything, while `serve.disk_reserve_mb` "
+        "The collector refuses with 507 before it takes anything, while `serve.disk_reserve_mb` "
         "are still free for the others; answers go on "
         "(they are counted as not logged). Once there is space events are taken again, by itself.",
         (
@@ -158,7 +158,7 @@ FAULTS = (
     Fault(
         "F9",
         "the broker is away or slow",
-        "The door refuses with 503 after a stated time, and nothing is acknowledged without "
+        "The collector refuses with 503 after a stated time, and nothing is acknowledged without "
         "a delivery report. It says whether the events are "
         "surely not in the log (`log_unavailable`) or may be (`outcome_unknown`).",
         (

@@ -1,4 +1,4 @@
-"""Bad events end to end, from a door to features: each ends in the quarantine with its reason, or
+"""Bad events end to end, from a collector to features: each ends in the quarantine with its reason, or
 is cut off and counted.
 
 What is accepted is read from the state, recomputed by the backfill and held against the plain
@@ -57,7 +57,7 @@ BAD = {
 
 @pytest.fixture
 def site(tmp_path):
-    world = World(tmp_path / "site", LINES, doors=True)
+    world = World(tmp_path / "site", LINES, collectors=True)
     world.post(
         "north",
         BASE,
@@ -70,7 +70,7 @@ def site(tmp_path):
                 "ts": BASE - SECOND,
             }
         ],
-        "door",
+        "collector",
     )
     world.settle()
     yield world
@@ -136,7 +136,7 @@ def test_a_property_of_changing_type_is_never_a_wrong_number(site):
         }
         for n, one in enumerate(values)
     ]
-    site.post("north", BASE, clicks, "door")
+    site.post("north", BASE, clicks, "collector")
     site.route()
     assert sum(site.worker.step().unreadable.values()) > 0
     assert quarantined(site) == []
@@ -152,7 +152,7 @@ def test_a_value_beyond_what_is_declared_is_cut_off_and_counted(site):
         "item_id": "i1",
         "properties": {"price": 1e9, "quantity": 1e6},
     }
-    site.post("north", BASE, [bought], "door")
+    site.post("north", BASE, [bought], "collector")
     site.route()
     assert sum(site.worker.step().capped.values()) >= 2
     assert equal_readings(site) == []
@@ -176,7 +176,7 @@ def test_very_many_ids_of_one_client_are_people_of_their_own(site):
             }
             for n in range(start, start + 1_000)
         ]
-        site.post("north", BASE, body, "door")
+        site.post("north", BASE, body, "collector")
     site.settle()
     assert quarantined(site) == []
     site.read(ReadRequest(anonymous_id="robot-19999", now=BASE + SECOND))

@@ -43,23 +43,23 @@ class Site:
         self.clock = SimulatedClock(NOW)
         paths, plan = self.project.paths, self.project.plan
         with (
-            EventCollector(paths.stream, "serve-1", plan, self.clock) as door,
+            EventCollector(paths.stream, "serve-1", plan, self.clock) as collector,
             Router(paths.stream, plan, clock=self.clock) as router,
         ):
-            self.send(door, 0, ROWS)
+            self.send(collector, 0, ROWS)
             while router.step(100).rows:
                 pass
             self.unpruned = folder / "whole"  # a copy of the log before pruning
             with LakeRole(paths.stream, paths.lake, clock=self.clock) as lake:
                 lake.drain()
-            self.send(door, ROWS, LATER)
+            self.send(collector, ROWS, LATER)
             router.step()
         self.unpruned.mkdir()
         shutil.copy(paths.routed, self.unpruned / "routed.db")
         with Router(paths.stream, plan, clock=self.clock) as router:
             assert router.prune(ROWS + 1) > 0
 
-    def send(self, door, first, count):
+    def send(self, collector, first, count):
         for start in range(first, first + count, 20):
             batch = []
             for n in range(start, start + 20):
@@ -91,7 +91,7 @@ class Site:
                         "properties": {"price": 3.25, "quantity": 2},
                     }
                 batch.append(event)
-            decisions = door.submit(json.dumps(batch).encode())
+            decisions = collector.submit(json.dumps(batch).encode())
             assert all(decision.accepted for decision in decisions), decisions
 
     def worker(self, features, state=None):

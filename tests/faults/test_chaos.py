@@ -45,7 +45,7 @@ def test_a_hundred_faults_lose_nothing_double_nothing_and_leave_nothing_unequal(
     assert report["faults"] >= 100
     assert set(report["by_kind"]) >= {"kill", "sync", "full", "lost"}
     assert set(report["by_kind"]["kill"]) >= {
-        "door",
+        "collector",
         "router",
         "worker",
         "lake",

@@ -21,7 +21,7 @@ from tailorbird.events import (
     format_duration,
     to_iso,
 )
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.features import ReadRequest
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
@@ -49,11 +49,11 @@ class JumpingClock:
 
 CLOCKS = {
     "all by an hour": ((HOUR,), (HOUR,), (HOUR,), (HOUR,)),
-    "the door a year ahead": ((YEAR,), (0,), (0,), (0,)),
-    "the door a year behind": ((-YEAR,), (0,), (0,), (0,)),
+    "the collector a year ahead": ((YEAR,), (0,), (0,), (0,)),
+    "the collector a year behind": ((-YEAR,), (0,), (0,), (0,)),
     "router and worker a year ahead": ((0,), (YEAR,), (YEAR,), (0,)),
     "the lake a year behind": ((0,), (0,), (0,), (-YEAR,)),
-    "the door back and forth": ((0, HOUR, -HOUR, YEAR, -YEAR, 0), (0,), (-HOUR, HOUR), (0,)),
+    "the collector back and forth": ((0, HOUR, -HOUR, YEAR, -YEAR, 0), (0,), (-HOUR, HOUR), (0,)),
     "each otherwise": ((HOUR, 0, -HOUR), (-DAY,), (DAY,), (-HOUR,)),
 }
 
@@ -62,12 +62,14 @@ CLOCKS = {
 @pytest.mark.parametrize("clocks", CLOCKS.values(), ids=CLOCKS)
 def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
     project = make_project(tmp_path / "shop")
-    door_clock, router_clock, worker_clock, lake_clock = (
+    collector_clock, router_clock, worker_clock, lake_clock = (
         JumpingClock(*offsets) for offsets in clocks
     )
     sent, set_back = [], []
     for run_ in range(3):  # each role starts again between two runs
-        with EventCollector(project.paths.stream, "serve-1", project.plan, door_clock) as door:
+        with EventCollector(
+            project.paths.stream, "serve-1", project.plan, collector_clock
+        ) as collector:
             for number in range(10):
                 event = {
                     "event_id": f"t{run_}-{number}",
@@ -76,10 +78,10 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
                     "item_id": f"i{number % 3}",
                 }
                 assert [
-                    decision.accepted for decision in door.submit(json.dumps(event).encode())
+                    decision.accepted for decision in collector.submit(json.dumps(event).encode())
                 ] == [True]
                 sent.append(event["event_id"])
-            set_back.append(door.figures().clock_set_back)
+            set_back.append(collector.figures().clock_set_back)
         with Router(project.stream, project.plan, clock=router_clock) as router:
             while router.step(7).rows:
                 pass
@@ -127,7 +129,7 @@ class Site:
 
     def __init__(self, folder) -> None:
         self.project, self.clock = make_project(folder), SettableClock()
-        self.doors: dict[str, EventCollector] = {}
+        self.collectors: dict[str, EventCollector] = {}
         self._sent = 0
         self.start()
 
@@ -140,16 +142,18 @@ class Site:
         self.lake = LakeRole(project.stream, project.paths.lake, clock=clock)
 
     def stop(self) -> None:
-        for role in (*self.doors.values(), self.router, self.worker, self.lake):
+        for role in (*self.collectors.values(), self.router, self.worker, self.lake):
             role.close()
-        self.doors = {}
+        self.collectors = {}
 
-    def door(self, producer: str = "serve-1", clock: SettableClock | None = None) -> EventCollector:
-        if producer not in self.doors:
-            self.doors[producer] = EventCollector(
+    def collector(
+        self, producer: str = "serve-1", clock: SettableClock | None = None
+    ) -> EventCollector:
+        if producer not in self.collectors:
+            self.collectors[producer] = EventCollector(
                 self.project.paths.stream, producer, self.project.plan, clock or self.clock
             )
-        return self.doors[producer]
+        return self.collectors[producer]
 
     def send(self, producer: str = "serve-1", **more: object) -> str:
         """Send an event that happens now by the right time, whatever the server's clock says."""
@@ -165,7 +169,8 @@ class Site:
             **more,
         }
         assert [
-            decision.code for decision in self.door(producer).submit(json.dumps(event).encode())
+            decision.code
+            for decision in self.collector(producer).submit(json.dumps(event).encode())
         ] == [""]
         self.step()
         return event["event_id"]
@@ -181,10 +186,10 @@ class Site:
             "items": ["i1"],
             "answer": response,
         }
-        record = AnswerRecord(
+        record = ResponseRecord(
             request_id=request_id, ts=NOW + ahead, p=1, commit=1, schema_hash="abc", items=["i1"]
         )
-        assert self.door(producer).record_answer(
+        assert self.collector(producer).record_response(
             json.dumps(event | {"ts": NOW + ahead}).encode(), record
         )
 
@@ -246,7 +251,7 @@ def test_once_a_clock_that_was_ahead_is_right_again_so_are_times(site, jump, cap
         (jump // SECOND, jump // SECOND)
     ] * 3
     assert all(event["counts"] for event in events.values())
-    assert site.door().figures().clock_set_back == 1
+    assert site.collector().figures().clock_set_back == 1
     [message] = [
         record.getMessage() for record in caplog.records if "set back" in record.getMessage()
     ]
@@ -289,12 +294,12 @@ def test_a_clock_that_steps_back_a_little_stands_still(site):
         for event in sorted(site.events().values(), key=lambda event: event["raw_offset"])
     ]
     assert stamps == [0, 0]
-    assert site.door().figures().clock_set_back == 0
+    assert site.collector().figures().clock_set_back == 0
 
 
 def test_of_two_servers_one_whose_clock_was_ahead_holds_the_other_up_in_nothing(site):
     right = SettableClock()
-    site.door("serve-2", right)
+    site.collector("serve-2", right)
     site.clock.offset = DAY
     site.send("serve-1", user_id="u2", item_id="i2")
     site.send("serve-2")
@@ -321,7 +326,7 @@ def test_an_answer_that_read_of_something_ahead_is_kept_counted_and_told(site, c
     assert (events[click]["ts"], events[click]["slot"]) == (DAY // SECOND, "home"), (
         "nothing follows from an answer before it is given"
     )
-    assert site.door().figures().answers_ahead == 2
+    assert site.collector().figures().responses_ahead == 2
     assert [
         record.getMessage() for record in caplog.records if "is dated" in record.getMessage()
     ] == [
@@ -368,7 +373,7 @@ def test_the_lake_goes_on_when_its_clock_was_ahead(site):
         event = json.dumps(
             {"event_id": "later", "type": "click", "user_id": "u1", "item_id": "i1"}
         ).encode()
-        site.door().submit(event)
+        site.collector().submit(event)
         while site.router.step().rows:
             pass
         until(lambda: "later" in site.events(), 30, "the lake waits for a day")
@@ -380,7 +385,7 @@ def test_the_lake_goes_on_when_its_clock_was_ahead(site):
 
 def test_the_archive_goes_on_when_its_clock_was_ahead(site):
     site.clock.offset = DAY
-    site.door().submit(
+    site.collector().submit(
         json.dumps({"event_id": "e", "type": "click", "user_id": "u1", "item_id": "i1"}).encode()
     )
     while site.router.step().rows:

@@ -67,11 +67,13 @@ class Live:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.door = EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK)
-        assert all(one.accepted for one in self.door.submit(msgspec.json.encode(item_events())))
+        self.collector = EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK)
+        assert all(
+            one.accepted for one in self.collector.submit(msgspec.json.encode(item_events()))
+        )
         self.roles = Roles(project, CLOCK)
         self.roles.step()
-        self.parts = InProcessServer(project, CLOCK, collector=self.door, seed=0)
+        self.parts = InProcessServer(project, CLOCK, collector=self.collector, seed=0)
         self.answers: list[tuple[str, tuple[str, ...]]] = []
         self.failures: list[BaseException] = []
         self._jobs: queue.Queue[tuple[Callable[[], object], threading.Event]] = queue.Queue()
@@ -122,7 +124,7 @@ class Live:
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
-        self.door.close()
+        self.collector.close()
         self.roles.drain()
         self.roles.close()
         self.parts.close()
@@ -159,7 +161,7 @@ class Live:
             return
         number = next(self._numbers)
         assert all(
-            one.accepted for one in self.door.submit(msgspec.json.encode(some_events(number)))
+            one.accepted for one in self.collector.submit(msgspec.json.encode(some_events(number)))
         )
         answer = self.parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
         self.answers.append((answer.model, tuple(answer.degraded)))

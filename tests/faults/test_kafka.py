@@ -136,7 +136,7 @@ def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
         report = _verify_features(project)
         assert (report["unequal"], report["pending"]) == (0, 0)
         assert report["answers"] > 20
-        positions = Lake(project.paths.lake).answers(["positions"])["positions"].to_pylist()
+        positions = Lake(project.paths.lake).responses(["positions"])["positions"].to_pylist()
         assert all(len(positions_ or ()) in (0, 3) for positions_ in positions)
         assert any(len(set(positions_ or ())) > 1 for positions_ in positions), (
             "all parts were as far as each other at every answer"
@@ -281,7 +281,7 @@ def test_a_kill_at_any_point_of_a_step_leaves_all_of_it_or_nothing(
 def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(
     project: Project, tmp_path: Path
 ) -> None:
-    mutant = "door.sync_before_ack=cut;door.before_append=stall:0.5@25;door.before_sync=kill@25"
+    mutant = "collector.sync_before_ack=cut;collector.before_append=stall:0.5@25;collector.before_sync=kill@25"
     ledger = Ledger(tmp_path / "ledger.jsonl")
     up = Up(project, faults=mutant).wait()
     load = Load(up.port, ledger)

@@ -32,7 +32,7 @@ from tests.support.network.mock_cluster import (
 )
 from tests.support.oracle import Ledger
 from tests.support.roles import until
-from tests.support.serving.collector_topics import door_on, ids, stream_on
+from tests.support.serving.collector_topics import collector_on, ids, stream_on
 
 from tailorbird.serving.http.app import Service, create_app
 
@@ -53,11 +53,11 @@ class NoPipeline:
 class Served:
     """The collector's HTTP side on a socket, in threads of this process."""
 
-    def __init__(self, door) -> None:
+    def __init__(self, collector) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            create_app(Service(NoPipeline(), door)), log_config=None, lifespan="off", ws="none"
+            create_app(Service(NoPipeline(), collector)), log_config=None, lifespan="off", ws="none"
         )  # type: ignore[arg-type]
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
@@ -147,7 +147,7 @@ def _under_load(
     ledger, stop = Ledger(tmp_path / "ledger.jsonl"), threading.Event()
     with mock_cluster() as cluster:
         stream = stream_on(cluster, tmp_path, partitions=3)
-        with door_on(stream) as door, Served(door) as served:
+        with collector_on(stream) as collector, Served(collector) as served:
             senders = [Sender(number, served.port, ledger, stop) for number in range(SENDERS)]
             for sender in senders:
                 sender.start()
@@ -159,7 +159,9 @@ def _under_load(
             faults = disturb(cluster)
             before = len(ledger.acked)
             until(
-                lambda: len(ledger.acked) > before + 50, 60, "the door did not come back by itself"
+                lambda: len(ledger.acked) > before + 50,
+                60,
+                "the collector did not come back by itself",
             )
             stop.set()
             for sender in senders:
@@ -191,7 +193,7 @@ def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(
 ) -> None:
     monkeypatch.setattr(
         "tailorbird.serving.collector.writer.faults.is_disabled",
-        lambda site: site == "door.sync_before_ack",
+        lambda site: site == "collector.sync_before_ack",
     )
 
     def away(cluster: MockCluster) -> Counter[str]:
@@ -201,4 +203,6 @@ def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(
         return Counter(away=1)
 
     ledger, topic_ids, _, _ = _under_load(tmp_path, away)
-    assert ledger.acked - set(topic_ids), "nothing was lost by a door that acknowledges too early"
+    assert ledger.acked - set(topic_ids), (
+        "nothing was lost by a collector that acknowledges too early"
+    )

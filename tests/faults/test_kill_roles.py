@@ -48,7 +48,7 @@ def test_kills_of_each_role_lose_nothing_and_double_nothing(tmp_path: Path) -> N
     [
         # acknowledged before it is on the disk, and killed in between
         (
-            "door.sync_before_ack=cut;door.before_append=stall:0.5@25;door.before_sync=kill@25",
+            "collector.sync_before_ack=cut;collector.before_append=stall:0.5@25;collector.before_sync=kill@25",
             "serve",
             "acknowledged and lost",
         ),

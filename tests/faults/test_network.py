@@ -40,7 +40,7 @@ pytestmark = [
         reason="a broker of one's own names its own address, which no line stands before",
     ),
 ]
-APART_S = 4.0  # longer than the door waits for a delivery, below
+APART_S = 4.0  # longer than the collector waits for a delivery, below
 ASK = json.dumps({"slot": "home", "user_id": "u1", "size": 3}).encode()
 
 

@@ -82,7 +82,7 @@ def test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers(
         assert phase.without_retry_after == 0
         assert phase.unanswered == 0
         assert phase.acked_per_s > 0.2 * before.acked_per_s, (
-            "the sender takes its part of the machine, but the door goes on"
+            "the sender takes its part of the machine, but the collector goes on"
         )
         if refused := bool(phase.statuses.keys() & {"429", "503"}):
             break

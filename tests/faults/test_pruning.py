@@ -112,8 +112,8 @@ def read_catalogue(project) -> tuple:
 def test_all_logs_are_pruned_and_everything_goes_on(project):
     paths = project.paths
     total = BODIES * ROWS
-    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door:
-        send(door, 0)
+    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as collector:
+        send(collector, 0)
         with Router(paths.stream, project.plan, clock=CLOCK) as router:
             router.step()
         expected = read_catalogue(project)
@@ -122,12 +122,12 @@ def test_all_logs_are_pruned_and_everything_goes_on(project):
             until(
                 lambda: routed_range(project)[0] == total + 1, 10, "the routed log was not pruned"
             )
-        Pruner(door, paths.lake).tick()
+        Pruner(collector, paths.lake).tick()
         raw = open_reader(raw_path(paths.stream, "serve-1"))
         until(lambda: raw.start() == total, 10, "the raw log was not pruned")
         raw.close()
         assert read_catalogue(project) == expected, "what deleted blocks said of items is kept"
-        send(door, BODIES)
+        send(collector, BODIES)
         with roles(project):  # new processes on the pruned logs
             settle(project, 2 * total)
     assert verify(paths.lake).clean
@@ -138,11 +138,11 @@ def test_all_logs_are_pruned_and_everything_goes_on(project):
 
 def test_the_newest_rows_stay(project):
     with (
-        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector,
         roles(project, keep_rows=2 * ROWS),
     ):
         for first in range(3):
-            send(door, first * BODIES)
+            send(collector, first * BODIES)
             settle(project, (first + 1) * BODIES * ROWS)
         until(lambda: routed_range(project)[0] > 1, 10, "nothing was pruned")
         start, end = routed_range(project)
@@ -151,8 +151,8 @@ def test_the_newest_rows_stay(project):
 
 def test_nothing_is_pruned_before_the_worker_commits(project):
     paths = project.paths
-    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door:
-        send(door, 0)
+    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as collector:
+        send(collector, 0)
     with Router(paths.stream, project.plan, clock=CLOCK) as router:
         router.step()
     with LakeRole(paths.stream, paths.lake, clock=CLOCK) as role:
@@ -168,13 +168,13 @@ def test_a_follower_that_was_overtaken_begins_again(project):
     paths = project.paths
     follower = Catalogue(paths.routed)
     with (
-        EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as collector,
         Router(paths.stream, project.plan, clock=CLOCK) as router,
     ):
-        send(door, 0)
+        send(collector, 0)
         router.step()
         follower.refresh()
-        send(door, BODIES)
+        send(collector, BODIES)
         router.step()
         router.prune(router.end())
         follower.refresh()
@@ -209,8 +209,8 @@ def test_the_logs_of_imports_and_of_dead_servers_are_pruned_by_the_lake(project,
         import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).accepted
         == total
     )
-    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door:
-        send(door, BODIES)
+    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as collector:
+        send(collector, BODIES)
     drain(project)
     assert prune_idle(paths.stream, paths.lake, CLOCK) == {}, "somebody wrote just now"
     with open_writer(raw_path(paths.stream, "serve-1"), partition="serve-1"):

@@ -87,9 +87,9 @@ def base(
 
 
 def _send(site: Site, first: int, end: int) -> None:
-    with site.door() as door:
+    with site.collector() as collector:
         for number in range(first, end):
-            assert submit(door, 3, number)["acked"]
+            assert submit(collector, 3, number)["acked"]
         profile = {
             "event_id": f"p{first}",
             "type": "item",
@@ -107,7 +107,7 @@ def _send(site: Site, first: int, end: int) -> None:
             "type": "nonsense",
             "user_id": f"u{first}",
         }  # and a repeat, so that each table gets rows
-        results = door.submit(json.dumps([profile, person, refused, profile]).encode())
+        results = collector.submit(json.dumps([profile, person, refused, profile]).encode())
         assert [each.accepted for each in results] == [True, True, False, True]
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
@@ -248,8 +248,8 @@ def test_a_file_that_is_gone_or_cut_is_rebuilt_where_it_has_a_second_source(
 def _go_on(site: Site) -> None:
     """Take another body through all roles, and verify."""
     project = site.project
-    with site.door() as door:
-        sent = submit(door, 4, 0)["acked"]
+    with site.collector() as collector:
+        sent = submit(collector, 4, 0)["acked"]
     with Roles(project, CLOCK) as roles:
         roles.drain()
     ids = Lake(project.paths.lake).events(["event_id"])["event_id"].to_pylist()
@@ -621,8 +621,8 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
             path.write_bytes(text[:at] + bytes((text[at] ^ 4,)) + text[at + 1 :])
         else:
             _move_position(project, 7200)
-        with site.door() as door:
-            assert submit(door, 4, 0)["acked"]
+        with site.collector() as collector:
+            assert submit(collector, 4, 0)["acked"]
         with (
             pytest.raises(DamageError, match=r"lake repair|passed over"),
             Roles(project, CLOCK) as roles,
@@ -643,16 +643,16 @@ def test_skipped_rows_are_recovered(base, tmp_path: Path) -> None:
     shutil.copytree(original, tmp_path / "site")
     site = Site(tmp_path / "site")
     project = site.project
-    with site.door() as door, Router(project.stream, project.plan, clock=CLOCK) as router:
+    with site.collector() as collector, Router(project.stream, project.plan, clock=CLOCK) as router:
         for number in range(3):
-            assert submit(door, 4, number)["acked"]
+            assert submit(collector, 4, number)["acked"]
         item = {
             "event_id": "p-over",
             "type": "item",
             "item_id": "i-over",
             "properties": {"category": "c", "price": 5.0},
         }
-        assert all(each.accepted for each in door.submit(json.dumps([item]).encode()))
+        assert all(each.accepted for each in collector.submit(json.dumps([item]).encode()))
         while router.step().rows:
             pass
         _move_position(project, router.end())
@@ -683,9 +683,9 @@ def test_a_raw_log_is_rebuilt_from_the_archive_and_its_intact_blocks(base, tmp_p
     _, original = base
     shutil.copytree(original, tmp_path / "site")
     site = Site(tmp_path / "site")
-    with site.door() as door:
+    with site.collector() as collector:
         waiting = [
-            submit(door, 3, number) for number in range(28, 31)
+            submit(collector, 3, number) for number in range(28, 31)
         ]  # neither archived nor routed
     path = next((tmp_path / "site/shop/data/stream").glob("raw-*.db"))
     before = _content(site.project)
@@ -767,10 +767,10 @@ def test_rows_that_the_role_has_still_to_load_are_not_doubled(base, tmp_path: Pa
     shutil.copytree(original, tmp_path / "site")
     site = Site(tmp_path / "site")
     project, lake = site.project, site.project.paths.lake
-    with site.door() as door:
-        assert submit(door, 4, 1)["acked"]
+    with site.collector() as collector:
+        assert submit(collector, 4, 1)["acked"]
         refused = {"event_id": "x-between", "type": "nonsense", "user_id": "u1"}
-        door.submit(json.dumps([refused]).encode())
+        collector.submit(json.dumps([refused]).encode())
     with Router(project.stream, project.plan, clock=CLOCK) as router:
         while router.step().rows:
             pass

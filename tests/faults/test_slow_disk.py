@@ -28,7 +28,9 @@ def _post(port: int, path: str, body: dict[str, Any]) -> tuple[int, float]:
 
 
 def test_events_wait_for_a_slow_disk_and_answers_do_not(tmp_path: Path) -> None:
-    up = Up(make_project(tmp_path / "shop"), faults=f"door.before_sync=stall:{SYNC_S}@1+").wait()
+    up = Up(
+        make_project(tmp_path / "shop"), faults=f"collector.before_sync=stall:{SYNC_S}@1+"
+    ).wait()
     try:
         status, waited = _post(
             up.port,

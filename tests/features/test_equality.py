@@ -136,7 +136,7 @@ def through_the_router(
         for post in visit:
             if post.events:
                 receipt = msgspec.json.encode(Receipt(post.received_at))
-                with open_writer(raw_path(folder, post.door), partition=post.door) as log:
+                with open_writer(raw_path(folder, post.collector), partition=post.collector) as log:
                     log.append(
                         [Block("body", len(post.events), msgspec.json.encode(post.events), receipt)]
                     )

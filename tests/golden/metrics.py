@@ -74,7 +74,7 @@ def _server_metrics() -> bytes:
     server_metrics.watch_breakers(lambda: [BreakerState("example", open=False, opened=0, late=0)])
     server_metrics.watch_hedge(Hedge())
     server_metrics.watch_rollout(lambda: {"champion": "v0001"})
-    server_metrics.watch_collector(_door)
+    server_metrics.watch_collector(_collector)
     server_metrics.watch_features(
         lambda: ParityTotals(schema_hash="example", compared=_ONE, unequal=_ONE)
     )
@@ -102,17 +102,17 @@ def _role_metrics() -> bytes:
     return role_metrics("example", ProgressEvent(), collectors)()
 
 
-def _door() -> CollectorFigures:
+def _collector() -> CollectorFigures:
     return CollectorFigures(
         accepted=1,
         refused=_ONE,
         batches=1,
         failures=0,
-        answers=1,
-        answers_waiting=0,
-        answers_dropped=0,
-        answers_lost=0,
-        answers_ahead=0,
+        responses=1,
+        responses_waiting=0,
+        responses_dropped=0,
+        responses_lost=0,
+        responses_ahead=0,
         clock_set_back=0,
         set_aside=0,
         queue_bytes=0,

@@ -26,7 +26,7 @@ from tests.support.shops.churn_shop import CHURN, FEATURES, MAPPING, purchases
 
 from tailorbird.cli.main import run
 from tailorbird.events import DAY
-from tailorbird.simulator import Dirt, Site
+from tailorbird.simulator import DefectRates, Site
 
 LAST_DAY = "2025-05-31"
 _END = 20_240 * DAY  # midnight after it
@@ -161,7 +161,7 @@ def changed_copy(project: Path, folder: Path) -> Iterator[Path]:
 def _write_history(file: Path) -> None:
     site = Site(1, users=_USERS, items=_ITEMS, start=_END - _DAYS * DAY, days=_DAYS + 60)
     with file.open("wb") as lines:
-        for arrival in site.history(_DAYS, dirt=Dirt()):
+        for arrival in site.history(_DAYS, defects=DefectRates()):
             lines.write(arrival.body + b"\n")
 
 

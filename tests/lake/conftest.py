@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from tests.support.network.bucket import BUCKET, Home, s3_server
 
-from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.events.answer_record import ResponseRecord, encode_responses
 from tailorbird.events.clock import DAY, SECOND
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED
 from tailorbird.events.contract.verdict import Receipt
@@ -47,7 +47,7 @@ def events(
     first: int,
     rows: int,
     *,
-    partition: str = "door",
+    partition: str = "collector",
     span: int = 3 * DAY,
     raw: np.ndarray | None = None,
 ) -> pa.Table:
@@ -85,13 +85,13 @@ def events(
     )
 
 
-def quarantine(raw: list[int], *, partition: str = "door") -> pa.Table:
+def quarantine(raw: list[int], *, partition: str = "collector") -> pa.Table:
     n = len(raw)
     return columns(
         QUARANTINE,
         n,
         received_at=[START + k for k in raw],
-        source=["door"] * n,
+        source=["collector"] * n,
         code=["bad"] * n,
         path=["$.ts"] * n,
         message=["no"] * n,
@@ -102,7 +102,7 @@ def quarantine(raw: list[int], *, partition: str = "door") -> pa.Table:
     )
 
 
-def duplicates(raw: list[int], first: list[int], *, partition: str = "door") -> pa.Table:
+def duplicates(raw: list[int], first: list[int], *, partition: str = "collector") -> pa.Table:
     n = len(raw)
     return columns(
         DUPLICATES,
@@ -117,8 +117,8 @@ def duplicates(raw: list[int], first: list[int], *, partition: str = "door") -> 
     )
 
 
-def answer(k: int) -> AnswerRecord:
-    return AnswerRecord(
+def answer(k: int) -> ResponseRecord:
+    return ResponseRecord(
         request_id=f"r{k}",
         ts=START + k,
         p=k,
@@ -143,7 +143,7 @@ class Site:
     refused, one repeated.
     """
 
-    def __init__(self, stream: Path, *, producer: str = "door") -> None:
+    def __init__(self, stream: Path, *, producer: str = "collector") -> None:
         self.stream = stream
         self.producer = producer
         self.rounds = 0
@@ -187,7 +187,7 @@ class Site:
                     Block(
                         kind="answers",
                         rows=2,
-                        payload=encode_answers(
+                        payload=encode_responses(
                             [answer(2 * self.rounds), answer(2 * self.rounds + 1)]
                         ),
                     )

@@ -93,7 +93,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(home, site, site_name, hit):
     lake = Lake(home / "lake")
     ids = lake.events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(4) for k in range(8))
-    assert sorted(lake.answers(["request_id"]).column("request_id").to_pylist()) == sorted(
+    assert sorted(lake.responses(["request_id"]).column("request_id").to_pylist()) == sorted(
         f"r{k}" for k in range(8)
     )
     assert (
@@ -104,7 +104,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(home, site, site_name, hit):
     ) == (8, 8, 4, 4)
     report = verify(home / "lake")
     assert report.clean, str(report)
-    assert report.partitions["door"].archived == 40
+    assert report.partitions["collector"].archived == 40
 
 
 def test_a_disk_that_refuses_stops_the_role_until_it_is_opened_again(home, site):

@@ -15,11 +15,11 @@ from tailorbird.platform.runtime.roles import Roles
 def site(tmp_path: Path) -> Site:
     made = make_site(tmp_path / "site", 5)
     for first in (0, 6):  # two files of the archive
-        with made.door() as door:
+        with made.collector() as collector:
             for number in range(first, first + 6):
-                submit(door, 5, number)
-            door.submit(b'[{"event_id": "n1", "type": "nonsense"}, {"broken": ')
-            door.submit(b'{"event_id": "n2", "type": "nonsense", "user_id": "u1"}')
+                submit(collector, 5, number)
+            collector.submit(b'[{"event_id": "n1", "type": "nonsense"}, {"broken": ')
+            collector.submit(b'{"event_id": "n2", "type": "nonsense", "user_id": "u1"}')
         with Roles(made.project, CLOCK) as roles:
             roles.drain()
     return made

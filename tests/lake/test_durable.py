@@ -64,7 +64,7 @@ def test_the_archive_is_synced_before_its_manifest(tmp_path, site, monkeypatch):
         watch = Watch(monkeypatch, lake)
         role.drain()
     file = watch.index(".blocks.zst")
-    assert file < watch.index("archive/door", file) < watch.index("manifest.jsonl", file)
+    assert file < watch.index("archive/collector", file) < watch.index("manifest.jsonl", file)
 
 
 def test_a_failed_sync_is_not_tried_again(tmp_path, site, monkeypatch):

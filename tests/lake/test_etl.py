@@ -57,7 +57,7 @@ ROW = st.tuples(
     st.sampled_from("abc"),
     st.sampled_from(["u", "v", None]),
     st.integers(0, 1),
-    st.sampled_from(["import", "door"]),
+    st.sampled_from(["import", "collector"]),
 )
 
 
@@ -67,7 +67,7 @@ def test_what_is_dropped_does_not_depend_on_the_cuts(rows, data):
     table = events(rows)
     seen, expected = set(), []
     for p, (event_id, user, day, partition) in enumerate(rows, 1):
-        if partition == "door" or (event_id, user, day) not in seen:
+        if partition == "collector" or (event_id, user, day) not in seen:
             expected.append(p)
         seen.add((event_id, user, day))
     cuts = data.draw(st.lists(st.integers(0, len(rows)), max_size=4))

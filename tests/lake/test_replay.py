@@ -51,7 +51,7 @@ class Site:
         self.stream, self.lake = folder / "stream", folder / "lake"
         self.now = NOW
 
-    def post(self, *events: Any, source: str = "door", format_: str = "") -> None:
+    def post(self, *events: Any, source: str = "collector", format_: str = "") -> None:
         body = (
             msgspec.json.encode(events)
             if not format_
@@ -274,7 +274,7 @@ def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(
     with open_writer(
         raw_path(site.stream, "serve-1"), partition="serve-1"
     ) as writer:  # as an adapter of an older release left it
-        receipt = msgspec.json.encode(Receipt(NOW, "door", "ndjson", "gorse"))
+        receipt = msgspec.json.encode(Receipt(NOW, "collector", "ndjson", "gorse"))
         writer.append([Block("body", 1, msgspec.json.encode({"unread": unread}), receipt)])
     site.load()
     assert site.replay(QuarantineFilter(("missing",))).sent == 1
@@ -307,7 +307,7 @@ def test_what_a_client_sent_is_read_again_without_the_time_at_which_it_says_that
     with open_writer(
         raw_path(site.stream, "serve-1"), partition="serve-1"
     ) as writer:  # as an adapter of an older release left it
-        for source, who in (("door", "u"), ("import", "v")):
+        for source, who in (("collector", "u"), ("import", "v")):
             body = msgspec.json.encode({"unread": {**unread, "record": {**message, "userId": who}}})
             writer.append(
                 [

@@ -42,7 +42,11 @@ def test_every_row_of_the_logs_is_in_its_table(home, site):
         report = role.drain()
     assert counts(home) == {name: 3 * rows for name, rows in EXPECTED.items()}
     assert report.archived == 30
-    assert safe_positions(home / "lake") == {"routed": 31, "answers-serve-1": 6, "raw-door": 30}
+    assert safe_positions(home / "lake") == {
+        "routed": 31,
+        "answers-serve-1": 6,
+        "raw-collector": 30,
+    }
     assert verify(home / "lake").clean
 
 
@@ -58,7 +62,11 @@ def test_what_was_committed_before_a_crash_is_released_though_nothing_comes_afte
     faults._configured_faults.cache_clear()
     with open_role(home) as role:
         role.drain()
-    assert safe_positions(home / "lake") == {"routed": 31, "answers-serve-1": 6, "raw-door": 30}
+    assert safe_positions(home / "lake") == {
+        "routed": 31,
+        "answers-serve-1": 6,
+        "raw-collector": 30,
+    }
 
 
 def test_a_step_with_nothing_new_commits_nothing(home, site):
@@ -102,7 +110,7 @@ def test_answers_come_back_as_they_were_logged(home, site, samples):
         role.drain()
     row = (
         Lake(home / "lake")
-        .answers(ts_from=samples.START + 3, ts_to=samples.START + 4)
+        .responses(ts_from=samples.START + 3, ts_to=samples.START + 4)
         .to_pylist()[0]
     )
     assert (row["request_id"], row["producer"], row["offset"]) == ("r3", "serve-1", 3)
@@ -141,7 +149,7 @@ def test_logs_may_be_pruned_up_to_the_safe_positions(home, site):
     safe = safe_positions(home / "lake")
     for name, log in (
         ("routed", site.routed),
-        ("raw-door", site.raw),
+        ("raw-collector", site.raw),
         ("answers-serve-1", site.answers),
     ):
         assert log.prune(safe[name]) > 0
@@ -253,7 +261,7 @@ def test_time_and_columns_are_pruned_together(home, site, samples):
 def test_logs_that_are_just_being_made_are_left_for_later(home):
     stream = home / "stream"
     stream.mkdir()
-    for name in ("raw-door", "answers-serve-1", "routed"):
+    for name in ("raw-collector", "answers-serve-1", "routed"):
         apsw.Connection(str(stream / f"{name}.db")).execute("PRAGMA journal_mode = wal").fetchall()
     with open_role(home) as role:
         assert role.pending() == 0

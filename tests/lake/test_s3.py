@@ -52,7 +52,7 @@ def assert_intact(bucket, rounds):
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(rounds) for k in range(8))
     report = verify(bucket)
     assert report.clean, str(report)
-    assert report.partitions["door"].archived == 10 * rounds
+    assert report.partitions["collector"].archived == 10 * rounds
 
 
 def first_time(pattern):
@@ -316,12 +316,12 @@ def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
     place = open_storage(str(bucket), tmp_path)
     with pytest.raises(StorageError, match="did not answer"):
         read_released(place)
-    with EventCollector(tmp_path / "stream", "door", RoutePlan(), SystemClock()) as door:
-        Pruner(door, place).tick()
+    with EventCollector(tmp_path / "stream", "collector", RoutePlan(), SystemClock()) as collector:
+        Pruner(collector, place).tick()
         assert (
-            door.submit(
+            collector.submit(
                 b'[{"event_id": "e1", "type": "click", "ts": 1, "user_id": "u", "item_id": "i"}]'
             )
             is not None
         )
-        assert door.figures().batches == 1
+        assert collector.figures().batches == 1

@@ -82,7 +82,7 @@ def test_rows_and_ledger_are_intact_and_loading_continues(home, site, lake, cloc
     assert len(again) == len(before) + 7 * 8
     report = verify(lake)
     assert report.clean, str(report)
-    assert report.partitions["door"].missing == report.partitions["door"].repeated == 0
+    assert report.partitions["collector"].missing == report.partitions["collector"].repeated == 0
 
 
 def test_nothing_is_deleted_early(home, lake, clock):
@@ -102,7 +102,7 @@ def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, s
             seen[at["events"].version] = (
                 at,
                 content(Lake(lake)),
-                sorted(Lake(lake).answers(["request_id"])["request_id"].to_pylist()),
+                sorted(Lake(lake).responses(["request_id"])["request_id"].to_pylist()),
             )
         clock.advance_to(clock.now() + 10 * DAY)
         role.vacuum()
@@ -112,7 +112,7 @@ def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, s
         then = Lake(lake, at=at)
         assert content(then) == events
         assert then.count("events") == len(events)
-        assert sorted(then.answers(["request_id"])["request_id"].to_pylist()) == answers
+        assert sorted(then.responses(["request_id"])["request_id"].to_pylist()) == answers
         assert content(Lake(lake, at=version_at(lake, "events", version))) == events
     assert len({len(events) for _, events, _ in seen.values()}) == len(seen), "each has other rows"
 

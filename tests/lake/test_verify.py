@@ -78,7 +78,7 @@ def test_a_row_that_the_router_forgot_is_missing(home, site, samples, lake):
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         role.drain()
     report = verify(lake)
-    assert report.partitions["door"].missing == 1
+    assert report.partitions["collector"].missing == 1
     assert "1 in no table, such as 31" in str(report)
 
 
@@ -89,7 +89,7 @@ def test_a_row_that_was_routed_twice_is_reported(home, site, samples, lake):
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         role.drain()
     report = verify(lake)
-    assert report.partitions["door"].repeated == 1
+    assert report.partitions["collector"].repeated == 1
     assert not report.clean
 
 
@@ -99,13 +99,13 @@ def test_rows_that_were_not_yet_routed_are_pending_not_missing(home, site, sampl
         role.drain()
     report = verify(lake)
     assert report.clean
-    assert report.partitions["door"].pending == 3
+    assert report.partitions["collector"].pending == 3
 
 
 def test_the_report_counts_what_it_read(lake):
     report = verify(lake)
     assert report.rows["events"] == 24
-    account = report.partitions["door"]
+    account = report.partitions["collector"]
     assert (account.archived, account.events, account.quarantine, account.duplicates) == (
         30,
         24,
@@ -126,7 +126,7 @@ def test_lost_positions_are_named_and_the_sum_still_adds_up(lake):
     (lake / "positions.json").unlink()
     report = verify(lake)
     assert [fault.where for fault in report.faults] == ["positions.json"]
-    account = report.partitions["door"]
+    account = report.partitions["collector"]
     assert (
         account.archived
         == account.events + account.quarantine + account.duplicates + account.pending

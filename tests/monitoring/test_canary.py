@@ -13,9 +13,9 @@ from tailorbird.events import HOUR, MINUTE, SimulatedClock
 from tailorbird.events.contract.schema import TIME
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.canary import (
-    ANSWERS,
     EVENTS,
     GUARD_RAILS,
+    RESPONSE_COLUMNS,
     SHARES,
     GuardRails,
     VersionFigures,
@@ -167,7 +167,7 @@ def test_figures_are_of_the_answers_that_were_its_to_give():
             "failure": [None, "not_finite", None],
             "latency_us": [4_000, 6_000, 5_000],
         }
-    ).select(ANSWERS)
+    ).select(RESPONSE_COLUMNS)
     rows = [
         {
             "type": "answer",

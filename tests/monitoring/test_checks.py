@@ -130,7 +130,7 @@ def make_lake(
             of_log = {
                 "p": range(log.end(), log.end() + rows),
                 "timeless": [False] * rows,
-                "raw_partition": ["door"] * rows,
+                "raw_partition": ["collector"] * rows,
                 "raw_offset": places.tolist(),
                 "raw_row": [0] * rows,
             }
@@ -146,7 +146,7 @@ def make_lake(
                 columns = {
                     "received_at": received,
                     "body": [b"{}"] * refused,
-                    "raw_partition": ["door"] * refused,
+                    "raw_partition": ["collector"] * refused,
                     **of_row,
                 }
                 log.append([block("quarantine", columns, QUARANTINE)])

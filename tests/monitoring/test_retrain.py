@@ -13,10 +13,10 @@ from tailorbird.events import DAY, HOUR
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.statistics import proportion_interval
-from tailorbird.monitoring import Trigger, decide_from_steps, decide_retrain
+from tailorbird.monitoring import RetrainCriteria, decide_from_steps, decide_retrain
 from tailorbird.monitoring.retrain import Step, scan_threshold
 
-TRIGGER = Trigger("home", "model", "popular", false_alarm=0.05, periods_max=30)
+TRIGGER = RetrainCriteria("home", "model", "popular", false_alarm=0.05, periods_max=30)
 START = 1_790_553_600_000_000
 ITEMS = list("abcdefgh")
 
@@ -41,7 +41,9 @@ def alarms(reference, watched, runs=1_000, seed=0, trigger=TRIGGER):
 @pytest.mark.parametrize("reference", [4, 16])
 @pytest.mark.parametrize("false_alarm", [0.02, 0.10])
 def test_the_false_alarm_rate_of_a_full_watch_is_the_stated_one(reference, false_alarm):
-    trigger = Trigger("home", "model", "popular", false_alarm=false_alarm, periods_max=30, fall=0.0)
+    trigger = RetrainCriteria(
+        "home", "model", "popular", false_alarm=false_alarm, periods_max=30, fall=0.0
+    )
     low, high = proportion_interval(
         alarms([0.3] * reference, [0.3] * 30, trigger=trigger), 1_000, level=0.999
     )
@@ -76,12 +78,12 @@ def test_a_rise_is_no_reason_to_retrain():
 
 
 def test_a_fall_too_small_to_matter_is_left_alone():
-    trigger = Trigger("home", "model", "popular", fall=0.2, periods_max=30)
+    trigger = RetrainCriteria("home", "model", "popular", fall=0.2, periods_max=30)
     rng = np.random.default_rng(2)
     exact = [sequence(rng, [lift] * 30, error=0.01) for lift in (0.4, 0.3)]
     assert not decide_from_steps(exact[0], exact[1], trigger).retrain
     assert decide_from_steps(
-        exact[0], exact[1], Trigger("home", "model", "popular", fall=0.02, periods_max=30)
+        exact[0], exact[1], RetrainCriteria("home", "model", "popular", fall=0.02, periods_max=30)
     ).retrain
 
 
@@ -140,7 +142,7 @@ def routed(rates_by_day, people=120, seed=0):
 
 
 def watch(events, control="popular", **more):
-    trigger = Trigger("home", "model", control, experiment="test", period=6 * HOUR, **more)
+    trigger = RetrainCriteria("home", "model", control, experiment="test", period=6 * HOUR, **more)
     return decide_retrain(events, trigger, reference_from=START, reference_to=START + 3 * DAY)
 
 
@@ -166,7 +168,7 @@ def test_when_both_arms_fall_the_model_is_not_to_blame_but_its_click_rate_alone_
 
 def test_only_periods_that_have_ended_are_judged():
     events = routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.02}] * 2)
-    trigger = Trigger("home", "model", "popular", period=DAY, clicks_min=10)
+    trigger = RetrainCriteria("home", "model", "popular", period=DAY, clicks_min=10)
     early = decide_retrain(
         events,
         trigger,

@@ -97,10 +97,10 @@ def test_the_footers_of_sorted_files_name_nobody(tmp_path: Path) -> None:
 
 def more(project: Project, event: dict) -> None:
     with (
-        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector,
         Roles(project, CLOCK) as roles,
     ):
-        door.submit(json.dumps(event).encode())
+        collector.submit(json.dumps(event).encode())
         roles.drain()
 
 

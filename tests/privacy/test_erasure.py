@@ -139,7 +139,7 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
             project.plan,
             CLOCK,
             suppression_list=project.suppression_list(),
-        ) as door,
+        ) as collector,
         Roles(project, CLOCK) as roles,
     ):
         clicks = [
@@ -151,7 +151,7 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
             }
             for n in range(2)
         ]
-        assert all(one.accepted for one in door.submit(json.dumps(clicks).encode()))
+        assert all(one.accepted for one in collector.submit(json.dumps(clicks).encode()))
         roles.drain()
     events = {
         row["event_id"]: row

@@ -76,8 +76,8 @@ def test_users_who_are_one_by_a_merge_are_one_person(tmp_path: Path) -> None:
         project.plan,
         CLOCK,
         suppression_list=project.suppression_list(),
-    ) as door:
-        door.submit(
+    ) as collector:
+        collector.submit(
             json.dumps([merge("m2", "alice-old", "alice-1"), old, click("e8", "guest-77")]).encode()
         )
     with Roles(project, CLOCK) as roles:
@@ -106,8 +106,8 @@ def test_who_was_merged_into_one_who_is_erased_is_itself_from_then_on(tmp_path: 
         project.plan,
         CLOCK,
         suppression_list=project.suppression_list(),
-    ) as door:
-        door.submit(json.dumps(click("e3", "ellen-5")).encode())
+    ) as collector:
+        collector.submit(json.dumps(click("e3", "ellen-5")).encode())
     with Roles(project, CLOCK) as roles:
         roles.drain()
     assert people_of(project)["ellen-5"] == 3

@@ -98,9 +98,9 @@ def test_a_shared_device_is_erased_whole(tmp_path: Path) -> None:
         project.plan,
         CLOCK,
         suppression_list=project.suppression_list(),
-    ) as door:
+    ) as collector:
         late = [click("e1", visitor="tablet-1", ts=CLOCK.now() - HOUR), click("e5", "bert-8866")]
-        door.submit(json.dumps([*late, click("e6", visitor="tablet-1")]).encode())
+        collector.submit(json.dumps([*late, click("e6", visitor="tablet-1")]).encode())
     with Roles(project, CLOCK) as roles:
         roles.drain()
     left = people_of(project)
@@ -160,8 +160,8 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
     project = open_project(project.root)
     with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
-    ) as door:
-        door.submit(json.dumps(click("e4", "u1-plain")).encode())
+    ) as collector:
+        collector.submit(json.dumps(click("e4", "u1-plain")).encode())
     asked = ["u1-plain", "anon:v3-plain"]
     commands = [
         ["erase", "-", "--yes"],
@@ -253,8 +253,8 @@ def test_all_that_is_held_is_told(shop: Site) -> None:
 
 def test_what_waits_in_the_logs_is_told_too(shop: Site) -> None:
     project = shop.project
-    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
-        door.submit(json.dumps(click("waits", shop.users[1])).encode())
+    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector:
+        collector.submit(json.dumps(click("waits", shop.users[1])).encode())
     waiting = [
         record
         for record in export_person(project, [shop.users[1]], CLOCK)
@@ -498,8 +498,8 @@ def test_of_rows_of_others_only_what_is_said_of_the_asked_is_told(tmp_path: Path
         click("e3", "bert-88", **about),
         click("e4", "anna-7755"),
     ]
-    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
-        door.submit(json.dumps(rows).encode())
+    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector:
+        collector.submit(json.dumps(rows).encode())
     waiting = list(export_person(project, ["anna-7755"], CLOCK))
     with Roles(project, CLOCK) as roles:
         roles.drain()
@@ -638,10 +638,10 @@ def test_data_elsewhere_are_searched_too(linked: bool, tmp_path: Path) -> None:
         (root / "tailorbird.toml").write_text(f'[project]\ndata = "{elsewhere}"\n')
     project = open_project(root)
     with (
-        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector,
         Roles(project, CLOCK) as roles,
     ):
-        door.submit(json.dumps([click("e1", "user-4711"), click("e2", "user-4712")]).encode())
+        collector.submit(json.dumps([click("e1", "user-4711"), click("e2", "user-4712")]).encode())
         roles.drain()
     reports = elsewhere / "reports"
     reports.mkdir()

@@ -45,7 +45,7 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
                 project.plan,
                 CLOCK,
                 suppression_list=project.suppression_list(),
-            ) as door,
+            ) as collector,
             Roles(project, CLOCK) as roles,
         ):
             events = [
@@ -53,7 +53,7 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
                 for user in people
                 for event in present(user)
             ]
-            assert all(told.accepted for told in door.submit(json.dumps(events).encode()))
+            assert all(told.accepted for told in collector.submit(json.dumps(events).encode()))
             roles.drain()
         end = 0
         while (report := role.step()).rows:

@@ -122,11 +122,11 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
     # alone.
     with EventCollector(
         project.stream, "serve-1", project.plan, CLOCK, suppression_list=project.suppression_list()
-    ) as door:
+    ) as collector:
         again = [
             {**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")
         ]
-        assert all(told.accepted for told in door.submit(json.dumps(again).encode()))
+        assert all(told.accepted for told in collector.submit(json.dumps(again).encode()))
     routed_only(project)
     for part in all_parts(WORKERS):
         with FeatureWorker(

@@ -12,7 +12,7 @@ from tests.support.people import CANARY, CLOCK, Site, left_of, make_site, past, 
 from tailorbird.config import open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, Receipt
-from tailorbird.events.contract.contract import ERASED
+from tailorbird.events.contract.contract import ERASED_BODY
 from tailorbird.events.suppression import FILE, KEY_FILE, MARK, SuppressionList
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.quarantine import QuarantineFilter
@@ -57,7 +57,7 @@ def test_retries_imports_and_replays_bring_nothing_back(
         project.plan,
         CLOCK,
         suppression_list=project.suppression_list(),
-    ) as door:
+    ) as collector:
         sent = [
             {**event, "ts": event.get("ts", CLOCK.now() - HOUR)}
             for user in site.users
@@ -71,10 +71,10 @@ def test_retries_imports_and_replays_bring_nothing_back(
         ]
         bodies = [(json.dumps(sent).encode(), "json"), (json.dumps(without_time).encode(), "json")]
         bodies.append((b"\n".join(refused(user) for user in site.users), "ndjson"))
-        told = [door.submit(*body) for body in bodies]
-        assert set(door.figures().refused) == {"erased"}, "which only the operator is told"
-    with EventCollector(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as door:
-        assert told == [door.submit(*body) for body in bodies], (
+        told = [collector.submit(*body) for body in bodies]
+        assert set(collector.figures().refused) == {"erased"}, "which only the operator is told"
+    with EventCollector(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as collector:
+        assert told == [collector.submit(*body) for body in bodies], (
             "nobody can ask whether somebody was erased"
         )
     history = tmp_path / "old.jsonl"
@@ -166,7 +166,7 @@ def test_only_the_rows_that_are_kept_out_are_replaced() -> None:
         {"erased": True},
     ]
     lines = stopped.without(b"\n".join(rows), Receipt(AT, encoding="ndjson"))
-    assert lines.split(b"\n") == [rows[0], ERASED, rows[2], ERASED]
+    assert lines.split(b"\n") == [rows[0], ERASED_BODY, rows[2], ERASED_BODY]
 
 
 def test_the_list_says_nothing_without_its_key(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_what_is_dropped(more: dict, is_dropped: bool) -> None:
     listed = SuppressionList(b"").with_people(people, AT, [("a", "shared")])
     event = {name: value for name, value in {**CLICK, **more}.items() if value is not None}
     body = json.dumps(event).encode()
-    assert (listed.without(body, Receipt(AT + DAY)) == ERASED) is is_dropped
+    assert (listed.without(body, Receipt(AT + DAY)) == ERASED_BODY) is is_dropped
 
 
 def lose_folder(folder: Path) -> None:

@@ -105,15 +105,17 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
             project.plan,
             CLOCK,
             suppression_list=project.suppression_list(),
-        ) as door,
+        ) as collector,
         Roles(project, CLOCK) as roles,
     ):
         old = [{**event, "ts": event.get("ts", 1)} for event in present(site.users[0])]
-        door.submit(json.dumps(old).encode())
-        assert door.figures().refused == {"erased": len(old)}
+        collector.submit(json.dumps(old).encode())
+        assert collector.figures().refused == {"erased": len(old)}
         others = [event for number in (17, 18) for event in present(f"other-user-{number:03d}")]
         again = [{**event, "event_id": f"{event['event_id']}-new"} for event in others]
-        assert all(told.accepted for told in door.submit(json.dumps([*others, *again]).encode()))
+        assert all(
+            told.accepted for told in collector.submit(json.dumps([*others, *again]).encode())
+        )
         roles.drain()
         assert (roles.accepted, roles.duplicates) == (len(again), len(others)), (
             "the router knows what it had before"
@@ -154,7 +156,7 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
         ]
         guest, other = "guest-of-many", "other-user-003"
         with (
-            EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
+            EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
             Roles(project, CLOCK) as roles,
         ):
             for number, events in enumerate(
@@ -165,9 +167,9 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
                     [merge("m-other", guest, other), click("guest-2", guest)],
                 )
             ):
-                assert all(told.accepted for told in door.submit(json.dumps(events).encode())), (
-                    number
-                )
+                assert all(
+                    told.accepted for told in collector.submit(json.dumps(events).encode())
+                ), number
                 roles.drain()
         said = [user.encode() for user in former]
         held = {
@@ -200,17 +202,17 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
                 project.plan,
                 CLOCK,
                 suppression_list=project.suppression_list(),
-            ) as door,
+            ) as collector,
             Roles(project, CLOCK) as roles,
         ):
-            door.submit(
+            collector.submit(
                 json.dumps(
                     [*chain, {**click("canary-late", former[0]), "ts": CLOCK.now() - HOUR}]
                 ).encode()
             )
             assert all(
                 told.accepted
-                for told in door.submit(json.dumps([click("guest-3", guest)]).encode())
+                for told in collector.submit(json.dumps([click("guest-3", guest)]).encode())
             )
             roles.drain()
         rows = Lake(project.paths.lake).events(["event_id", "person"])
@@ -241,8 +243,8 @@ def test_who_writes_elsewhere_is_stopped_and_kept_out(tmp_path: Path) -> None:
         project = site.project
         stream = type(project.stream)(project.stream.cluster, tmp_path / "other-machine")
         stream.folder.mkdir()
-        with EventCollector(stream, "serve-1", project.plan, CLOCK) as door:
-            assert door.submit(json.dumps(present("other-user-001")).encode())
+        with EventCollector(stream, "serve-1", project.plan, CLOCK) as collector:
+            assert collector.submit(json.dumps(present("other-user-001")).encode())
             with pytest.raises(NotReadyError, match="not yet in the lake"):
                 erase(project, site.users, CLOCK)
             assert not is_unfinished(project.paths.data)

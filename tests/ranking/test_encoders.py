@@ -11,9 +11,9 @@ from tests.support.shops import ranking_world
 from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, hash64
-from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.encode.vocabulary import Vocabulary
 
 
@@ -34,7 +34,7 @@ def test_numeric_columns_are_taken_by_name_and_categories_by_vocabulary(index):
 
 def live_encoder():
     live = CandidateColumns(("item_knn:2", "popular:24h"))
-    return ranking_world.make_encoder(candidates=live, computed=(*COMPUTED, *live.names))
+    return ranking_world.make_encoder(candidates=live, computed=(*COMPUTED_COLUMNS, *live.names))
 
 
 def test_columns_of_sources_are_rank_and_score_in_the_lists_of_the_request(index, tables):
@@ -108,7 +108,7 @@ def test_position_is_what_was_shown_in_training_and_one_in_serving(index):
     rows, keys = ranking_world.make_rows([1, 2]), ranking_world.keys_of([1, 2])
     assert encoder.names[-1] == "position"
     np.testing.assert_array_equal(encoder.encode_request(rows, keys, index)[:, -1], [1, 1])
-    ragged = {"recent": Ragged(np.array([0, 0]), np.zeros(0, np.uint64))}
+    ragged = {"recent": RaggedArrays(np.array([0, 0]), np.zeros(0, np.uint64))}
     shown = encoder.encode(
         rows.numeric,
         rows.categorical,
@@ -166,7 +166,7 @@ def test_many_requests_at_once_are_the_same_as_one_by_one(index, tables, request
         np.concatenate(categorical),
         np.concatenate(keys),
         np.concatenate(request).astype(np.intp),
-        {"recent": Ragged(np.array(offsets), np.concatenate(items))},
+        {"recent": RaggedArrays(np.array(offsets), np.concatenate(items))},
         t,
         index,
         live=encoder.live.by_name(np.concatenate(live)),

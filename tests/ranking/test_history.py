@@ -11,7 +11,7 @@ from tailorbird.errors import BundleError
 from tailorbird.events import HOUR
 from tailorbird.ranking.encode.encoder_file import read_encoder
 from tailorbird.ranking.encode.history import History
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.words import Words
@@ -61,7 +61,7 @@ def test_many_requests_at_once_give_the_same_bits(encoder, index):
     ]
     past = [rows.sequences.get("recent") for rows in requests]
     offsets = np.concatenate(([0], np.cumsum([len(one.item) if one else 0 for one in past])))
-    ragged = Ragged(
+    ragged = RaggedArrays(
         offsets,
         np.concatenate([one.item for one in past if one]),
         np.concatenate([one.ts for one in past if one]),

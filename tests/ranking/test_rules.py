@@ -13,7 +13,7 @@ from tests.support.shops import ranking_world
 from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, hash64
 from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Quota, Slot
-from tailorbird.ranking.policy.rule_columns import Request, seen_mask
+from tailorbird.ranking.policy.rule_columns import RuleRequest, seen_mask
 from tailorbird.ranking.policy.rules import check_slot, compile_rules
 from tailorbird.retrieval import NewItem, with_items
 
@@ -21,7 +21,9 @@ NOW = ranking_world.T0 + 9 * DAY
 
 
 def mask(index, *rules, **settings_):
-    return compile_rules(rules).mask(Request(index, np.arange(len(index)), now=NOW, **settings_))
+    return compile_rules(rules).mask(
+        RuleRequest(index, np.arange(len(index)), now=NOW, **settings_)
+    )
 
 
 def numbers(index, satisfied):
@@ -116,7 +118,7 @@ def test_a_missing_value_equals_nothing_and_compares_as_false(index):
             NewItem("n2", {"category": "hats", "price": 1}, NOW),
         ],
     )
-    request = Request(later, later.find_ids(["n1", "n2"]), now=NOW)
+    request = RuleRequest(later, later.find_ids(["n1", "n2"]), now=NOW)
     for rule, expected in {
         "item.price < 50": [False, True],
         "item.price >= 50": [False, False],
@@ -133,7 +135,7 @@ def test_parts_of_a_list(index):
         index,
         [NewItem("n1", {"tags": ["warm", "red"]}, NOW), NewItem("n2", {"tags": ["warmer"]}, NOW)],
     )
-    request = Request(later, later.find_ids(["n1", "n2", "i0"]), now=NOW)
+    request = RuleRequest(later, later.find_ids(["n1", "n2", "i0"]), now=NOW)
     assert compile_rules(["'warm' in item.tags"]).mask(request).tolist() == [True, False, False]
     assert compile_rules(["'warm' not in item.tags"]).mask(request).tolist() == [False, True, True]
 
@@ -160,7 +162,7 @@ def test_seen_by_type_of_event(index):
 
 def test_all_rules_must_hold(index):
     rules = compile_rules(["item.price < 20", "item.stock > 0"])
-    request = Request(index, np.arange(len(index)))
+    request = RuleRequest(index, np.arange(len(index)))
     assert rules.item_fields == {"price", "stock"}
     assert rules.mask(request).sum() == 6
     assert compile_rules([]).mask(request).all()
@@ -321,7 +323,7 @@ def test_missing_values_can_be_tested(index):
         NewItem("n2", {"category": "hats", "price": 1}, NOW),
     ]
     later = with_items(index, unseen)
-    request = Request(
+    request = RuleRequest(
         later,
         later.find_ids(["n1", "n2"]),
         now=NOW,
@@ -407,7 +409,7 @@ def test_foreign_text_is_refused_or_compiles_but_never_raises_anything_else(inde
         rules = compile_rules([text])
     except DeclarationError:
         return
-    assert rules.mask(Request(index, np.arange(5))).shape == (5,)
+    assert rules.mask(RuleRequest(index, np.arange(5))).shape == (5,)
 
 
 @pytest.mark.parametrize(

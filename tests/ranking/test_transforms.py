@@ -21,7 +21,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encode.blocks import ROWS_AT_ONCE, group_transforms
 from tailorbird.ranking.encode.encoder import FORMAT, Encoder
 from tailorbird.ranking.encode.encoder_file import read_encoder
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.encode.steps import (
     Clip,
     Codes,
@@ -33,11 +33,11 @@ from tailorbird.ranking.encode.steps import (
     Missing,
     Quantile,
     Standardise,
-    Target,
+    TargetEncoding,
     Vectors,
     log1p,
 )
-from tailorbird.ranking.encode.transforms import Output
+from tailorbird.ranking.encode.transforms import TransformOutput
 
 GOLDEN_LOG1P = [
     4591532242907186886,
@@ -48,23 +48,27 @@ GOLDEN_LOG1P = [
 ]
 COATS, HATS = hash64("coats"), hash64("hats")
 NUMERIC = (
-    Output("logged", "price", (Log(), Clip(-1.0, 2.0), Standardise(0.3, 0.7), Fill(0.1, "median"))),
-    Output(
+    TransformOutput(
+        "logged", "price", (Log(), Clip(-1.0, 2.0), Standardise(0.3, 0.7), Fill(0.1, "median"))
+    ),
+    TransformOutput(
         "rank",
         "clicks",
         (Quantile([-1.0, 0.0, 0.0, 2.0], [0.0, 1 / 3, 2 / 3, 1.0]), Fill(0.5, "median")),
     ),
-    Output("rank_missing", "clicks", (Missing(),)),
-    Output("age", "age_days", (Standardise(3.0, 2.0), Fill(0.0, "mean"))),
+    TransformOutput("rank_missing", "clicks", (Missing(),)),
+    TransformOutput("age", "age_days", (Standardise(3.0, 2.0), Fill(0.0, "mean"))),
 )
 CATEGORICAL = (
-    Output("category", "category", (Codes([HATS, COATS]),)),
-    Output("filled", "category", (FillKey(COATS, "mode"), Codes([HATS, COATS]))),
-    Output("bucket", "device", (Hashed(5),)),
-    Output("share", "category", (Frequency([HATS], [0.25]), Log())),
-    Output("rate", "category", (Target([0, HATS], [0.125, 0.5], 0.0625, "click", 20.0),)),
-    Output("device_missing", "device", (Missing(),)),
-    Output(
+    TransformOutput("category", "category", (Codes([HATS, COATS]),)),
+    TransformOutput("filled", "category", (FillKey(COATS, "mode"), Codes([HATS, COATS]))),
+    TransformOutput("bucket", "device", (Hashed(5),)),
+    TransformOutput("share", "category", (Frequency([HATS], [0.25]), Log())),
+    TransformOutput(
+        "rate", "category", (TargetEncoding([0, HATS], [0.125, 0.5], 0.0625, "click", 20.0),)
+    ),
+    TransformOutput("device_missing", "device", (Missing(),)),
+    TransformOutput(
         "place",
         "category",
         (Vectors([HATS, COATS], 2, [1.0, 2.0, 3.0, 4.0], 0), Fill(-1.0, "constant")),
@@ -93,7 +97,7 @@ def floats32(*values):
 
 def test_each_numeric_step():
     x = floats32(-math.inf, -3, 0, 1, math.inf, math.nan)
-    logged = Output("x", "x", (Log(),)).apply(x)
+    logged = TransformOutput("x", "x", (Log(),)).apply(x)
     np.testing.assert_allclose(
         logged,
         [
@@ -107,17 +111,21 @@ def test_each_numeric_step():
         rtol=1e-6,
     )
     np.testing.assert_array_equal(
-        Output("x", "x", (Clip(-1, 0.5),)).apply(x), floats32(-1, -1, 0, 0.5, 0.5, math.nan)
+        TransformOutput("x", "x", (Clip(-1, 0.5),)).apply(x),
+        floats32(-1, -1, 0, 0.5, 0.5, math.nan),
     )
     np.testing.assert_array_equal(
-        Output("x", "x", (Standardise(1, 2), Fill(7, "mean"))).apply(x)[1:4], floats32(-2, -0.5, 0)
+        TransformOutput("x", "x", (Standardise(1, 2), Fill(7, "mean"))).apply(x)[1:4],
+        floats32(-2, -0.5, 0),
     )
-    assert np.isfinite(Output("x", "x", (Standardise(1, 1e-3), Fill(7, "mean"))).apply(x)).all()
+    assert np.isfinite(
+        TransformOutput("x", "x", (Standardise(1, 1e-3), Fill(7, "mean"))).apply(x)
+    ).all()
     np.testing.assert_array_equal(
-        Output("x", "x", (Missing(),)).apply(x), floats32(0, 0, 0, 0, 0, 1)
+        TransformOutput("x", "x", (Missing(),)).apply(x), floats32(0, 0, 0, 0, 0, 1)
     )
     np.testing.assert_array_equal(
-        Output("x", "x", ()).apply(floats32(2, math.nan)), floats32(2, math.nan)
+        TransformOutput("x", "x", ()).apply(floats32(2, math.nan)), floats32(2, math.nan)
     )
 
 
@@ -192,7 +200,7 @@ def test_in_bulk_and_one_request_at_a_time_are_the_same_bits(index, requests):
         np.repeat(np.arange(len(requests)), [len(candidates) for candidates in requests]).astype(
             np.intp
         ),
-        {"recent": Ragged(np.zeros(len(requests) + 1, np.int64), np.zeros(0, np.uint64))},
+        {"recent": RaggedArrays(np.zeros(len(requests) + 1, np.int64), np.zeros(0, np.uint64))},
         np.full(len(requests), rows[0].t),
         index,
     )
@@ -224,7 +232,7 @@ def test_together_they_give_the_bits_that_each_gives_alone(index, data):
         )
         column = data.draw(st.sampled_from(["price", "clicks", "age_days", "position"]))
         outputs.append(
-            Output(f"x{number}", column, tuple(data.draw(KINDS[kind]) for kind in kinds))
+            TransformOutput(f"x{number}", column, tuple(data.draw(KINDS[kind]) for kind in kinds))
         )
     outputs.insert(1, CATEGORICAL[-1])
     encoder = make_encoder(tuple(outputs))
@@ -255,7 +263,7 @@ def test_together_in_bulk_they_give_the_bits_that_each_gives_alone():
     n = 2 * ROWS_AT_ONCE + 5
     columns = [rng.lognormal(0, 3, n).astype(np.float32) for _ in range(3)]
     outputs = [
-        Output(
+        TransformOutput(
             f"x{bins}",
             "x",
             (
@@ -275,15 +283,15 @@ def test_together_in_bulk_they_give_the_bits_that_each_gives_alone():
 def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
     encoder = make_encoder(
         (
-            Output(
+            TransformOutput(
                 "rate",
                 "category",
-                (Target([HATS], [0.5], 0.1, "click", 1.0), Standardise(0.1, 0.5)),
+                (TargetEncoding([HATS], [0.5], 0.1, "click", 1.0), Standardise(0.1, 0.5)),
             ),
         )
     )
     rows, keys = ranking_world.make_rows([1, 2]), ranking_world.keys_of([1, 2])
-    none = {"recent": Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64))}
+    none = {"recent": RaggedArrays(np.zeros(2, np.int64), np.zeros(0, np.uint64))}
     learned = np.array([0.1, 0.6])
     matrix = encoder.encode(
         rows.numeric,
@@ -300,7 +308,7 @@ def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
 
 
 def test_a_transform_may_be_made_of_the_position(index):
-    encoder = make_encoder((Output("position", "position", (Standardise(3, 2),)),))
+    encoder = make_encoder((TransformOutput("position", "position", (Standardise(3, 2),)),))
     rows, keys = ranking_world.make_rows([1, 2]), ranking_world.keys_of([1, 2])
     np.testing.assert_array_equal(encoder.encode_request(rows, keys, index)[:, 0], [-1, -1])
 
@@ -511,7 +519,9 @@ def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
 
 def test_two_columns_of_one_name_are_refused():
     with pytest.raises(BundleError, match="called like another"):
-        make_encoder(NUMERIC, numeric=("price",), transforms=(Output("price", "clicks", (Log(),)),))
+        make_encoder(
+            NUMERIC, numeric=("price",), transforms=(TransformOutput("price", "clicks", (Log(),)),)
+        )
 
 
 def test_a_bundle_scores_through_its_transforms(index, tmp_path):

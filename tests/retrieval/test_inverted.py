@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
@@ -28,7 +28,7 @@ def drawn(count):
 
 VECTORS, USERS = drawn(N), drawn(50)
 INVERTED = build_inverted(VECTORS, drawn(100))
-NO_HISTORY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
+NO_HISTORY = RaggedArrays(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
 def space(user, inverted, shown=None):
@@ -124,7 +124,7 @@ def test_it_finds_what_may_be_shown_however_little_that_is(share):
 def test_items_of_the_history_are_excluded():
     exact, _ = both(USERS[0], 3)
     index = space(USERS[0], INVERTED).index
-    had = Ragged(np.array([0, 3]), index.keys[exact.rows], np.arange(3))
+    had = RaggedArrays(np.array([0, 3]), index.keys[exact.rows], np.arange(3))
     _, approximate = both(USERS[0], 50, sequence=had)
     assert not np.isin(exact.rows, approximate.rows).any()
 

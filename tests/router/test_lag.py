@@ -48,23 +48,23 @@ def test_each_reader_is_behind_by_what_it_has_not_taken(site, tmp_path):
         LagMeter(site.stream, tmp_path / "lake", lambda: {"worker 01234567": 1}) as meter,
         LakeRole(site.stream, tmp_path / "lake", clock=SimulatedClock(NOW)) as lake,
     ):
-        assert lags(meter)["router", "raw-door"] == (3, 2, NOW)
+        assert lags(meter)["router", "raw-collector"] == (3, 2, NOW)
         site.route(rows_max=2)
         routed = lags(meter)
-        assert routed["router", "raw-door"] == (0, 0, 0)
+        assert routed["router", "raw-collector"] == (0, 0, 0)
         rows, blocks, since = routed["worker 01234567", "routed"]
         assert (rows >= 3, blocks >= 2, since) == (True, True, NOW)
         lake.drain()
         drained = lags(meter)
         assert {name: lag for name, lag in drained.items() if name[0] != "worker 01234567"} == {
-            ("router", "raw-door"): (0, 0, 0),
-            ("lake", "raw-door"): (0, 0, 0),
+            ("router", "raw-collector"): (0, 0, 0),
+            ("lake", "raw-collector"): (0, 0, 0),
             ("lake", "routed"): (0, 0, 0),
         }
         site.post(click("d"), received_at=NOW + 2 * S)
         assert (
-            lags(meter)["router", "raw-door"]
-            == lags(meter)["lake", "raw-door"]
+            lags(meter)["router", "raw-collector"]
+            == lags(meter)["lake", "raw-collector"]
             == (1, 1, NOW + 2 * S)
         )
 
@@ -83,8 +83,8 @@ def test_what_was_measured_stands_in_the_metrics_and_a_log_that_cannot_be_read_i
     until(lambda: watch.measured_at > 0, 20, "nothing was measured")
     watch.stop()
     text = metrics.text().decode()
-    assert 'tailorbird_lag_rows{log="raw-door",reader="router"} 1.0' in text
-    assert 'tailorbird_lag_blocks{log="raw-door",reader="router"} 1.0' in text
+    assert 'tailorbird_lag_rows{log="raw-collector",reader="router"} 1.0' in text
+    assert 'tailorbird_lag_blocks{log="raw-collector",reader="router"} 1.0' in text
     waited = next(
         float(line.rpartition(" ")[2])
         for line in text.splitlines()
@@ -97,12 +97,12 @@ def test_one_client_measures_many_topics_and_a_server_its_own(servers, tmp_path,
     from tailorbird.stream.kafka import tail
 
     site = Topics(tmp_path / "stream", servers, f"test-{uuid4().hex[:12]}")
-    doors = [f"door-{number}" for number in range(5)]
+    collectors = [f"collector-{number}" for number in range(5)]
     site.router().close()
-    for door in doors:
-        site.post(click("a"), click("b"), producer=door, received_at=NOW)
+    for collector in collectors:
+        site.post(click("a"), click("b"), producer=collector, received_at=NOW)
     site.route()
-    site.post(click("c"), producer="door-3", received_at=NOW + S)
+    site.post(click("c"), producer="collector-3", received_at=NOW + S)
     made, make = [], tail.consumer_of
     monkeypatch.setattr(
         tail,
@@ -112,11 +112,11 @@ def test_one_client_measures_many_topics_and_a_server_its_own(servers, tmp_path,
     with LagMeter(site.stream, tmp_path / "lake", lambda: {"worker": 1}) as meter:
         measured = lags(meter)
     assert {log for reader, log in measured if reader == "router"} == {
-        f"raw-{door}" for door in doors
+        f"raw-{collector}" for collector in collectors
     }
-    assert measured["router", "raw-door-3"] == (1, 1, NOW + S)
+    assert measured["router", "raw-collector-3"] == (1, 1, NOW + S)
     assert measured["worker", "routed"][0] > 0
     assert len(made) == 1
-    with LagMeter(site.stream, tmp_path / "lake", dict, producer="door-3") as meter:
-        assert lags(meter) == {("router", "raw-door-3"): (1, 1, NOW + S)}
+    with LagMeter(site.stream, tmp_path / "lake", dict, producer="collector-3") as meter:
+        assert lags(meter) == {("router", "raw-collector-3"): (1, 1, NOW + S)}
     site.close()

@@ -58,7 +58,7 @@ def test_what_is_decided_is_what_one_router_decides(parted, stream):
         fill(site)
     assert decided(parted) == decided(stream)
     assert {row["raw_partition"] for row in parted.events()} == {
-        f"door.{number}" for number in range(COUNT)
+        f"collector.{number}" for number in range(COUNT)
     }
     assert any(
         row["person"] == "u3" and row["user_id"] in ("u0", "u1", "u2") for row in decided(parted)
@@ -156,7 +156,7 @@ def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_o
     clock = SimulatedClock(NOW)
     first = Sequencer(parted.stream, parted.folder / "a", clock=clock)
     router = parted.share(1)
-    parted.post(*[event for event, source in traffic(9) if source == "door"])
+    parted.post(*[event for event, source in traffic(9) if source == "collector"])
     assert router.step().has_more
     with Sequencer(parted.stream, parted.folder / "b", clock=clock) as second:
         assert second.step() > 0
@@ -173,12 +173,12 @@ def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_o
 
 @pytest.mark.slow
 def test_imports_are_shared_out_and_the_lake_accounts_for_every_row(parted, tmp_path):
-    history = [event for event, source in traffic(0) if source == "door"]
+    history = [event for event, source in traffic(0) if source == "collector"]
     body = msgspec.json.encode([*profiles(), *history])
     receipt = msgspec.json.encode(Receipt(NOW, "import"))
     with open_writer(raw_path(parted.folder, "import"), partition="import") as writer:
         writer.append([Block("body", len(profiles()) + len(history), body, receipt)])
-    later = [event for event, source in traffic(1) if source == "door"]
+    later = [event for event, source in traffic(1) if source == "collector"]
     parted.post(*later)
     parted.route()
     with LakeRole(parted.stream, tmp_path / "lake", clock=SimulatedClock(NOW)) as lake:
@@ -188,7 +188,7 @@ def test_imports_are_shared_out_and_the_lake_accounts_for_every_row(parted, tmp_
     assert {
         name for name, each in report.partitions.items() if each.archived and not each.pending
     } == set(report.partitions)
-    assert set(report.partitions) == {"import", *(f"door.{number}" for number in range(COUNT))}
+    assert set(report.partitions) == {"import", *(f"collector.{number}" for number in range(COUNT))}
     rows = Lake(tmp_path / "lake").events().sort_by("p").to_pylist()
     assert len({row["p"] for row in rows}) == len(rows)
     sent = [

@@ -37,7 +37,7 @@ def test_the_role_routes_what_comes_in_and_stops_when_told(stream):
         for number in range(3):
             stream.post(
                 {"event_id": f"e{number}", "type": "view", "user_id": "u1"},
-                producer=f"door-{number % 2}",
+                producer=f"collector-{number % 2}",
             )
             wait_for(lambda expected=number + 1: routed(stream) == expected)
     finally:

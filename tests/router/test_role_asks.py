@@ -19,7 +19,7 @@ def test_routing_does_not_wait_for_a_lake_that_does_not_answer(tmp_path):
         answer.wait(60)
         return 0
 
-    with EventCollector(tmp_path, "door", RoutePlan(), clock) as door:
+    with EventCollector(tmp_path, "collector", RoutePlan(), clock) as collector:
         router = threading.Thread(
             target=run_router,
             args=(tmp_path, RoutePlan(), clock, stop),
@@ -35,7 +35,9 @@ def test_routing_does_not_wait_for_a_lake_that_does_not_answer(tmp_path):
                 "user_id": "u",
                 "item_id": "i",
             }
-            assert [one.accepted for one in door.submit(json.dumps([event]).encode())] == [True]
+            assert [one.accepted for one in collector.submit(json.dumps([event]).encode())] == [
+                True
+            ]
             until = time.monotonic() + 30
             with open_reader(routed_path(tmp_path)) as reader:
                 while reader.end() < 2:

@@ -102,7 +102,7 @@ def test_an_event_keeps_all_that_it_said(stream):
             },
         }
     )
-    assert stream.route() == (1, 0, 0, {"door": 1})
+    assert stream.route() == (1, 0, 0, {"collector": 1})
     (row,) = stream.events()
     assert list(row) == ROUTED.names
     assert row == dict.fromkeys(ROUTED.names) | {
@@ -134,7 +134,7 @@ def test_an_event_keeps_all_that_it_said(stream):
         "properties": '{"a":{"b":null,"c":[1]},"z":1}',
         "counts": True,
         "timeless": False,
-        "raw_partition": "door",
+        "raw_partition": "collector",
         "raw_offset": 0,
         "raw_row": 0,
     }
@@ -169,7 +169,7 @@ def test_every_row_takes_a_position_and_none_is_taken_twice(stream):
 def test_what_is_refused_goes_whole_to_quarantine(stream):
     stream.post_bytes(b'[{"event_id": "e1"}, 7]', rows=2)
     stream.post_bytes(b"{broken")
-    assert stream.route() == (0, 0, 3, {"door": 3})
+    assert stream.route() == (0, 0, 3, {"collector": 3})
     rows = stream.rows("quarantine")
     assert [
         (row["code"], row["path"], row["body"], row["raw_offset"], row["raw_row"]) for row in rows
@@ -179,7 +179,7 @@ def test_what_is_refused_goes_whole_to_quarantine(stream):
         ("malformed_json", "$", b"{broken", 2, 0),
     ]
     assert {(row["received_at"], row["source"], row["raw_partition"]) for row in rows} == {
-        (moment(NOW), "door", "door")
+        (moment(NOW), "collector", "collector")
     }
 
 
@@ -225,7 +225,7 @@ def test_a_second_router_is_refused(stream):
 def test_a_raw_log_that_lost_rows_stops_the_router(stream):
     stream.post(view("e1"), view("e2"))
     stream.route()
-    for path in stream.folder.glob("raw-door.db*"):
+    for path in stream.folder.glob("raw-collector.db*"):
         path.unlink()
     stream.post(view("e3"))
     with (
@@ -238,13 +238,13 @@ def test_a_raw_log_that_lost_rows_stops_the_router(stream):
 def test_a_raw_log_that_was_lost_is_begun_behind_what_was_routed_of_it(stream):
     stream.post(view("e1"), view("e2"))
     stream.route()
-    for path in stream.folder.glob("raw-door.db*"):
+    for path in stream.folder.glob("raw-collector.db*"):
         path.unlink()
     for number in range(3, 8):
         with open_writer(
-            raw_path(stream.folder, "door"),
-            partition="door",
-            expected_ends=read_expected_ends(stream.folder, "door", None),
+            raw_path(stream.folder, "collector"),
+            partition="collector",
+            expected_ends=read_expected_ends(stream.folder, "collector", None),
         ) as writer:
             writer.append(
                 [
@@ -256,7 +256,9 @@ def test_a_raw_log_that_was_lost_is_begun_behind_what_was_routed_of_it(stream):
                     )
                 ]
             )
-    assert stream.route() == (5, 0, 0, {"door": 7}), "none is taken for one that was routed before"
+    assert stream.route() == (5, 0, 0, {"collector": 7}), (
+        "none is taken for one that was routed before"
+    )
 
 
 def test_routing_again_gives_the_same_blocks(stream):
@@ -304,18 +306,18 @@ def test_pruned_rows_are_not_given_again(stream):
 def test_a_repeat_is_dropped_in_the_same_body_the_same_step_and_later(stream):
     stream.post(view("e1"), view("e1"))
     stream.post(view("e1"))
-    assert stream.route() == (1, 2, 0, {"door": 3})
+    assert stream.route() == (1, 2, 0, {"collector": 3})
     stream.post(view("e0"), view("e1"), producer="late")
-    assert stream.route() == (1, 1, 0, {"door": 3, "late": 2})
+    assert stream.route() == (1, 1, 0, {"collector": 3, "late": 2})
     firsts = [
         (row["raw_partition"], row["raw_offset"], row["raw_row"])
         for row in stream.rows("duplicates")
     ]
-    assert firsts == [("door", 0, 1), ("door", 2, 0), ("late", 0, 1)]
+    assert firsts == [("collector", 0, 1), ("collector", 2, 0), ("late", 0, 1)]
     assert {
         (row["event_id"], row["first_partition"], row["first_offset"], row["first_row"])
         for row in stream.rows("duplicates")
-    } == {("e1", "door", 0, 0)}
+    } == {("e1", "collector", 0, 0)}
 
 
 def test_the_same_id_of_another_subject_is_another_event(stream):
@@ -326,13 +328,13 @@ def test_the_same_id_of_another_subject_is_another_event(stream):
         item("e1", "u1"),
         item("e1", "i2"),
     )
-    assert stream.route() == (5, 0, 0, {"door": 5})
+    assert stream.route() == (5, 0, 0, {"collector": 5})
 
 
 def test_a_refused_event_does_not_stand_in_the_way_of_its_correction(stream):
     stream.post(view("e1", context={"country": "Norway"}))
     stream.post(view("e1", context={"country": "NO"}))
-    assert stream.route() == (1, 0, 1, {"door": 2})
+    assert stream.route() == (1, 0, 1, {"collector": 2})
 
 
 @pytest.mark.parametrize(("apart", "accepted"), [(7 * DAY, 1), (7 * DAY + 1, 2)])
@@ -528,9 +530,9 @@ def test_what_names_a_request_gets_what_the_answer_knew(stream, rows_max):
         click(item_id="i2", request_id="r1"),
         view("e1", request_id="r1"),
         click("c2", item_id="i9", request_id="r1"),
-        producer="door",
+        producer="collector",
     )
-    stream.post(click("c3", request_id="r2"), producer="door")
+    stream.post(click("c3", request_id="r2"), producer="collector")
     stream.route(rows_max)
     names = (
         "slot",
@@ -581,7 +583,7 @@ def test_old_answers_are_forgotten(stream):
             source="server",
             received_at=NOW + hour * HOUR,
         )
-    with open_writer(raw_path(stream.folder, "door"), partition="door"):
+    with open_writer(raw_path(stream.folder, "collector"), partition="collector"):
         pass
     with stream.router() as router:
         while router.step(rows_max=1).rows:

@@ -87,7 +87,7 @@ def test_events_routed_together_are_as_those_routed_one_by_one(new_stream, event
         full_event = (
             event | {"event_id": f"e{name}"} | ({} if event.get("timeless") else {"ts": ts})
         )
-        source = "server" if event["type"] == "answer" else "door"
+        source = "server" if event["type"] == "answer" else "collector"
         for stream in (single, together):
             stream.post(full_event, source=source, received_at=NOW + HOUR + number)
     counts = single.route(1)[:3]

@@ -1,4 +1,4 @@
-"""Serving on the real parts: door, router, feature worker, state and routed log, stepped by hand on
+"""Serving on the real parts: collector, router, feature worker, state and routed log, stepped by hand on
 a simulated clock.
 """
 
@@ -12,7 +12,7 @@ from tests.support.serving.loop import Loop
 from tests.support.shops import serving_shop
 
 from tailorbird.events import MINUTE, hash64
-from tailorbird.events.answer_record import decode_answers
+from tailorbird.events.answer_record import decode_responses
 from tailorbird.features import FeatureSet, ReadRequest, count, entity, sequence
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
@@ -64,7 +64,7 @@ def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
     loop.collector.close()
     with open_reader(response_log_path(loop.folder / "stream", "serve-1")) as reader:
         [record] = [
-            record for stored in reader.read(0) for record in decode_answers(stored.block.payload)
+            record for stored in reader.read(0) for record in decode_responses(stored.block.payload)
         ]
     rows = loop.reader.read(
         ReadRequest("u1", None, None, None, None, record.local_hour, answer.t), record.items
@@ -127,7 +127,7 @@ def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event
     loop.collector.close()
     with open_reader(response_log_path(loop.folder / "stream", "serve-1")) as reader:
         records = [
-            record for stored in reader.read(0) for record in decode_answers(stored.block.payload)
+            record for stored in reader.read(0) for record in decode_responses(stored.block.payload)
         ]
     assert [record.person for record in records] == [who, "42"]
 

@@ -213,7 +213,7 @@ def test_what_was_acknowledged_survives_kill_9_and_the_name_is_taken_again(start
 
 
 def test_a_drain_fails_no_request(start):
-    """Within the drain nobody finds the door shut; afterwards a balancer has had the time to ask
+    """Within the drain nobody finds the collector shut; afterwards a balancer has had the time to ask
     its other servers.
     """
     drain_s = 2.0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY, HOUR, Receipt, RoutePlan, check
-from tailorbird.simulator import BOT, Dirt, Site
+from tailorbird.simulator import BOT, DefectRates, Site
 
 RECEIVED = 2_000_000_000_000_000
 
@@ -21,7 +21,7 @@ def logged():
     site = Site(seed=3, users=700, items=250)
     history = site.history(
         days=6,
-        dirt=Dirt(
+        defects=DefectRates(
             duplicates=0.03, late=0.02, malformed=0.02, skewed_users=0.05, bot_views_per_day=100
         ),
     )
@@ -187,7 +187,7 @@ def test_good_lists_make_people_come_back(logged):
     _, history, *_ = logged
     satisfaction = history.population.satisfaction
     assert satisfaction.std() > 0.02
-    assert 0 < history.population.left.mean() < 0.1
+    assert 0 < history.population.has_left.mean() < 0.1
 
 
 def test_writing_gives_one_line_an_arrival(tmp_path):

@@ -1,4 +1,4 @@
-"""Live traffic: in order, answerable, accepted at the door, and drawn from what the truth says."""
+"""Live traffic: in order, answerable, accepted at the collector, and drawn from what the truth says."""
 
 import time
 from collections import Counter
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY, HOUR, MINUTE, Receipt, RoutePlan, check
-from tailorbird.simulator import BOT, Dirt, Outbox, Site
+from tailorbird.simulator import BOT, DefectRates, Outbox, Site
 
 
 def serve(site, live, until, answer):
@@ -53,7 +53,9 @@ def test_calling_again_continues_and_gives_the_same_as_one_call(site):
 
 def test_every_event_passes_the_door_but_what_was_spoiled(site):
     start = site.start + 3 * DAY
-    live = site.live(start, dirt=Dirt(duplicates=0.05, late=0.05, malformed=0.05, skewed_users=0.1))
+    live = site.live(
+        start, defects=DefectRates(duplicates=0.05, late=0.05, malformed=0.05, skewed_users=0.1)
+    )
     popular = site.truth.most_appealing(start)
     _, arrivals = serve(site, live, start + 12 * HOUR, lambda request: popular)
     refused, accepted = Counter(), Counter()
@@ -69,7 +71,7 @@ def test_every_event_passes_the_door_but_what_was_spoiled(site):
 @pytest.mark.slow
 def test_clicks_are_as_many_as_the_truth_expects(site):
     start = site.start + 3 * DAY
-    live = site.live(start, dirt=Dirt.none())
+    live = site.live(start, defects=DefectRates.none())
     popular = site.truth.most_appealing(start)
     requests, arrivals = serve(site, live, start + 3 * DAY, lambda request: popular)
     kinds, seen = Counter(), 0
@@ -98,7 +100,7 @@ def test_better_lists_please_more(site):
     everything = [f"i{item:05d}" for item in site.items.available(3.0)]
 
     def satisfaction(answer):
-        live = site.live(start, dirt=Dirt.none())
+        live = site.live(start, defects=DefectRates.none())
         requests, _ = serve(site, live, start + DAY, answer)
         return live.population.satisfaction[
             [request.visitor for request in requests if request.visitor >= 0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY, HOUR
-from tailorbird.simulator import Dirt, Site
+from tailorbird.simulator import DefectRates, Site
 
 AT = 15 * DAY + 14 * HOUR
 
@@ -166,7 +166,7 @@ def test_titles_can_be_searched_and_read():
 
 
 def test_without_dirt_nothing_is_injected():
-    history = Site(seed=1, users=60, items=100).history(days=1, dirt=Dirt.none())
+    history = Site(seed=1, users=60, items=100).history(days=1, defects=DefectRates.none())
     events = sum(1 for _ in history)
     assert events == history.injected.events
     assert (

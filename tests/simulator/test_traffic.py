@@ -52,7 +52,7 @@ def lives():
 def test_good_lists_bring_people_back_and_poor_ones_drive_them_away(lives):
     (good, _, _, pleased), (poor, _, _, disappointed) = lives
     assert sum(good[7:]) > 1.2 * sum(poor[7:])
-    assert pleased.left.sum() < disappointed.left.sum()
+    assert pleased.has_left.sum() < disappointed.has_left.sum()
     assert pleased.satisfaction.mean() > 0 > disappointed.satisfaction.mean()
 
 

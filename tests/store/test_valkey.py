@@ -17,7 +17,7 @@ from tailorbird.errors import ConfigError, StorageError
 from tailorbird.store import CopiedStore, open_copies, open_store
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import ACL
+from tailorbird.store.valkey import ACL_COMMANDS
 from tailorbird.store.versions import Head
 
 pytestmark = needs_valkey
@@ -93,7 +93,7 @@ def test_a_wrong_answer_is_no_outage(tmp_path):
 
 def test_a_user_of_the_servers_list_needs_its_own_keys_alone(tmp_path):
     with running(tmp_path / "server") as server:
-        assert b"OK" in server.ask(f"ACL SETUSER shop on >pass ~tb:* {ACL}")
+        assert b"OK" in server.ask(f"ACL SETUSER shop on >pass ~tb:* {ACL_COMMANDS}")
         url = server.url.replace("//", "//shop:pass@")
         filled(server, tmp_path / "records", url)
         assert value(CopiedStore(open_copies(url, "test", timeout_s=5))) == b"1"

@@ -13,10 +13,10 @@ class Embedded:
     """The embedded log for the suite; another implementation brings its own class."""
 
     def __init__(self, folder):
-        self.path = folder / "raw-door.db"
+        self.path = folder / "raw-collector.db"
 
     def writer(self, **settings):
-        return open_writer(self.path, partition="door", **settings)
+        return open_writer(self.path, partition="collector", **settings)
 
     def reader(self):
         return open_reader(self.path)
@@ -29,7 +29,7 @@ class Kafka:
         self.address = log_at(servers, folder)
 
     def writer(self, **settings):
-        return open_writer(self.address, partition="door", **settings)
+        return open_writer(self.address, partition="collector", **settings)
 
     def reader(self):
         return open_reader(self.address)
@@ -132,7 +132,7 @@ def test_what_is_waiting_behind_a_position_is_told(log):
     with log.writer() as writer, log.reader() as reader:
         writer.append([body(0, 3), body(1, 2)])
         writer.append([body(2)])
-        backlogs = [reader.waiting(position) for position in (0, 3, 4, 5, 6)]
+        backlogs = [reader.backlog_after(position) for position in (0, 3, 4, 5, 6)]
     assert [each.rows for each in backlogs] == [6, 3, 2, 1, 0]
     assert [each.receipts for each in backlogs] == [
         tuple(f"receipt {n}".encode() for n in range(first, 3)) for first in (0, 1, 1, 2, 3)

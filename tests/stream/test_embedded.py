@@ -33,7 +33,7 @@ from tailorbird.stream import (
 CHILD = """
 import sys
 from tailorbird.stream import Block, open_writer
-writer = open_writer(sys.argv[1], partition="door")
+writer = open_writer(sys.argv[1], partition="collector")
 print("open", flush=True)
 for number in range(int(sys.argv[2])):
     if number % 5 == 4:
@@ -72,10 +72,10 @@ def child(path, count, faults):
     ],
 )
 def test_after_a_kill_everything_acknowledged_is_there_and_nothing_by_halves(tmp_path, site, hit):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     acknowledged, done = child(path, 10, f"{site}=kill@{hit}")
     assert done.returncode == -signal.SIGKILL
-    with open_writer(path, partition="door") as writer, open_reader(path) as reader:
+    with open_writer(path, partition="collector") as writer, open_reader(path) as reader:
         start = reader.start()
         numbers = [int(one.block.payload) for one in reader.read(start) if one.block.rows == 2]
         assert reader.end() % 3 == 0
@@ -92,7 +92,7 @@ def test_after_a_kill_everything_acknowledged_is_there_and_nothing_by_halves(tmp
 
 
 def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     for site in ("stream.before_checkpoint", "stream.after_checkpoint"):
         code = CHILD.replace('x" * 1000', 'x" * 3_000_000')
         command = [sys.executable, "-c", code, str(path), "6"]
@@ -101,7 +101,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path, monkeypatc
             command, env=env, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == -signal.SIGKILL
-    with open_writer(path, partition="door"), open_reader(path) as reader:
+    with open_writer(path, partition="collector"), open_reader(path) as reader:
         blocks = reader.read(reader.start(), bytes_max=1 << 30)
     assert blocks
     assert all(len(one.block.payload) in (1, 3_000_000) for one in blocks)
@@ -112,7 +112,7 @@ def test_a_failed_commit_ends_the_writer_until_it_is_opened_again(tmp_path):
 import sys
 from tailorbird.errors import StorageError
 from tailorbird.stream import Block, open_writer
-writer = open_writer(sys.argv[1], partition="door")
+writer = open_writer(sys.argv[1], partition="collector")
 writer.append([Block("body", 1, b"1")])
 for _ in range(2):
     try:
@@ -120,7 +120,7 @@ for _ in range(2):
     except StorageError as error:
         print(error.message)
 writer.close()
-with open_writer(sys.argv[1], partition="door") as writer:
+with open_writer(sys.argv[1], partition="collector") as writer:
     print(writer.end())
 """
     for action, end in (
@@ -272,7 +272,7 @@ def test_what_a_writer_left_in_the_wal_is_written_anew_before_it_is_synced(tmp_p
     left = (tmp_path / "a.db-wal").read_bytes()
     code = (
         "import sys; from tailorbird.stream import open_writer; open_writer(sys.argv[1], "
-        "partition='door')"
+        "partition='collector')"
     )
     command = [
         "strace",
@@ -298,7 +298,7 @@ def test_what_a_writer_left_in_the_wal_is_written_anew_before_it_is_synced(tmp_p
 
 
 def filled(path, count=6):
-    with open_writer(path, partition="door") as writer:
+    with open_writer(path, partition="collector") as writer:
         writer.append([Block("body", 2, f"payload {number}".encode()) for number in range(count)])
 
 
@@ -312,7 +312,7 @@ def overwrite(path, change, *bindings):
     "change", ["payload = x'00'", "receipt = x'00'", "kind = 'events'", "crc = crc + 1"]
 )
 def test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset(tmp_path, change):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     filled(path)
     overwrite(path, f"UPDATE block SET {change} WHERE offset = 4")
     with (
@@ -320,12 +320,12 @@ def test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset(tmp_
         pytest.raises(DamageError, match="block at offset 4 does not match its checksum"),
     ):
         reader.read(0)
-    with pytest.raises(DamageError, match=r"raw-door\.db: the block at offset 4"):
-        open_writer(path, partition="door")
+    with pytest.raises(DamageError, match=r"raw-collector\.db: the block at offset 4"):
+        open_writer(path, partition="collector")
 
 
 def test_a_block_that_went_missing_breaks_the_chain(tmp_path):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     filled(path)
     overwrite(path, "DELETE FROM block WHERE offset = 4")
     with open_reader(path) as reader, pytest.raises(DamageError, match="block at offset 6"):
@@ -333,13 +333,13 @@ def test_a_block_that_went_missing_breaks_the_chain(tmp_path):
 
 
 def test_a_damaged_tail_is_set_aside_and_its_offsets_are_not_given_again(tmp_path, caplog):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     filled(path)
     overwrite(path, "UPDATE block SET payload = x'00' WHERE offset >= 8")
     with pytest.raises(DamageError, match="block at offset 8"):
-        open_writer(path, partition="door", damaged_tail="stop")
-    with open_writer(path, partition="door") as writer:
-        assert [aside.name for aside in writer.set_aside] == ["raw-door.db.damaged-8"]
+        open_writer(path, partition="collector", damaged_tail="stop")
+    with open_writer(path, partition="collector") as writer:
+        assert [aside.name for aside in writer.set_aside] == ["raw-collector.db.damaged-8"]
         assert writer.set_aside[0].stat().st_size > 0
         assert set_aside_files(path) == writer.set_aside
         [record] = caplog.records
@@ -353,7 +353,7 @@ def test_a_damaged_tail_is_set_aside_and_its_offsets_are_not_given_again(tmp_pat
 
 
 def test_rows_that_were_read_and_are_gone_are_noticed(tmp_path):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     filled(path)
     overwrite(path, "DELETE FROM block WHERE offset = 10")
     with (
@@ -364,7 +364,7 @@ def test_rows_that_were_read_and_are_gone_are_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda log: log.read(0), lambda log: log.end(), lambda log: log.waiting(0)]
+    "ask", [lambda log: log.read(0), lambda log: log.end(), lambda log: log.backlog_after(0)]
 )
 def test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them(tmp_path, ask):
     path = tmp_path / "routed.db"
@@ -376,49 +376,49 @@ def test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them(tmp
     ):
         ask(reader)
     with pytest.raises(DamageError, match="the disk lost the rows between"):
-        open_writer(path, partition="door", damaged_tail="stop")
+        open_writer(path, partition="collector", damaged_tail="stop")
 
 
 def test_a_door_goes_on_behind_last_blocks_that_are_gone_and_says_so(tmp_path, caplog):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     filled(path)
     overwrite(path, "DELETE FROM block WHERE offset >= 8")
-    with open_writer(path, partition="door") as writer:
+    with open_writer(path, partition="collector") as writer:
         assert writer.append([Block("body", 1, b"on")]) == 12
     [record] = caplog.records
     assert record.levelname == "CRITICAL"
     assert "8 to 12" in record.message
     with open_reader(path) as reader:
         assert [one.offset for one in reader.read(0)] == [0, 2, 4, 6, 12]
-    with open_writer(path, partition="door", damaged_tail="stop"):
+    with open_writer(path, partition="collector", damaged_tail="stop"):
         assert len(caplog.records) == 1, "it was told once, and is no news"
 
 
 def test_a_stale_note_of_the_last_block_loses_nothing(tmp_path, caplog):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     filled(path)
     overwrite(path, "UPDATE head SET last = 4, crc = (SELECT crc FROM block WHERE offset = 2)")
     with open_reader(path) as reader:
         assert reader.end() == 12
-    with open_writer(path, partition="door", damaged_tail="stop") as writer:
+    with open_writer(path, partition="collector", damaged_tail="stop") as writer:
         assert writer.end() == 12
     assert "look at the disk" in caplog.text
 
 
 def test_a_log_of_an_earlier_version_gets_its_note(tmp_path):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     filled(path)
     overwrite(path, "DROP TABLE head")
     with open_reader(path) as reader:
         assert reader.end() == 12
-    open_writer(path, partition="door").close()
+    open_writer(path, partition="collector").close()
     overwrite(path, "DELETE FROM block WHERE offset >= 8")
     with open_reader(path) as reader, pytest.raises(DamageError, match="was written up to 12"):
         reader.end()
 
 
 def test_flipped_bytes_never_come_out_as_data(tmp_path):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     filled(path, 40)
     content = path.read_bytes()
     with open_reader(path) as reader:
@@ -470,7 +470,7 @@ def test_the_wal_does_not_grow_without_bound(tmp_path):
 
 
 def test_the_lock_dies_with_its_process(tmp_path):
-    path = tmp_path / "raw-door.db"
+    path = tmp_path / "raw-collector.db"
     code = CHILD + "\nsys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path), "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -478,11 +478,11 @@ def test_the_lock_dies_with_its_process(tmp_path):
     try:
         assert process.stdout.readline() == b"open\n"
         with pytest.raises(LockedError, match=f"process {process.pid} is writing"):
-            open_writer(path, partition="door")
+            open_writer(path, partition="collector")
     finally:
         process.kill()
         process.wait()
-    open_writer(path, partition="door").close()
+    open_writer(path, partition="collector").close()
 
 
 def test_files_are_found_by_their_producers(tmp_path):
@@ -508,7 +508,7 @@ def test_a_log_whose_readers_keep_pace_does_not_grow(tmp_path, blocks, payload):
     large as the most that ever waited.
     """
     path = tmp_path / "raw.db"
-    with open_writer(path, partition="door") as writer:
+    with open_writer(path, partition="collector") as writer:
 
         def run(steps, waiting):
             for step in steps:

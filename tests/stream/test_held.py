@@ -1,4 +1,4 @@
-"""A door's log that was lost, or came back older: it goes on behind what router and lake hold,
+"""A collector's log that was lost, or came back older: it goes on behind what router and lake hold,
 loudly, and nothing acknowledged is lost.
 """
 
@@ -35,17 +35,18 @@ def view(event_id: str) -> dict:
 
 
 def send(project, *ids: str) -> int:
-    """Each in a body of its own, through a door that is opened and closed; how many files stand
+    """Each in a body of its own, through a collector that is opened and closed; how many files stand
     beside its logs.
     """
     with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, lake=project.paths.lake
-    ) as door:
+    ) as collector:
         for event_id in ids:
             assert all(
-                decision.accepted for decision in door.submit(json.dumps([view(event_id)]).encode())
+                decision.accepted
+                for decision in collector.submit(json.dumps([view(event_id)]).encode())
             )
-        return door.figures().set_aside
+        return collector.figures().set_aside
 
 
 def route(project) -> None:

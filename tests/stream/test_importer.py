@@ -14,7 +14,7 @@ import pytest
 from tailorbird.errors import DamageError, InputError, LockedError, UsageError
 from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.adapters import AdapterOptions
-from tailorbird.events.contract.contract import ERASED
+from tailorbird.events.contract.contract import ERASED_BODY
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.router import Router
 from tailorbird.stream import open_reader, open_writer
@@ -292,7 +292,7 @@ def test_an_import_goes_on_with_all_rows_of_others_after_people_were_erased(
     assert (len(rows_after), rows_after[:30]) == (101, first)
     ids = [json.loads(row)["event_id"] for row in rows_after if b"event_id" in row]
     assert ids == [f"e{i:06}" for i in range(100) if i < 30 or f"p{i % 5}" not in erased]
-    assert rows_after[30:].count(ERASED) == 14 * len(erased)
+    assert rows_after[30:].count(ERASED_BODY) == 14 * len(erased)
 
 
 def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None:
@@ -314,8 +314,8 @@ def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None
         suppression_list=stopped,
     )
     rows = _rows(tmp_path / "stream")
-    assert rows.count(ERASED) == 3
-    assert len({json.loads(row)["event_id"] for row in rows if row != ERASED}) == 2
+    assert rows.count(ERASED_BODY) == 3
+    assert len({json.loads(row)["event_id"] for row in rows if row != ERASED_BODY}) == 2
 
 
 def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):

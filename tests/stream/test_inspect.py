@@ -65,7 +65,7 @@ def test_a_cluster_tells_its_brokers_and_our_topics_only(kafka_servers):
 
     address, other = log_at(kafka_servers), log_at(kafka_servers)
     for each in (address, other):
-        open_writer(each, partition="door").close()
+        open_writer(each, partition="collector").close()
     state = inspect_cluster(address.cluster)
     assert kafka_servers in state.brokers
     assert [(each.name, each.partitions, each.replication) for each in state.topics] == [
@@ -83,7 +83,7 @@ def test_a_cluster_that_is_not_there_is_an_error():
 @pytest.mark.slow
 def test_doctor_holds_the_topics_against_the_settings(kafka_servers, tmp_path):
     address = log_at(kafka_servers)
-    open_writer(address, partition="door").close()
+    open_writer(address, partition="collector").close()
     init(tmp_path / "shop", json=True)
     for servers, state, message in (
         (kafka_servers, "ok", "1 brokers"),
@@ -109,13 +109,13 @@ def test_doctor_holds_the_topics_against_the_settings(kafka_servers, tmp_path):
         assert rows["kafka"]["state"] == state
         assert message in rows["kafka"]["found"] + rows["kafka"]["fix"]
         if state == "ok":
-            assert rows["kafka raw.door"]["found"] == "1 copies, 3 configured"
-            assert rows["topic raw.door"]["found"].startswith("0 rows")
+            assert rows["kafka raw.collector"]["found"] == "1 copies, 3 configured"
+            assert rows["topic raw.collector"]["found"].startswith("0 rows")
 
 
 def test_doctor_says_that_a_topic_lost_what_the_lake_has(kafka_servers, tmp_path):
     address = log_at(kafka_servers)
-    open_writer(address, partition="door").close()
+    open_writer(address, partition="collector").close()
     init(tmp_path / "shop", json=True)
     with (tmp_path / "shop" / "tailorbird.toml").open("a") as file:
         file.write(
@@ -125,14 +125,14 @@ def test_doctor_says_that_a_topic_lost_what_the_lake_has(kafka_servers, tmp_path
     lake = tmp_path / "shop" / "data" / "lake"
     lake.mkdir(parents=True)
     (lake / "positions.json").write_text(
-        json.dumps({"safe": {"raw-door": 7}, "archive": {"raw-door": 7}})
+        json.dumps({"safe": {"raw-collector": 7}, "archive": {"raw-collector": 7}})
     )
     command = [sys.executable, "-m", "tailorbird", "-C", str(tmp_path / "shop"), "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     rows = {row["what"]: row for row in json.loads(done.stdout)["findings"]}
     assert done.returncode == 1
-    assert (rows["topic raw.door"]["state"], rows["behind: lake, raw-door"]["state"]) == (
+    assert (rows["topic raw.collector"]["state"], rows["behind: lake, raw-collector"]["state"]) == (
         "error",
         "error",
     )
-    assert "7 rows before what the lake has" in rows["topic raw.door"]["found"]
+    assert "7 rows before what the lake has" in rows["topic raw.collector"]["found"]

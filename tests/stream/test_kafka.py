@@ -32,9 +32,9 @@ def test_of_two_machines_the_newer_writer_goes_on_and_the_older_is_told_who_it_i
     kafka_servers, tmp_path
 ):
     address = log_at(kafka_servers)  # no folder: as on two machines, no lock is shared
-    with open_writer(address, partition="door") as old:
+    with open_writer(address, partition="collector") as old:
         old.append([body(0, 2)])
-        with open_writer(address, partition="door") as new:
+        with open_writer(address, partition="collector") as new:
             for _ in range(2):  # it stays stopped
                 with pytest.raises(
                     LockedError,
@@ -51,7 +51,7 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
     address = log_at(kafka_servers)
     writers = []
     for number in range(5):
-        writers.append(open_writer(address, partition="door"))
+        writers.append(open_writer(address, partition="collector"))
         assert writers[-1].append([body(number), body(number)]) == 2 * number
         for zombie in writers[:-1]:
             with pytest.raises(LockedError):
@@ -83,7 +83,7 @@ def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_agai
     from tailorbird.stream.kafka.frames import split_run
 
     address = log_at(kafka_servers)
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         writer.append([body(0, 3)])
         run = split_run(
             [body(number, 50) for number in range(4)],
@@ -95,7 +95,7 @@ def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_agai
         writer._send(run[:3])
         with open_reader(address) as reader:
             assert (reader.end(), len(reader.read(0))) == (3, 1)
-            with open_writer(address, partition="door") as after:
+            with open_writer(address, partition="collector") as after:
                 assert after.end() == 3
                 assert after.append([body(9, 2)]) == 3
                 assert [one.offset for one in reader.read(0)] == [0, 3]
@@ -109,7 +109,7 @@ def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_agai
 def test_a_block_larger_than_a_message_is_split_and_comes_back_whole(kafka_servers):
     address = log_at(kafka_servers)
     blocks = [body(0), Block("big", 3, bytes(range(256)) * 12_000, b"receipt"), body(1)]
-    with open_writer(address, partition="door") as writer, open_reader(address) as reader:
+    with open_writer(address, partition="collector") as writer, open_reader(address) as reader:
         assert writer.append(blocks) == 0
         assert [one.block for one in reader.read(0, bytes_max=1 << 30)] == blocks
         assert [one.block for one in reader.read(1)] == blocks[1:]
@@ -118,7 +118,7 @@ def test_a_block_larger_than_a_message_is_split_and_comes_back_whole(kafka_serve
 
 def test_a_reader_finds_any_position_among_many(kafka_servers):
     address = log_at(kafka_servers)
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         for number in range(40):
             writer.append([body(number, 1 + number % 3) for number in range(number % 4)])
         end = writer.end()
@@ -137,7 +137,10 @@ def test_a_topic_with_other_partitions_is_refused(kafka_servers):
     admin.create_topics([NewTopic(address.name, num_partitions=3, replication_factor=1)])[
         address.name
     ].result(10)
-    for opening in (lambda: open_writer(address, partition="door"), lambda: open_reader(address)):
+    for opening in (
+        lambda: open_writer(address, partition="collector"),
+        lambda: open_reader(address),
+    ):
         with pytest.raises(
             ConfigError, match=r"the topic has 3 partitions, expected 1;(.|\n)*another prefix"
         ):
@@ -146,7 +149,7 @@ def test_a_topic_with_other_partitions_is_refused(kafka_servers):
 
 def test_a_topic_that_was_deleted_and_made_again_is_noticed(kafka_servers):
     address = log_at(kafka_servers)
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         writer.append([body(0, 2)])
     with (
         open_reader(address) as reader,
@@ -163,7 +166,7 @@ def test_a_changed_message_is_not_given_out(kafka_servers):
     from tailorbird.stream.kafka.frames import split_run
 
     address = log_at(kafka_servers)
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         (piece,) = split_run([body(0)], at=writer._next, base=0, writer="x", bytes_max=1000)
     producer = Producer(address.cluster.conf(acks="all"))
     producer.produce(address.name, b"payload X", partition=0, headers=piece.headers())
@@ -179,7 +182,10 @@ def test_a_changed_message_is_not_given_out(kafka_servers):
 def test_a_broker_that_is_not_there_is_told_in_time(tmp_path):
     address = log_at("127.0.0.1:1", timeout_s=1)
     started_at = time.monotonic()
-    for opening in (lambda: open_writer(address, partition="door"), lambda: open_reader(address)):
+    for opening in (
+        lambda: open_writer(address, partition="collector"),
+        lambda: open_reader(address),
+    ):
         with pytest.raises(StorageError, match=r"kafka://127.0.0.1:1/(.|\n)*is the broker running"):
             opening()
     assert time.monotonic() - started_at < 10
@@ -190,8 +196,8 @@ import sys
 from tailorbird.stream import Block, open_writer
 from tests.support.network.brokers import OPTIONS
 from tailorbird.stream.kafka import Cluster, KafkaLog
-log = KafkaLog(Cluster(sys.argv[1], sys.argv[2], options=OPTIONS), "raw.door", "door")
-writer = open_writer(log, partition="door")
+log = KafkaLog(Cluster(sys.argv[1], sys.argv[2], options=OPTIONS), "raw.collector", "collector")
+writer = open_writer(log, partition="collector")
 print("open", flush=True)
 for number in range(10_000):
     writer.append([Block("body", 2, b"%d" % number), Block("body", 1, b"x" * 30_000)])
@@ -256,7 +262,7 @@ def test_errors_that_pass_are_tried_again_and_nothing_is_doubled(mock):
     )
 
     address = mock_log(mock)
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         for number, error in enumerate((NOT_LEADER, NOT_ENOUGH_REPLICAS, TIMED_OUT, TRANSPORT)):
             mock.fail_next(PRODUCE, error)
             assert writer.append([body(number)]) == number
@@ -274,21 +280,21 @@ def test_an_answer_that_comes_too_late_leaves_the_message_once(mock):
             address.cluster, options={"socket.timeout.ms": 1_000, "request.timeout.ms": 1_000}
         ),
     )
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         writer.append([body(0)])
         mock.answer_after(1.5)
         threading.Timer(2.5, mock.answer_after, [0]).start()
         with suppress(StorageError):
             writer.append([body(1)])
     mock.answer_after(0)
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         writer.append([body(2)])
     assert written(address) == [b"payload 0", b"payload 1", b"payload 2"]
 
 
 def test_a_delivery_that_times_out_is_unknown_and_the_writer_stops_until_it_is_opened_again(mock):
     address = mock_log(mock, timeout_s=2)
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         writer.append([body(0)])
         mock.set_down(True)
         with pytest.raises(StorageError, match="whether the blocks are there is unknown"):
@@ -298,7 +304,7 @@ def test_a_delivery_that_times_out_is_unknown_and_the_writer_stops_until_it_is_o
             StorageError, match="an earlier write failed and its outcome is unknown"
         ):
             writer.append([body(2)])
-    with open_writer(address, partition="door") as writer:  # the client sends the event again
+    with open_writer(address, partition="collector") as writer:  # the client sends the event again
         blocks = written(address)
         writer.append([body(1)])
     assert blocks in ([b"payload 0"], [b"payload 0", b"payload 1"])
@@ -310,7 +316,7 @@ def test_a_producer_that_the_broker_has_fenced_stops(mock, error):
     from tests.support.network.mock_cluster import PRODUCE
 
     address = mock_log(mock, timeout_s=2)
-    with open_writer(address, partition="door") as writer:
+    with open_writer(address, partition="collector") as writer:
         writer.append([body(0)])
         mock.fail_next(PRODUCE, *[error] * 20)
         with pytest.raises(StorageError, match="Kafka did not acknowledge"):
@@ -321,7 +327,7 @@ def test_a_producer_that_the_broker_has_fenced_stops(mock, error):
 
 def test_a_reader_waits_for_a_broker_that_comes_back(mock):
     address = mock_log(mock)
-    with open_writer(address, partition="door") as writer, open_reader(address) as reader:
+    with open_writer(address, partition="collector") as writer, open_reader(address) as reader:
         writer.append([body(0)])
         assert len(reader.read(0)) == 1
         mock.set_down(True)
@@ -357,13 +363,13 @@ class Refusing:
 def test_one_failure_does_not_end_pruning_and_no_append_waits_for_it(deleting_servers, caplog):
     address = log_at(deleting_servers)
     refusing = address.cluster.__dict__["_admin"] = Refusing(address.cluster.admin(), 1)
-    with open_writer(address, partition="door") as writer, open_reader(address) as reader:
+    with open_writer(address, partition="collector") as writer, open_reader(address) as reader:
         for number in range(3):
             writer.append([body(number)])
-        writer.prune_some(2)
+        writer.prune_batch(2)
         poll(lambda: "did not delete records, it is asked again" in caplog.text)
         assert reader.start() == 0
-        writer.prune_some(2)
+        writer.prune_batch(2)
         poll(lambda: refusing.asked == 2)
         assert writer.append([body(3)]) == 3, "while the broker is at it"
         assert reader.start() == 0
@@ -380,9 +386,9 @@ def poll(there):
 
 def test_looking_for_topics_makes_no_client_each_time(kafka_servers):
     address = log_at(kafka_servers)
-    open_writer(address, partition="door").close()
+    open_writer(address, partition="collector").close()
     list_topic_suffixes(address.cluster, "raw")
     threads = len(os.listdir("/proc/self/task"))
     for _ in range(20):
-        assert list_topic_suffixes(address.cluster, "raw") == ["door"]
+        assert list_topic_suffixes(address.cluster, "raw") == ["collector"]
     assert len(os.listdir("/proc/self/task")) <= threads

@@ -39,7 +39,9 @@ def _folder(tmp_path):
 
 
 def body(text: bytes) -> Block:
-    return Block("body", 1, text, b'{"received_at": 1000, "source": "door", "encoding": "json"}')
+    return Block(
+        "body", 1, text, b'{"received_at": 1000, "source": "collector", "encoding": "json"}'
+    )
 
 
 def test_a_set_is_itself_and_a_path_its_files(logs, tmp_path):
@@ -75,11 +77,11 @@ def test_a_response_log_is_written_and_its_backlog_measured(logs):
     address = logs.response_log("serve-1")
     with open_writer(address, partition="serve-1") as writer:
         assert writer.append([body(b"one"), body(b"two")]) == 0
-        assert writer.prune_each([0]) == 0
+        assert writer.prune_partitions([0]) == 0
     assert logs.response_logs() == {"serve-1": address}
     client = logs.backlog_client()
     backlog = log_address(address).open_backlog(client)
-    assert backlog.waiting(1).rows == 1
+    assert backlog.backlog_after(1).rows == 1
     backlog.close()
     if client is not None:
         client.close()

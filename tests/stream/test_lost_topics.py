@@ -36,10 +36,12 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]
 def send_views(project: Project, producer: str, event_ids: list[str]) -> None:
     with EventCollector(
         project.stream, producer, project.plan, CLOCK, lake=project.paths.lake
-    ) as door:
+    ) as collector:
         for number, event_id in enumerate(event_ids):
             view = {"event_id": event_id, "type": "view", "user_id": f"u{number}", "item_id": "i1"}
-            assert all(decision.accepted for decision in door.submit(json.dumps([view]).encode()))
+            assert all(
+                decision.accepted for decision in collector.submit(json.dumps([view]).encode())
+            )
 
 
 def drain(project: Project) -> None:

@@ -64,11 +64,11 @@ def log_of(folder, port, text, environ=None):
     )
     cluster = kafka_cluster(load_settings(file, environ or {})[0])
     assert cluster is not None
-    return KafkaLog(cluster, "raw.door", "door")
+    return KafkaLog(cluster, "raw.collector", "collector")
 
 
 def written_and_read(log):
-    with open_writer(log, partition="door") as writer, open_reader(log) as reader:
+    with open_writer(log, partition="collector") as writer, open_reader(log) as reader:
         writer.append([Block("body", 1, b"payload")])
         return [one.block.payload for one in reader.read(0)]
 
@@ -106,7 +106,7 @@ def test_a_wrong_password_is_called_one_and_shown_nowhere(secured, tmp_path, cap
         StorageError,
         match=r"wrong user or password(.|\n)*fix: see stream.sasl_user, the password in TAIL",
     ) as refused:
-        open_writer(log, partition="door")
+        open_writer(log, partition="collector")
     assert time.monotonic() - started_at < 15
     output = f"{refused.value} {caplog.text} {capfd.readouterr()} {log!r} {log.cluster!r}"
     assert PASSWORD not in output
@@ -129,7 +129,7 @@ def test_a_certificate_that_does_not_fit_is_told(secured, tmp_path, text, port, 
         text.format(stranger=certificates.stranger, authority=certificates.authority),
     )
     with pytest.raises(StorageError, match=message) as refused:
-        open_writer(log, partition="door")
+        open_writer(log, partition="collector")
     assert "stream.ca_file" in refused.value.fix
 
 
@@ -140,7 +140,7 @@ def test_a_file_that_is_not_there_is_a_matter_of_the_settings(tmp_path, text):
     with pytest.raises(
         ConfigError, match=r"the client of Kafka refuses its settings(.|\n)*ca_file, cert_file"
     ):
-        open_writer(log_of(tmp_path, 1, text), partition="door")
+        open_writer(log_of(tmp_path, 1, text), partition="collector")
 
 
 def test_a_setting_that_the_client_does_not_know_is_a_matter_of_the_settings(tmp_path):

@@ -10,7 +10,7 @@ from deltalake import write_deltalake
 
 from tailorbird.events import SECOND
 from tailorbird.events.contract.schema import ROUTED
-from tailorbird.lake.tables import ANSWERS
+from tailorbird.lake.tables import RESPONSES_SCHEMA
 
 ITEMS = list("abcdefgh")
 Row = dict[str, Any]
@@ -27,7 +27,8 @@ def write_events(lake: Path, rows: list[Row]) -> None:
 
 def write_answers(lake: Path, rows: list[Row]) -> None:
     columns = {
-        field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in ANSWERS
+        field.name: pa.array([row.get(field.name) for row in rows], field.type)
+        for field in RESPONSES_SCHEMA
     }
     write_deltalake(lake / "answers", pa.table(columns), mode="append")
 

@@ -85,7 +85,7 @@ class Load:
         self._stop.set()
         for thread in self._running:
             thread.join(60)
-            assert not thread.is_alive(), "the door never answered again"
+            assert not thread.is_alive(), "the collector never answered again"
 
     def abandon(self) -> None:
         """Stop without waiting for responses, after the server is gone."""

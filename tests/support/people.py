@@ -102,7 +102,7 @@ def anonymous_of(user: str) -> str:
 
 
 def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = "") -> Site:
-    """A site with a past that was imported and a present that came through the door, with answers,
+    """A site with a past that was imported and a present that came through the collector, with answers,
     refusals and repeats.
     """
     root = make_project(folder / "shop").root
@@ -117,25 +117,27 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
     history.write_text("\n".join(json.dumps(event) for event in past(people)))
     import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
     with (
-        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
         Roles(project, CLOCK) as roles,
     ):
-        door.submit(json.dumps(item_events()).encode())
-        door.submit(json.dumps([event for user in site.users for event in said_of(user)]).encode())
+        collector.submit(json.dumps(item_events()).encode())
+        collector.submit(
+            json.dumps([event for user in site.users for event in said_of(user)]).encode()
+        )
         roles.drain()
         for chunk in range(0, len(people), 10):
-            door.submit(
+            collector.submit(
                 json.dumps(
                     [event for user in people[chunk : chunk + 10] for event in present(user)]
                 ).encode()
             )
             roles.step()
             roles.lake.step()
-        door.submit(b"\n".join(refused(user) for user in people), "ndjson")
-        door.submit(
+        collector.submit(b"\n".join(refused(user) for user in people), "ndjson")
+        collector.submit(
             json.dumps([event for user in people[:9] for event in present(user)]).encode()
         )  # all of it again
-        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
+        parts = InProcessServer(project, CLOCK, collector=collector, seed=1)
         for user in (*people[: min(8, canaries)], *people[-6:]):
             request = RecommendQuery(slot="home", user_id=user, session_id=f"{user}-session")
             answer = parts.pipeline.answer(request)
@@ -150,10 +152,10 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
                 }
                 | shown
             )
-            door.submit(json.dumps(clicks).encode())
+            collector.submit(json.dumps(clicks).encode())
             roles.step()
         parts.close()
-        door.close()
+        collector.close()
         roles.drain()
         while roles.lake.upkeep(everything=True):
             pass
@@ -234,7 +236,7 @@ def said_of(user: str) -> list[dict]:
 
 
 def present(user: str) -> list[dict]:
-    """What came through the door: first without a name, then with one."""
+    """What came through the collector: first without a name, then with one."""
     number, visitor = (
         int(user[-3:]),
         {"anonymous_id": anonymous_of(user), "session_id": f"{user}-session"},

@@ -11,7 +11,13 @@ from tests.support.features import ipc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, ROUTED, Clock, SimulatedClock
 from tailorbird.ranking import ChurnScore, NextBest
-from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnReason, RecommendQuery, ShownItem
+from tailorbird.serving.messages import (
+    ChurnReason,
+    ChurnResponse,
+    RecommendQuery,
+    RecommendResponse,
+    ShownItem,
+)
 from tailorbird.serving.scores.role import ScoreRole
 from tailorbird.stream import Block, open_writer
 
@@ -35,7 +41,7 @@ class ByRule:
     def reached(self) -> int:
         return self.p
 
-    def next_best(self, query: RecommendQuery) -> Answer:
+    def next_best(self, query: RecommendQuery) -> RecommendResponse:
         self.queries.append(query)
         shown = ShownItem(
             item_id=f"for-{query.user_id}",
@@ -45,7 +51,7 @@ class ByRule:
             reason_code="for_you",
             source="popular",
         )
-        return Answer(
+        return RecommendResponse(
             request_id="r",
             slot=query.slot,
             items=[shown],
@@ -55,13 +61,13 @@ class ByRule:
             t=NOW,
         )
 
-    def churn(self, user_id: str, model: str) -> ChurnAnswer:
+    def churn(self, user_id: str, model: str) -> ChurnResponse:
         if user_id not in self.risks:
             raise NotReadyError("there is no model")
         why = [
             ChurnReason("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")
         ]
-        return ChurnAnswer(
+        return ChurnResponse(
             user_id=user_id,
             name=model,
             model="v0007",

@@ -25,7 +25,7 @@ from tailorbird.registry import Registry
 from tailorbird.training.dataset.chunks import sample_blocks
 from tailorbird.training.dataset.codes import Codes, encode_interactions, seconds_viewed
 from tailorbird.training.dataset.further_labels import OutcomeIndex
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.request_choice import RowSettings
 from tailorbird.training.dataset.rows import load_material
 from tailorbird.training.evaluation.amounts import compute_amount_figures
@@ -69,13 +69,13 @@ def test_the_label_of_an_answer_is_the_sum_of_its_views(routed):
         e("view", 50 * MINUTE, "u1", "w", "r1", dwell_ms=9_000.0),  # after the window
     )
     made = {"ts_from": 0, "mature_before": NOW, "denominator": "answer"}
-    data = dataset_from_answers(events, "home", ("click", "dwell_s"), **made)
+    data = dataset_from_responses(events, "home", ("click", "dwell_s"), **made)
     assert data.items.decode(data.item) == ["x", "y", "z", "w"]
     assert data.labels["dwell_s"].tolist() == [3.75, 1_800.0, 0.0, 0.0]
     assert data.gain({"click": 1.0, "dwell_s": 0.002}).tolist() == pytest.approx(
         [0.0075, 3.6, 1.0, 0.0]
     )
-    seen = dataset_from_answers(
+    seen = dataset_from_responses(
         events, "home", ("dwell_s",), **(made | {"denominator": "impression"})
     )
     assert seen.items.decode(seen.item) == ["x", "y"]  # who viewed has seen
@@ -98,7 +98,7 @@ def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
     answers = routed.table(
         routed.answer(10 * HOUR, "b", ["x"], "r"), routed.answer(10 * HOUR, "d", ["x"], "s")
     )
-    dataset = dataset_from_answers(
+    dataset = dataset_from_responses(
         answers,
         "home",
         ("click",),
@@ -146,7 +146,7 @@ def test_trees_learn_the_mean_of_what_is_mostly_nothing_and_export_it():
     assert np.corrcoef(predicted, mean)[0, 1] > 0.9
     assert largest_difference(model, gbdt_to_onnx(model), test.matrix) < 1e-5
     trees = export_trees(model)
-    assert np.allclose(trees.linked(trees.raw(test.matrix[:100])), predicted[:100], rtol=1e-5)
+    assert np.allclose(trees.apply_link(trees.raw(test.matrix[:100])), predicted[:100], rtol=1e-5)
 
 
 def test_a_scale_corrects_later_means_and_is_used_only_if_better():

@@ -18,7 +18,7 @@ from tailorbird.errors import BundleError, DeclarationError, TailorbirdError
 from tailorbird.models.deep.layout import build_layout
 from tailorbird.models.deep.rows import Rows
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.own_models import FILE, OwnSession, own_families, use_file
+from tailorbird.ranking.own_models import FILE, OwnSession, own_families, use_models_file
 from tailorbird.serving.models.bundles import probe_in_child
 from tailorbird.training.own import OwnEstimator
 
@@ -64,7 +64,7 @@ def shop(tmp_path_factory):
     assert changed != slots
     (shop.root / "slots.py").write_text(changed)
     yield shop
-    use_file(None)
+    use_models_file(None)
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_own_model_and_source_go_from_rows_to_a_served_list(shop) -> None:
     (shop.root / "models.py").write_text(
         code.replace("design @ slopes for", "2 * design @ slopes for")
     )
-    use_file(shop.root / "models.py")
+    use_models_file(shop.root / "models.py")
     with pytest.raises(BundleError, match="golden rows"):
         Bundle.load(path, schema_hash=None)
     (shop.root / "models.py").write_text(code)
@@ -172,20 +172,20 @@ class Mine:
 )
 def test_a_wrong_class_is_reported_with_its_file(tmp_path, old, new, problem) -> None:
     (tmp_path / FILE).write_text(COMPLETE.replace(old, new, 1))
-    use_file(tmp_path / FILE)
+    use_models_file(tmp_path / FILE)
     with pytest.raises(TailorbirdError, match=problem) as caught:
         OwnEstimator("mine", {}).fit(encoded(), encoded())
     assert FILE in str(caught.value.where)
-    use_file(None)
+    use_models_file(None)
 
 
 def test_two_estimators_of_one_name_are_refused(tmp_path) -> None:
     twice = COMPLETE + COMPLETE.partition("import tailorbird as tb")[2].replace("Mine", "Other")
     (tmp_path / FILE).write_text(twice)
-    use_file(tmp_path / FILE)
+    use_models_file(tmp_path / FILE)
     with pytest.raises(DeclarationError, match="two estimators are named 'mine'"):
         own_families()
-    use_file(None)
+    use_models_file(None)
 
 
 def test_an_own_onnx_export_is_taken_by_head() -> None:
@@ -199,7 +199,7 @@ def test_a_server_that_loads_own_models_stays_light(tmp_path) -> None:
     (tmp_path / FILE).write_text(COMPLETE)
     code = (
         "import sys; from pathlib import Path; from tailorbird.ranking.own_models import *; "
-        f"use_file(Path({str(tmp_path / FILE)!r})); open_own(b'click\\n', where='model/mine.own'); "
+        f"use_models_file(Path({str(tmp_path / FILE)!r})); open_own(b'click\\n', where='model/mine.own'); "
         "import json; print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,8 +16,8 @@ from benchmarks.quality.monitoring.runs import CTR, LIST, PATIENCE_S
 from tailorbird.events import SECOND
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.decisions.champion import (
+    FAILURES_MARGIN,
     HORIZON_US,
-    TROUBLE,
     WINDOW_US,
     ClickRate,
     Service,
@@ -117,7 +117,7 @@ def _judge(
 ) -> str:
     """Return the guard-rail of the first roll-back, "" without one.
 
-    After the first hour, the ten minutes are judged where more than `TROUBLE` of them failed:
+    After the first hour, the ten minutes are judged where more than `FAILURES_MARGIN` of them failed:
     elsewhere there is no evidence for a roll-back in them.
     """
     (requests, failed), (held, held_failed) = [
@@ -125,7 +125,7 @@ def _judge(
     ]
     ends = np.arange(1, len(requests))
     starts = np.maximum(ends - WINDOW, 0)
-    is_due = (failed[ends] - failed[starts]) > TROUBLE * (requests[ends] - requests[starts])
+    is_due = (failed[ends] - failed[starts]) > FAILURES_MARGIN * (requests[ends] - requests[starts])
     is_due |= (ends <= HOUR) | (ends % LONG_RUN == 0)
     for end in ends[is_due]:
         start = max(end - WINDOW, 0)

@@ -21,7 +21,7 @@ import torch
 
 from tailorbird.simulator import Site, behaviour
 from tailorbird.simulator.behaviour import sigmoid
-from tailorbird.simulator.taste import LEVEL, URGE, URGES_A_DAY
+from tailorbird.simulator.taste import LEVEL, URGE_WEIGHT, URGES_A_DAY
 from tailorbird.simulator.world import Floats, Ints
 
 OWN, STYLE = 0.45, 0.09  # spread of the tastes before anything was seen
@@ -96,7 +96,7 @@ def expected_reward(
         + site.items.style[items] @ taste.style[request]
     )
     cart = behaviour.cart_chance(truth, user_, items[None, :], day_)[0]
-    chance = (1 - urge_chance) * sigmoid(utility) + urge_chance * sigmoid(utility + URGE)
+    chance = (1 - urge_chance) * sigmoid(utility) + urge_chance * sigmoid(utility + URGE_WEIGHT)
     return chance * (weights[0] + weights[1] * cart * behaviour.PURCHASE_GIVEN_CART)
 
 
@@ -218,7 +218,7 @@ class _History:
         )
         without_urge, with_urge_ = (
             self._log_likelihood(utility),
-            self._log_likelihood(utility + URGE),
+            self._log_likelihood(utility + URGE_WEIGHT),
         )
         evidence = torch.zeros_like(personal).index_put(
             (self.window, self.category), with_urge_ - without_urge, accumulate=True
@@ -226,11 +226,13 @@ class _History:
         category_scores = self.category_appeal + lasting_taste[self.search_window]
         own_shelf = category_scores.gather(1, self.searched_category[:, None])
         total = torch.logsumexp(category_scores, 1, keepdim=True)
-        # With an urge for c, shelf c weighs e^URGE times as much, and the sum over all shelves
+        # With an urge for c, shelf c weighs e^URGE_WEIGHT times as much, and the sum over all shelves
         # grows by that.
-        with_urge = torch.log(torch.exp(total) + (np.exp(URGE) - 1) * torch.exp(category_scores))
+        with_urge = torch.log(
+            torch.exp(total) + (np.exp(URGE_WEIGHT) - 1) * torch.exp(category_scores)
+        )
         urge_on_searched = (
-            torch.nn.functional.one_hot(self.searched_category, personal.shape[1]) * URGE
+            torch.nn.functional.one_hot(self.searched_category, personal.shape[1]) * URGE_WEIGHT
         )
         evidence = evidence.index_add(0, self.search_window, total - with_urge + urge_on_searched)
         chance = self.attention * torch.sigmoid(utility)
@@ -265,7 +267,7 @@ def _common_utility(site: Site, user: Ints, item: Ints, day: Floats) -> Floats:
     )
     return (
         utility
-        - URGE * (category == truth.urge(user, day, lasting_taste))
+        - URGE_WEIGHT * (category == truth.urge(user, day, lasting_taste))
         - (era.style[user] * site.items.style[item]).sum(axis=1)
     )
 

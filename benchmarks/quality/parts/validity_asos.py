@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, Estimate, compare
 from tailorbird.experiments.analysis.sequential import boundaries, select_stages
-from tailorbird.experiments.assign import SPENDING
+from tailorbird.experiments.assign import SPENDING_FUNCTIONS
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,7 +93,7 @@ def judge_series(effects: list[Effect]) -> dict[str, tuple[int, int]]:
     bounds = {"fixed": np.full(len(effects), np.inf)}
     bounds["fixed"][end] = ndtri(0.975)
     rows = select_stages(information, planned=planned)
-    for spending in SPENDING:
+    for spending in SPENDING_FUNCTIONS:
         bound = np.full(len(effects), np.inf)
         bound[rows] = boundaries(
             information[rows], planned=planned, spending=spending, is_final=True

@@ -28,11 +28,11 @@ from tailorbird.backup.snapshot import (
     LakeSnapshot,
     OpenLog,
     SnapshotMovedError,
-    hold_logs,
+    open_log_snapshots,
     read_lake,
     require_connected,
 )
-from tailorbird.backup.topics import hold_topics
+from tailorbird.backup.topics import retain_topic_rows
 from tailorbird.backup.vault import Vault
 from tailorbird.config import Project
 from tailorbird.config.erasures import hold_off_erasures
@@ -46,12 +46,12 @@ from tailorbird.version import __version__
 Progress = Callable[[str, int, int | None], None]
 PART_BYTES = 1 << 20  # A changed page of a log costs a part of this size in the next backup.
 _ATTEMPTS = 5
-_SCRATCH = "backup-"  # Folders below `run`; an erasure deletes them too.
+_SCRATCH_PREFIX = "backup-"  # Folders below `run`; an erasure deletes them too.
 _THREADS = 4
 _PARTS_AT_ONCE = 16
-_DECLARATIONS = (".py", ".toml", ".json")
+_DECLARATION_SUFFIXES = (".py", ".toml", ".json")
 # Below `data`: what no other file of the backup can bring back.
-_DATA = (
+_DATA_PATTERNS = (
     "pseudonyms.json",
     "project-id",
     "clock.json",
@@ -141,8 +141,10 @@ def create_backup(
     with hold_off_erasures(paths.data, create=True):
         lock = FileLock(paths.run / "backup")
         try:
-            for left_over in paths.run.glob(f"{_SCRATCH}*"):  # A killed backup left its logs.
-                shutil.rmtree(left_over, ignore_errors=True)
+            for leftover_folder in paths.run.glob(
+                f"{_SCRATCH_PREFIX}*"
+            ):  # A killed backup left its logs.
+                shutil.rmtree(leftover_folder, ignore_errors=True)
             report = _back_up_with_retries(project, vault, clock, progress)
             pruned = vault.prune(keep) if keep else 0
         finally:
@@ -152,7 +154,10 @@ def create_backup(
 
 def _require_own(project: Project, vault: Vault) -> None:
     target = str(vault.storage)
-    if any(f"{target}/".startswith(f"{own}/") for own in (project.paths.data, project.root)):
+    if any(
+        f"{target}/".startswith(f"{own_folder}/")
+        for own_folder in (project.paths.data, project.root)
+    ):
         raise UsageError(
             "a backup inside the project's folder would be lost with it",
             where=str(vault.storage),
@@ -201,22 +206,22 @@ class _Backup:
         paths = self._project.paths
         written_before = self._vault.written_bytes
         lake = read_lake(paths.lake)
-        erased = len(SuppressionList.load(paths.data))
-        with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH) as name:
+        erased_count = len(SuppressionList.load(paths.data))
+        with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH_PREFIX) as name:
             scratch = Path(name)
             taken_at = self._clock.now()
-            hold_topics(self._project, lake, taken_at, complete=False)
-            with hold_logs(self._project.stream.folder) as logs:
+            retain_topic_rows(self._project, lake, taken_at, complete=False)
+            with open_log_snapshots(self._project.stream.folder) as logs:
                 require_connected(lake, logs)
                 spans = self._copy_logs(logs, scratch)
             self._add_lake(lake)
             for path in sorted(scratch.iterdir()):
-                self._add_parts(f"{DATA}/stream/{path.name}", path)
-        self._add_small(_project_files(self._project), self._project.root, PROJECT)
-        self._add_small(_data_files(paths.data), paths.data, DATA)
-        manifest = self._build_manifest(taken_at, lake, spans, erased)
+                self._add_log(f"{DATA}/stream/{path.name}", path)
+        self._add_files(_project_files(self._project), self._project.root, PROJECT)
+        self._add_files(_data_files(paths.data), paths.data, DATA)
+        manifest = self._build_manifest(taken_at, lake, spans, erased_count)
         self._vault.add(manifest)
-        hold_topics(self._project, lake, taken_at, complete=True)
+        retain_topic_rows(self._project, lake, taken_at, complete=True)
         return BackupReport(
             uri=str(self._vault.storage),
             name=manifest.name,
@@ -230,7 +235,7 @@ class _Backup:
         )
 
     def _build_manifest(
-        self, taken_at: int, lake: LakeSnapshot, spans: dict[str, LogSpan], erased: int
+        self, taken_at: int, lake: LakeSnapshot, spans: dict[str, LogSpan], erased_count: int
     ) -> Manifest:
         project = self._project
         return Manifest(
@@ -247,7 +252,7 @@ class _Backup:
             archived=lake.archived,
             routed=dict(lake.positions.routed),
             logs=spans,
-            erased=erased,
+            erased=erased_count,
             files=self._files,
         )
 
@@ -286,12 +291,12 @@ class _Backup:
             StoredFile(f"{LAKE}/{name}", sizes[name], (checksum,))
             for name, checksum in lake.files.items()
         ]
-        for contents, grows in ((lake.small, False), (lake.tails, True)):
+        for contents, grows in ((lake.replaced_files, False), (lake.growing_files, True)):
             for name, content in contents.items():
                 parts = tuple(self._vault.put(part) for part in _split(content))
                 self._files.append(StoredFile(f"{LAKE}/{name}", len(content), parts, grows=grows))
 
-    def _add_parts(self, name: str, path: Path) -> None:
+    def _add_log(self, name: str, path: Path) -> None:
         """Add a log in parts, of which those that did not change are there already."""
         size, names = path.stat().st_size, []
         with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
@@ -300,14 +305,14 @@ class _Backup:
                 self._count("store logs", sum(map(len, parts)), None)
         self._files.append(StoredFile(name, size, tuple(names)))
 
-    def _add_small(self, paths: Iterable[Path], root: Path, place: str) -> None:
+    def _add_files(self, paths: Iterable[Path], root: Path, prefix: str) -> None:
         for path in paths:
             try:
                 content, mode = path.read_bytes(), path.stat().st_mode & 0o777
             except FileNotFoundError:  # It was deleted since the folder was listed.
                 continue
             parts = tuple(self._vault.put(part) for part in _split(content))
-            name = f"{place}/{path.relative_to(root).as_posix()}"
+            name = f"{prefix}/{path.relative_to(root).as_posix()}"
             self._files.append(StoredFile(name, len(content), parts, mode))
 
 
@@ -319,7 +324,7 @@ def _split(content: bytes) -> Iterator[bytes]:
 def _project_files(project: Project) -> Iterator[Path]:
     """Yield settings and declarations: files of the project's folder, packages, and the encoder."""
     for path in sorted(project.root.iterdir()):
-        if path.is_file() and path.suffix in _DECLARATIONS:
+        if path.is_file() and path.suffix in _DECLARATION_SUFFIXES:
             yield path
         elif path.is_dir() and (path / "__init__.py").is_file():
             yield from sorted(path.rglob("*.py"))
@@ -334,7 +339,7 @@ def _data_files(data: Path) -> Iterator[Path]:
 
     In the registry aliases come before the versions that they name, which are never changed.
     """
-    for pattern in _DATA:
+    for pattern in _DATA_PATTERNS:
         for path in sorted(data.glob(pattern)):
             parts = path.relative_to(data).parts
             is_lock = path.suffix == ".lock" or path.name in _NOT_COPIED
@@ -348,8 +353,8 @@ def _is_unfinished(parts: Sequence[str]) -> bool:
     Those within a version are its own.
     """
     is_of_version = any(_VERSION.fullmatch(part) for part in parts[:-1])
-    outside = parts[:-1] if is_of_version else parts
-    return any(part.startswith(".") for part in outside)
+    outer_parts = parts[:-1] if is_of_version else parts
+    return any(part.startswith(".") for part in outer_parts)
 
 
 def _read_git_commit(root: Path) -> str:

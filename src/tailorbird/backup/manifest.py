@@ -7,7 +7,7 @@ import msgspec
 from tailorbird.errors import DamageError
 from tailorbird.events import to_iso
 from tailorbird.lake.delta.versions import TableVersion
-from tailorbird.stream.released import seal, unseal
+from tailorbird.stream.released import decode_with_checksum, encode_with_checksum
 
 FORMAT = 1
 PROJECT, DATA, LAKE = "project", "data", "lake"  # first part of a path: below which folder it is
@@ -90,13 +90,13 @@ def manifest_name(taken_at: int) -> str:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Encode a manifest with its checksum."""
-    return seal(msgspec.to_builtins(manifest))
+    return encode_with_checksum(msgspec.to_builtins(manifest))
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """Decode a manifest. Raises DamageError."""
     try:
-        manifest = msgspec.convert(unseal(data), Manifest)
+        manifest = msgspec.convert(decode_with_checksum(data), Manifest)
     except ValueError as error:
         raise DamageError(
             f"the manifest of this backup is damaged: {error}",

@@ -21,7 +21,7 @@ from tailorbird.stream import open_reader, raw_logs, response_logs, sqlite
 from tailorbird.stream.lag import waiting_rows
 from tailorbird.stream.locked import router_positions
 from tailorbird.stream.partitions import routed_path
-from tailorbird.stream.released import Released, read_released
+from tailorbird.stream.released import ReleasedPositions, read_released
 
 FILE = "origin.json"
 
@@ -131,7 +131,7 @@ def _has_open_writers(run: Path, project: Project) -> bool:
     return bool(read_roles(run)) or any(sqlite.wal_bytes(path) for path in logs)
 
 
-def _missing_rows(project: Project, released: Released) -> dict[str, str]:
+def _missing_rows(project: Project, released: ReleasedPositions) -> dict[str, str]:
     """Return for each log file that ends before what was read of it how many rows it lacks."""
     folder = project.stream.folder
     logs = {
@@ -157,7 +157,7 @@ def _missing_rows(project: Project, released: Released) -> dict[str, str]:
     return missing
 
 
-def _needed_ends(project: Project, released: Released) -> dict[str, int]:
+def _needed_ends(project: Project, released: ReleasedPositions) -> dict[str, int]:
     """Return how far router and lake have read each log, by its name."""
     ends: dict[str, int] = dict(released.archive)
     for positions in (*router_positions(project.stream), released.routed):

@@ -221,16 +221,16 @@ class _Files:
         except TailorbirdError:
             draft.unlink()
             raise
-        places: dict[str, Storage] = {PROJECT: folder, DATA: paths.data, LAKE: paths.lake}
-        self._write_all([file for file in files if file != settings_file], places)
+        target_folders: dict[str, Storage] = {PROJECT: folder, DATA: paths.data, LAKE: paths.lake}
+        self._write_all([file for file in files if file != settings_file], target_folders)
         draft.rename(folder / FILE)
         return paths
 
-    def _write_all(self, files: Sequence[StoredFile], places: dict[str, Storage]) -> None:
+    def _write_all(self, files: Sequence[StoredFile], target_folders: dict[str, Storage]) -> None:
         total = sum(file.size for file in files)
 
         def write(file: StoredFile) -> int:
-            target = places[file.path.partition("/")[0]] / _path_below(file)
+            target = target_folders[file.path.partition("/")[0]] / _path_below(file)
             if file.grows:
                 durable.make_folder(target.parent)
                 open_tail(target).replace(b"".join(self._vault.read(file)))

@@ -34,10 +34,10 @@ from tailorbird.lake.write.positions import Positions, ledger_lost, load_positio
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import raw_logs, response_logs, routed_path, scores_path, sqlite
 from tailorbird.stream.reading import last_block, log_row
-from tailorbird.stream.released import FILE as POSITIONS
+from tailorbird.stream.released import POSITIONS_FILE as POSITIONS
 
 _PAGES = 2_048  # copied between two calls of progress
-_SMALL = (MARK, "pseudonyms.json")
+_REPLACED_FILES = (MARK, "pseudonyms.json")
 
 
 class SnapshotMovedError(Exception):
@@ -50,16 +50,16 @@ class LakeSnapshot:
 
     Attributes:
         files: path below the lake → SHA-256 of each file that never changes.
-        small: path → content of files that are replaced.
-        tails: path → content of files that grow.
+        replaced_files: path → content of files that are replaced.
+        growing_files: path → content of files that grow.
     """
 
     positions: Positions = field(default_factory=Positions)
     versions: dict[str, TableVersion] = field(default_factory=dict)
     archived: dict[str, int] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    small: dict[str, bytes] = field(default_factory=dict)
-    tails: dict[str, bytes] = field(default_factory=dict)
+    replaced_files: dict[str, bytes] = field(default_factory=dict)
+    growing_files: dict[str, bytes] = field(default_factory=dict)
 
 
 def read_lake(lake: Storage) -> LakeSnapshot:
@@ -82,12 +82,12 @@ def read_lake(lake: Storage) -> LakeSnapshot:
     if not (lake / "ledger.jsonl").exists():
         return LakeSnapshot()
     positions = load_positions(lake)  # First, because ledger and archive may only be ahead of it.
-    small = _read_small(lake)
+    replaced_files = _read_replaced_files(lake)
     archive = Archive(lake / "archive")
     ledger = Ledger(lake / "ledger.jsonl")
-    tails = {"ledger.jsonl": _read_first_lines(lake / "ledger.jsonl", len(ledger.lines))}
+    growing_files = {"ledger.jsonl": _read_first_lines(lake / "ledger.jsonl", len(ledger.lines))}
     if archive.files:
-        tails["archive/manifest.jsonl"] = _read_first_lines(
+        growing_files["archive/manifest.jsonl"] = _read_first_lines(
             lake / "archive" / "manifest.jsonl", len(archive.files)
         )
     files = {f"archive/{file.file}": file.sha256 for file in archive.files}
@@ -98,13 +98,13 @@ def read_lake(lake: Storage) -> LakeSnapshot:
             continue
         files |= _table_files(lake, table, ledger)
         versions |= version_at(lake, table, max(commits))
-    archived = {f"raw-{name}": end for name, end in archive.positions().items()}
-    return LakeSnapshot(positions, versions, archived, files, small, tails)
+    archive_ends = {f"raw-{name}": end for name, end in archive.positions().items()}
+    return LakeSnapshot(positions, versions, archive_ends, files, replaced_files, growing_files)
 
 
-def _read_small(lake: Storage) -> dict[str, bytes]:
+def _read_replaced_files(lake: Storage) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
-    for name in (POSITIONS, *_SMALL):
+    for name in (POSITIONS, *_REPLACED_FILES):
         try:
             contents[name] = (lake / name).read_bytes()
         except FileNotFoundError:
@@ -167,19 +167,21 @@ class OpenLog:
 
 
 @contextmanager
-def hold_logs(folder: Path) -> Iterator[list[OpenLog]]:
+def open_log_snapshots(folder: Path) -> Iterator[list[OpenLog]]:
     """Open a read transaction on each log file, those with positions in others first."""
     with ExitStack() as stack:
         open_logs = [
-            log for path in (scores_path(folder), routed_path(folder)) for log in _hold(path, stack)
+            log
+            for path in (scores_path(folder), routed_path(folder))
+            for log in _open_log_snapshot(path, stack)
         ]
         # Listed here, because a producer that is new now may be in the routed log already.
         for paths in (response_logs(folder), raw_logs(folder)):
-            open_logs += [log for path in paths.values() for log in _hold(path, stack)]
+            open_logs += [log for path in paths.values() for log in _open_log_snapshot(path, stack)]
         yield open_logs
 
 
-def _hold(path: Path, stack: ExitStack) -> list[OpenLog]:
+def _open_log_snapshot(path: Path, stack: ExitStack) -> list[OpenLog]:
     if not path.exists():
         return []
     connection = sqlite.connect_reader(path)

@@ -11,10 +11,17 @@ from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
 from tailorbird.lake.files import durable
 from tailorbird.stream import open_reader
-from tailorbird.stream.released import BACKED_UP, FILE, seal, unseal
+from tailorbird.stream.released import (
+    BACKUP_POSITIONS_FILE,
+    POSITIONS_FILE,
+    decode_with_checksum,
+    encode_with_checksum,
+)
 
 
-def hold_topics(project: Project, lake: LakeSnapshot, taken_at: int, *, complete: bool) -> None:
+def retain_topic_rows(
+    project: Project, lake: LakeSnapshot, taken_at: int, *, complete: bool
+) -> None:
     """Let topics keep rows from the positions of a backup on.
 
     Args:
@@ -24,26 +31,34 @@ def hold_topics(project: Project, lake: LakeSnapshot, taken_at: int, *, complete
     Raises:
         SnapshotMovedError: rows after these positions were deleted meanwhile.
     """
-    file = project.paths.lake / BACKED_UP
-    if not project.settings.stream.url or FILE not in lake.small:
+    file = project.paths.lake / BACKUP_POSITIONS_FILE
+    if not project.settings.stream.url or POSITIONS_FILE not in lake.replaced_files:
         return
     if complete or not file.exists():
-        durable.replace(file, seal({**unseal(lake.small[FILE]), "backed_up_at": taken_at}))
-    if not complete and (rows := deleted_rows(project, lake.archived)):
-        raise SnapshotMovedError(f"topics were pruned: {', '.join(rows)}")
+        durable.replace(
+            file,
+            encode_with_checksum(
+                {
+                    **decode_with_checksum(lake.replaced_files[POSITIONS_FILE]),
+                    "backed_up_at": taken_at,
+                }
+            ),
+        )
+    if not complete and (deleted_counts := deleted_rows(project, lake.archived)):
+        raise SnapshotMovedError(f"topics were pruned: {', '.join(deleted_counts)}")
 
 
-def deleted_rows(project: Project, archived: Mapping[str, int]) -> dict[str, int] | None:
+def deleted_rows(project: Project, archive_ends: Mapping[str, int]) -> dict[str, int] | None:
     """Return how many rows each topic lacks between the archive's end and its own beginning.
 
     Returns:
         The rows by log, or None if the brokers do not answer.
     """
-    rows: dict[str, int] = {}
+    deleted_counts: dict[str, int] = {}
     try:
         for address in project.stream.raw_logs().values():
             with open_reader(address) as reader:
-                rows[address.stem] = reader.start() - archived.get(address.stem, 0)
+                deleted_counts[address.stem] = reader.start() - archive_ends.get(address.stem, 0)
     except TailorbirdError:
         return None
-    return {log: count for log, count in rows.items() if count > 0}
+    return {log: count for log, count in deleted_counts.items() if count > 0}

@@ -73,9 +73,9 @@ SOURCE_KINDS = {
         SourceKind("editorial", "editorial", "Selected by hand"),
     )
 }
-KINDS = tuple(SOURCE_KINDS)
+KIND_NAMES = tuple(SOURCE_KINDS)
 # Those that are read at the request's time.
-LIVE = frozenset((*(kind.name for kind in SOURCE_KINDS.values() if kind.reads), OWN))
+SERVED_KINDS = frozenset((*(kind.name for kind in SOURCE_KINDS.values() if kind.reads), OWN))
 POPULAR, TRENDING = 7 * DAY, HOUR
 LAST, LAST_MAX = 5, 10  # number of a user's items, in `item_knn`
 WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 3_650 * DAY
@@ -212,11 +212,11 @@ def parse_source(name: str) -> Source:
         DeclarationError: there is no such source; names the nearest.
     """
     kind, *rest = name.split(":")
-    if kind not in KINDS and own_source(name) is not None:
+    if kind not in KIND_NAMES and own_source(name) is not None:
         return Source(name, OWN)
-    if kind not in KINDS:
-        known = (*KINDS, *(own.name for own in own_sources()))
-        fix = suggest_name(kind, known, f"use one of {', '.join(known)}")
+    if kind not in KIND_NAMES:
+        known_kinds = (*KIND_NAMES, *(project_source.name for project_source in own_sources()))
+        fix = suggest_name(kind, known_kinds, f"use one of {', '.join(known_kinds)}")
         raise DeclarationError(f"unknown source {name!r}", fix=fix)
     if kind == "editorial":
         if len(rest) != 1 or not _LIST.fullmatch(rest[0]):
@@ -238,8 +238,8 @@ def parse_source(name: str) -> Source:
 def reads_tables(source: Source) -> Group:
     """Return the published tables that a source reads; "" if none."""
     if source.kind == OWN:
-        own = own_source(source.name)
-        return own.reads if own is not None else ""
+        project_source = own_source(source.name)
+        return project_source.reads if project_source is not None else ""
     reads = SOURCE_KINDS[source.kind].reads
     return "" if reads == "request" else reads
 
@@ -282,8 +282,10 @@ def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contrac
     It holds what every project maintains, and whatever these sources need besides.
     """
     parsed = [parse_source(name) for name in sources]
-    own = [one for source in parsed if (one := own_source(source.name)) is not None]
-    parsed += [parse_source(board) for one in own for board in one.boards]
+    project_sources = [one for source in parsed if (one := own_source(source.name)) is not None]
+    parsed += [
+        parse_source(board) for project_source in project_sources for board in project_source.boards
+    ]
     boards = {*BASE_BOARDS, *(source.board for source in parsed if source.board is not None)}
     boards |= {
         Board(board.window_us) for board in boards

@@ -43,7 +43,7 @@ Int64s = npt.NDArray[np.int64]
 EVICTION_INTERVAL = 1 << 16  # positions
 ITEMS_AFTER_EVICTION = 0.9  # of `items_max`, after the items idle longest went
 _ITEM_ARRAYS = ("first_seen", "last_seen", "category", "clicks", "shown")
-NEVER = np.iinfo(np.int64).max
+NEVER_TS = np.iinfo(np.int64).max
 
 
 class CandidateFold:
@@ -54,14 +54,14 @@ class CandidateFold:
     Attributes:
         contract: what is kept.
         p: position up to which the log was taken in.
-        newest: the largest ts so far.
-        evicted: how many items and people were forgotten because there were too many.
+        newest_ts: the largest ts so far.
+        evicted_counts: how many items and people were forgotten because there were too many.
     """
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        self.p = self.newest = 0
-        self.evicted = {"items": 0, "people": 0}
+        self.p = self.newest_ts = 0
+        self.evicted_counts = {"items": 0, "people": 0}
         self.items = KeyTable()
         self._people, self._person_seen = KeyTable(), np.zeros(0, np.int64)
         self._first_seen, self._last_seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -92,84 +92,96 @@ class CandidateFold:
 
     def update(self, batch: EventBatch) -> None:
         """Apply events that follow those already applied."""
-        low = 0
-        while low < len(batch):
-            border = (max(int(batch.p[low]), self.p) // EVICTION_INTERVAL + 1) * EVICTION_INTERVAL
-            high = int(np.searchsorted(batch.p, border))
-            if int(batch.p[low]) // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
+        start = 0
+        while start < len(batch):
+            next_eviction = (
+                max(int(batch.p[start]), self.p) // EVICTION_INTERVAL + 1
+            ) * EVICTION_INTERVAL
+            stop = int(np.searchsorted(batch.p, next_eviction))
+            if int(batch.p[start]) // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
                 self._evict()
-            self._apply(batch.slice(low, high, batch.end))
-            self.p, low = int(batch.p[high - 1]), high
+            self._apply(batch.slice(start, stop, batch.end))
+            self.p, start = int(batch.p[stop - 1]), stop
         if batch.end // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
             self._evict()
         self.p = max(self.p, batch.end)
 
     def _apply(self, batch: EventBatch) -> None:
-        before = self.items.count
-        item = self.items.assign(batch.item)
-        self._register(batch, item, before)
-        newest = np.maximum.accumulate(np.maximum(batch.ts, self.newest))
-        category = self._update_categories(batch, item)
+        count_before = self.items.count
+        item_rows = self.items.assign(batch.item)
+        self._register(batch, item_rows, count_before)
+        newest_ts = np.maximum.accumulate(np.maximum(batch.ts, self.newest_ts))
+        categories = self._update_categories(batch, item_rows)
         interests = np.flatnonzero(batch.kind == INTEREST)
-        row, ts, person = item[interests], batch.ts[interests], batch.person[interests]
-        people = self._people.assign(person)
+        interest_rows, interest_ts, user_keys = (
+            item_rows[interests],
+            batch.ts[interests],
+            batch.person[interests],
+        )
+        user_rows = self._people.assign(user_keys)
         self._person_seen = grow_array(self._person_seen, self._people.count)
-        has_user = people >= 0
-        np.maximum.at(self._person_seen, people[has_user], newest[interests][has_user])
-        np.add.at(self._clicks, row, 1)
-        np.add.at(self._shown, item[batch.kind == IMPRESSION], 1)
+        has_user = user_rows >= 0
+        np.maximum.at(self._person_seen, user_rows[has_user], newest_ts[interests][has_user])
+        np.add.at(self._clicks, interest_rows, 1)
+        np.add.at(self._shown, item_rows[batch.kind == IMPRESSION], 1)
         segments = {name: keys[interests] for name, keys in batch.segments.items()} | {
-            "category": category[interests]
+            "category": categories[interests]
         }
-        self.popularity.update(row, ts, segments)
+        self.popularity.update(interest_rows, interest_ts, segments)
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
-                fold.update(people, row, ts, newest[interests], self._people.count)
-        self.newest = int(newest[-1])
+                fold.update(
+                    user_rows, interest_rows, interest_ts, newest_ts[interests], self._people.count
+                )
+        self.newest_ts = int(newest_ts[-1])
         self.popularity.advance(self.t)
 
-    def _register(self, batch: EventBatch, item: Int64s, before: int) -> None:
+    def _register(self, batch: EventBatch, item_rows: Int64s, count_before: int) -> None:
         count = self.items.count
-        self._first_seen = grow_array(self._first_seen, count, fill=NEVER)
+        self._first_seen = grow_array(self._first_seen, count, fill=NEVER_TS)
         for name in _ITEM_ARRAYS[1:]:
             setattr(self, f"_{name}", grow_array(getattr(self, f"_{name}"), count))
-        if count > before:
-            _, first_rows = np.unique(item, return_index=True)
-            new_rows = np.sort(first_rows[item[first_rows] >= before])
+        if count > count_before:
+            _, first_rows = np.unique(item_rows, return_index=True)
+            new_rows = np.sort(first_rows[item_rows[first_rows] >= count_before])
             self._ids += batch.ids.take(pa.array(new_rows)).to_pylist()
-        dated = batch.ts > 0
-        earlier = np.flatnonzero(dated & (batch.ts < self._first_seen[item]))
-        np.minimum.at(self._first_seen, item[dated], batch.ts[dated])
-        np.maximum.at(self._last_seen, item, batch.ts)
-        self._touched.append(np.concatenate([np.arange(before, count), item[earlier]]))
+        has_ts = batch.ts > 0
+        earlier = np.flatnonzero(has_ts & (batch.ts < self._first_seen[item_rows]))
+        np.minimum.at(self._first_seen, item_rows[has_ts], batch.ts[has_ts])
+        np.maximum.at(self._last_seen, item_rows, batch.ts)
+        self._touched.append(np.concatenate([np.arange(count_before, count), item_rows[earlier]]))
 
-    def _update_categories(self, batch: EventBatch, item: Int64s) -> Keys:
+    def _update_categories(self, batch: EventBatch, item_rows: Int64s) -> Keys:
         """Return the category of each row's item at that moment, and store the newest per item."""
-        profiles = batch.kind == PROFILE
-        category = self._category[item]
-        if not profiles.any():
-            return category
-        order = np.lexsort((np.arange(len(item)), item))
-        profile_rows = np.where(profiles[order], np.arange(len(order)), -1)
-        begin = np.flatnonzero(np.diff(item[order], prepend=-1))
-        base = np.repeat(begin, np.diff(np.append(begin, len(order))))
-        last = np.maximum.accumulate(
-            np.maximum(profile_rows, np.where(np.arange(len(order)) == base, -1, profile_rows))
+        is_profile = batch.kind == PROFILE
+        categories = self._category[item_rows]
+        if not is_profile.any():
+            return categories
+        order = np.lexsort((np.arange(len(item_rows)), item_rows))
+        profile_rows = np.where(is_profile[order], np.arange(len(order)), -1)
+        group_starts = np.flatnonzero(np.diff(item_rows[order], prepend=-1))
+        group_start = np.repeat(group_starts, np.diff(np.append(group_starts, len(order))))
+        last_profile = np.maximum.accumulate(
+            np.maximum(
+                profile_rows, np.where(np.arange(len(order)) == group_start, -1, profile_rows)
+            )
         )
-        has_profile = last >= base  # a profile of the same item precedes, or is this row
-        category[order[has_profile]] = batch.category[order[last[has_profile]]]
-        profile_index = np.flatnonzero(profiles)
-        changed = self._category[item[profile_index]] != batch.category[profile_index]
-        self._category[item[profile_index]] = batch.category[
+        has_profile = (
+            last_profile >= group_start
+        )  # a profile of the same item precedes, or is this row
+        categories[order[has_profile]] = batch.category[order[last_profile[has_profile]]]
+        profile_index = np.flatnonzero(is_profile)
+        is_changed = self._category[item_rows[profile_index]] != batch.category[profile_index]
+        self._category[item_rows[profile_index]] = batch.category[
             profile_index
         ]  # of several profiles the last one wins
-        self._touched.append(item[profile_index[changed]])
-        return category
+        self._touched.append(item_rows[profile_index[is_changed]])
+        return categories
 
     @property
     def t(self) -> int:
         """The time of the tables: just after the newest event."""
-        return self.newest + 1
+        return self.newest_ts + 1
 
     # Publishing
 
@@ -195,7 +207,7 @@ class CandidateFold:
             return ItemFacts(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.uint64))
         known_rows, is_present = np.maximum(rows, 0), rows >= 0
         first_seen = self._first_seen[known_rows]
-        first_seen = np.where(is_present & (first_seen < NEVER), first_seen, 0)
+        first_seen = np.where(is_present & (first_seen < NEVER_TS), first_seen, 0)
         return ItemFacts(first_seen, np.where(is_present, self._category[known_rows], np.uint64(0)))
 
     def ids_of(self, rows: Int64s) -> list[str]:
@@ -204,7 +216,7 @@ class CandidateFold:
     def new_items(self) -> RankedList:
         """Return the recently added items, see `new_items.query`."""
         count = self.items.count
-        first_seen = np.where(self._first_seen[:count] < NEVER, self._first_seen[:count], 0)
+        first_seen = np.where(self._first_seen[:count] < NEVER_TS, self._first_seen[:count], 0)
         return newest_items(
             self.items.keys,
             first_seen,
@@ -217,23 +229,23 @@ class CandidateFold:
     # Eviction
 
     def _evict(self) -> None:
-        idle = self.newest - self._person_seen[: self._people.count] > self.idle_us
-        over = int((~idle).sum()) - self.contract.people_max
-        if over > 0:
-            seen = np.where(idle, -1, self._person_seen[: self._people.count])
-            oldest = np.argsort(seen, kind="stable")[int(idle.sum()) :][:over]
-            idle[oldest] = True
-            self.evicted["people"] += over
-        if idle.any():
-            self._move_people(~idle)
+        is_idle = self.newest_ts - self._person_seen[: self._people.count] > self.idle_us
+        excess_count = int((~is_idle).sum()) - self.contract.people_max
+        if excess_count > 0:
+            last_seen = np.where(is_idle, -1, self._person_seen[: self._people.count])
+            oldest = np.argsort(last_seen, kind="stable")[int(is_idle.sum()) :][:excess_count]
+            is_idle[oldest] = True
+            self.evicted_counts["people"] += excess_count
+        if is_idle.any():
+            self._move_people(~is_idle)
         if self.items.count > self.contract.items_max:
-            target = int(self.contract.items_max * ITEMS_AFTER_EVICTION)
+            retained_count = int(self.contract.items_max * ITEMS_AFTER_EVICTION)
             evicted = np.argsort(self._last_seen[: self.items.count], kind="stable")[
-                : self.items.count - target
+                : self.items.count - retained_count
             ]
             retained = np.ones(self.items.count, bool)
             retained[evicted] = False
-            self.evicted["items"] += len(evicted)
+            self.evicted_counts["items"] += len(evicted)
             self._move_items(retained)
 
     def _move_people(self, retained: npt.NDArray[np.bool_]) -> None:
@@ -277,7 +289,7 @@ class CandidateFold:
         state |= {"touched": np.concatenate([np.zeros(0, np.int64), *self._touched])}
         state |= {"gone": np.concatenate([np.zeros(0, np.uint64), *self._evicted_keys])}
         state["position"] = np.array(
-            [self.p, self.newest, self.evicted["items"], self.evicted["people"]]
+            [self.p, self.newest_ts, self.evicted_counts["items"], self.evicted_counts["people"]]
         )
         parts = {
             "popularity": self.popularity,
@@ -293,7 +305,7 @@ class CandidateFold:
     def restore(cls, contract: Contract, arrays: Mapping[str, npt.NDArray]) -> "CandidateFold":
         """Rebuild a fold from the arrays of another one of the same contract."""
         fold = cls(contract)
-        fold.p, fold.newest, fold.evicted["items"], fold.evicted["people"] = (
+        fold.p, fold.newest_ts, fold.evicted_counts["items"], fold.evicted_counts["people"] = (
             int(number) for number in arrays["position"]
         )
         fold._touched, fold._evicted_keys = [arrays["touched"]], [arrays["gone"]]
@@ -332,7 +344,7 @@ class FoldTables:
         self.epochs: Mapping[str, Epoch] = dict.fromkeys(GROUPS, Epoch(fold.p, fold.t))
         self._boards: dict[tuple[Board, int], BoardTable] = {}
         self._sessions: Sessions | None = None
-        self._new: RankedList | None = None
+        self._new_items: RankedList | None = None
 
     def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
         table = self._boards.get((board, segment))
@@ -341,9 +353,9 @@ class FoldTables:
         return table
 
     def new_items(self) -> RankedList:
-        if self._new is None:
-            self._new = self._fold.new_items()
-        return self._new
+        if self._new_items is None:
+            self._new_items = self._fold.new_items()
+        return self._new_items
 
     def neighbours(self, keys: Keys) -> Neighbours:
         knn = self._fold.item_knn

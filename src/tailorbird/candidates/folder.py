@@ -19,7 +19,7 @@ from tailorbird.file_lock import FileLock
 from tailorbird.store import CopiedStore, CopyTarget, open_store
 from tailorbird.store.breaker import Breaker
 
-CURRENT = "current.json"
+CURRENT_FILE = "current.json"
 ROLE = "role"  # lock name of the writer of a contract's tables
 
 
@@ -38,7 +38,7 @@ def current_contract(root: Path) -> Contract | None:
 
     Raises DamageError.
     """
-    path = root / CURRENT
+    path = root / CURRENT_FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Contract)
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def set_current_contract(root: Path, contract: Contract) -> None:
     """Make a contract the current one, and remove the tables of others."""
     if current_contract(root) == contract:
         return
-    atomic_write(root / CURRENT, msgspec.json.encode(contract))
+    atomic_write(root / CURRENT_FILE, msgspec.json.encode(contract))
     for other in contract_folders(root):
         if other.name != contract.hash:
             _remove(other)

@@ -26,7 +26,7 @@ def bound_limits(sources: Mapping[str, int]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedItems:
     """Items to rank, each once, in the order in which sources gave them; arrays of shape (n,).
 
     Attributes:
@@ -79,11 +79,11 @@ class Merge:
         self._owed -= len(new)
         self.size += len(new)
 
-    def all(self) -> Merged:
+    def all(self) -> MergedItems:
         names = tuple(name for name, _, _ in self._parts)
         rows = np.concatenate([np.zeros(0, np.intp), *(rows for _, rows, _ in self._parts)])
         score = np.concatenate([np.zeros(0), *(scores for _, _, scores in self._parts)])
-        return Merged(
+        return MergedItems(
             rows,
             np.repeat(np.arange(len(names)), [len(rows) for _, rows, _ in self._parts]),
             score,

@@ -114,12 +114,12 @@ def source(
 
 
 @dataclass
-class _Registered:
+class _SourceRegistry:
     sources: Mapping[str, OwnSource]
     file: Path | None = None
 
 
-_registered = _Registered({})
+_registered = _SourceRegistry({})
 
 
 def use_sources(file: Path | None, built_in: Collection[str] = ()) -> None:

@@ -21,7 +21,13 @@ from tailorbird.errors import DeclarationError
 Int64s = npt.NDArray[np.int64]
 
 EXAMPLES_MAX = 20
-LOGGED = ("request_id", "candidate_lists", "candidate_digests", "candidate_positions", *CONTEXT)
+LOGGED_COLUMNS = (
+    "request_id",
+    "candidate_lists",
+    "candidate_digests",
+    "candidate_positions",
+    *CONTEXT,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class ListReport:
 def compare_lists(
     contract: Contract,
     events: pa.Table,
-    answers: pa.Table,
+    responses: pa.Table,
     recent: list[tuple[npt.NDArray[np.uint64], Int64s]],
     *,
     complete_until: int,
@@ -74,13 +80,13 @@ def compare_lists(
     Args:
         contract: covers every source that a response read.
         events: columns `batch.COLUMNS` of the lake's events, in order of p, from the beginning.
-        answers: rows of the lake's `answers` with the columns `LOGGED`.
+        responses: rows of the lake's `answers` with the columns `LOGGED_COLUMNS`.
         recent: of each, keys and times of the person's newest items as they were logged, oldest
             first.
         complete_until: the position up to which the events are complete.
     """
     report = ListReport()
-    columns = {name: answers[name].to_pylist() for name in LOGGED}
+    columns = {name: responses[name].to_pylist() for name in LOGGED_COLUMNS}
     compared, requests, epochs = [], [], []
     for row, (names, positions) in enumerate(
         zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)

@@ -11,7 +11,7 @@ from tailorbird.candidates import tables
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import BOARDS, GROUPS, NEIGHBOURS, SESSIONS
-from tailorbird.candidates.tables import GroupEpoch, Published
+from tailorbird.candidates.tables import GroupEpoch, PublishedEpoch
 from tailorbird.events.clock import SECOND
 from tailorbird.store.protocol import Store, Transaction
 
@@ -60,12 +60,12 @@ class Publisher:
         return [] if is_stale else list(GROUPS)
 
     def publish(
-        self, fold: CandidateFold, groups: Sequence[str], now: int, *, newest: bool = True
-    ) -> Published:
+        self, fold: CandidateFold, groups: Sequence[str], now: int, *, is_newest: bool = True
+    ) -> PublishedEpoch:
         """Publish the changes of some groups of tables since they were last published.
 
         Args:
-            newest: whether the fold has all that the log has; else the tables are as old as they
+            is_newest: whether the fold has all that the log has; else the tables are as old as they
                 were.
 
         Raises:
@@ -90,7 +90,7 @@ class Publisher:
         previous_groups = {} if previous is None else previous.groups
         current_as_of = {
             name: now
-            if newest or name not in previous_groups
+            if is_newest or name not in previous_groups
             else previous_groups[name].current_as_of
             for name in groups
         }
@@ -101,10 +101,10 @@ class Publisher:
             for name in GROUPS
         }
         evicted = {
-            **fold.evicted,
+            **fold.evicted_counts,
             "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0,
         }
-        current = Published(
+        current = PublishedEpoch(
             self._contract.hash, fold.contract.boards, group_epochs, sessions, evicted
         )
         if previous is not None and sessions < previous.session_parts:

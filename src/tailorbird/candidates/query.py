@@ -8,7 +8,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.contract import BASE_BOARDS, LIVE, Source, parse_source, reads_tables
+from tailorbird.candidates.contract import (
+    BASE_BOARDS,
+    SERVED_KINDS,
+    Source,
+    parse_source,
+    reads_tables,
+)
 from tailorbird.candidates.item_knn.query import RECENT_MAX, score_neighbours
 from tailorbird.candidates.own import KIND as OWN
 from tailorbird.candidates.own import SourceError, own_source
@@ -47,7 +53,7 @@ def source_of(name: str) -> Source:
 
 def live_sources(names: Iterable[str]) -> list[str]:
     """Return the names of the sources read from published tables, in order."""
-    return [name for name in names if source_of(name).kind in LIVE]
+    return [name for name in names if source_of(name).kind in SERVED_KINDS]
 
 
 def table_group(name: str) -> str:
@@ -129,10 +135,10 @@ class RequestLists:
 
     def _query_own(self, name: str) -> RankedList:
         """Return the list of a source of the project."""
-        own = own_source(name)
-        assert own is not None, name
+        project_source = own_source(name)
+        assert project_source is not None, name
         try:
-            return RankedList(*own.run(self.request, self.tables))
+            return RankedList(*project_source.run(self.request, self.tables))
         except SourceError as error:
             if self.strict:
                 raise

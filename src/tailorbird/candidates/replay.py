@@ -133,11 +133,11 @@ def replay_requests(
         if len(ready):
             yield ready, [pending[index] for index in ready.tolist()]
             for index in ready.tolist():
-                pending[index] = _FINISHED
+                pending[index] = _NO_LISTS
             progress(int(np.count_nonzero(groups_left == 0)), len(pending))
 
 
-_FINISHED = RequestLists(NO_TABLES, CandidateRequest())
+_NO_LISTS = RequestLists(NO_TABLES, CandidateRequest())
 
 
 def _order_stops(

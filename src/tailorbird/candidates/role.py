@@ -148,7 +148,7 @@ class CandidatesRole:
         if not groups:
             return False
         faults.at("candidates.before_publish")
-        self._publisher.publish(self.fold, groups, now, newest=lag <= ROWS_MAX)
+        self._publisher.publish(self.fold, groups, now, is_newest=lag <= ROWS_MAX)
         faults.at("candidates.after_publish")
         set_current_contract(self._root, self.contract)
         return True

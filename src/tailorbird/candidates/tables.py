@@ -58,7 +58,7 @@ class GroupEpoch(
     current_as_of: int
 
 
-class Published(msgspec.Struct, frozen=True, rename={"session_parts": "sessions"}):
+class PublishedEpoch(msgspec.Struct, frozen=True, rename={"session_parts": "sessions"}):
     """The record `e`.
 
     Attributes:
@@ -66,14 +66,14 @@ class Published(msgspec.Struct, frozen=True, rename={"session_parts": "sessions"
         boards: leaderboards in the order in which records number them.
         groups: by group of tables.
         session_parts: how many parts the session table has.
-        evicted: by kind, what was forgotten because there was too much of it.
+        evicted_counts: by kind, what was forgotten because there was too much of it.
     """
 
     contract: str
     boards: tuple[Board, ...]
     groups: dict[str, GroupEpoch]
     session_parts: int = 0
-    evicted: dict[str, int] = {}
+    evicted_counts: dict[str, int] = {}
 
 
 EPOCH = b"e"  # key of the record
@@ -82,7 +82,7 @@ EPOCH = b"e"  # key of the record
 # Encoding
 
 
-def epoch_record(published: Published) -> tuple[bytes, bytes]:
+def epoch_record(published: PublishedEpoch) -> tuple[bytes, bytes]:
     return EPOCH, msgspec.json.encode(published)
 
 
@@ -101,14 +101,14 @@ def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
 
 def neighbour_records(keys: Keys, neighbours: Neighbours) -> Iterator[tuple[bytes, bytes]]:
     """Yield a record for each item of `keys`."""
-    joined, weights = _to_bytes(neighbours.keys, "<u8"), _to_bytes(neighbours.weights, "<f4")
+    data, weights = _to_bytes(neighbours.keys, "<u8"), _to_bytes(neighbours.weights, "<f4")
     for record_key, low, high in zip(
         _item_keys(b"k", keys),
         neighbours.offsets[:-1].tolist(),
         neighbours.offsets[1:].tolist(),
         strict=True,
     ):
-        yield record_key, joined[8 * low : 8 * high] + weights[4 * low : 4 * high]
+        yield record_key, data[8 * low : 8 * high] + weights[4 * low : 4 * high]
 
 
 def item_record_keys(keys: Keys) -> list[bytes]:
@@ -131,7 +131,7 @@ def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
         (table.keys, "<u8"),
         (table.starts, "<i8"),
         (table.item, "<i4"),
-        (table.place, "<i4"),
+        (table.position, "<i4"),
         (table.age_weight, "<f8"),
     )
     body = struct.pack("<q", table.gap_us)
@@ -187,9 +187,9 @@ class _Decoded:
     """A cache of tables decoded from the newest epochs."""
 
     epoch: bytes = b""
-    published: Published | None = None
+    published: PublishedEpoch | None = None
     boards: dict[tuple[Board, int], CachedBoard] = field(default_factory=dict)
-    new: tuple[bytes, RankedList] | None = None
+    new_items: tuple[bytes, RankedList] | None = None
     sessions: tuple[Epoch, Sessions] | None = None
 
 
@@ -224,13 +224,13 @@ class TableReader:
         with self._store.snapshot() as snapshot:
             PublishedTables(snapshot, self._decoded_for(snapshot)).renew_sessions()
 
-    def published(self) -> Published | None:
+    def published(self) -> PublishedEpoch | None:
         """Return the published epoch, or None."""
         with self._store.snapshot() as snapshot:
             return self._decoded_for(snapshot).published
 
     @property
-    def last_published(self) -> Published | None:
+    def last_published(self) -> PublishedEpoch | None:
         """The published epoch as of the last request or refresh."""
         return self._decoded.published
 
@@ -243,19 +243,19 @@ class TableReader:
         if decoded.epoch == epoch:
             return decoded
         updated = _Decoded(
-            epoch, read_epoch(epoch), dict(decoded.boards), decoded.new, decoded.sessions
+            epoch, read_epoch(epoch), dict(decoded.boards), decoded.new_items, decoded.sessions
         )
         self._decoded = updated
         return updated
 
 
-def read_epoch(data: bytes | None) -> Published | None:
+def read_epoch(data: bytes | None) -> PublishedEpoch | None:
     """Decode the record of the published epoch, or return None.
 
     Raises DamageError.
     """
     try:
-        return msgspec.json.decode(data, type=Published) if data else None
+        return msgspec.json.decode(data, type=PublishedEpoch) if data else None
     except msgspec.MsgspecError as error:
         raise DamageError(
             f"the published candidates cannot be read: {error}",
@@ -299,20 +299,20 @@ class PublishedTables:
         data = self._snapshot.get(b"n")
         if data is None:
             return EMPTY_LIST
-        if self._decoded.new is None or self._decoded.new[0] != data:
+        if self._decoded.new_items is None or self._decoded.new_items[0] != data:
             _, count = _LIST_HEADER.unpack_from(data)
-            self._decoded.new = data, RankedList(*_decode_list(data, count, "<f8"))
-        return self._decoded.new[1]
+            self._decoded.new_items = data, RankedList(*_decode_list(data, count, "<f8"))
+        return self._decoded.new_items[1]
 
     def neighbours(self, keys: Keys) -> Neighbours:
-        joined, sizes = self._snapshot.get_sized(_item_keys(b"k", keys))
+        data, sizes = self._snapshot.get_sized(_item_keys(b"k", keys))
         ends = np.cumsum(sizes)
         counts = np.array(sizes, np.int64) // 12
         key_parts, weights = [np.zeros(0, np.uint64)], [np.zeros(0, np.float32)]
         for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
             begin = end - 12 * count
-            key_parts.append(np.frombuffer(joined, "<u8", count, begin))
-            weights.append(np.frombuffer(joined, "<f4", count, begin + 8 * count))
+            key_parts.append(np.frombuffer(data, "<u8", count, begin))
+            weights.append(np.frombuffer(data, "<f4", count, begin + 8 * count))
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         return Neighbours(offsets, np.concatenate(key_parts), np.concatenate(weights))
 
@@ -340,12 +340,12 @@ class PublishedTables:
             self._decoded.sessions = Epoch(group.position, group.ts), table
 
     def facts(self, keys: Keys) -> ItemFacts:
-        joined, sizes = self._snapshot.get_sized(_item_keys(b"i", keys))
+        data, sizes = self._snapshot.get_sized(_item_keys(b"i", keys))
         first_seen, category = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
         begin = 0
         for index, size in enumerate(sizes):
             if size:
-                first_seen[index], category[index] = _FACTS.unpack_from(joined, begin)
+                first_seen[index], category[index] = _FACTS.unpack_from(data, begin)
             begin += size
         return ItemFacts(first_seen, category)
 
@@ -369,5 +369,5 @@ def _decode_sessions(data: bytes) -> Sessions:
         (size,) = struct.unpack_from("<q", data, start)
         arrays.append(np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, start + 8))
         start += 8 + size
-    keys, starts, item, place, age_weight = arrays
-    return Sessions(keys, starts, item, place, age_weight, gap_us)
+    item_keys, starts, items, position, age_weight = arrays
+    return Sessions(item_keys, starts, items, position, age_weight, gap_us)

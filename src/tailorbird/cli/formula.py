@@ -57,10 +57,10 @@ def show(*, history: bool = False, json: Json = False) -> None:
         for formula in formulas
     ]
     print_table("", ["slot", "formula", "from"], rows)
-    for each in formulas:
-        if each.missing:
+    for formula in formulas:
+        if formula.missing:
             console().print(
-                f"slot {each.slot}: the champion predicts no {', '.join(each.missing)}; left "
+                f"slot {formula.slot}: the champion predicts no {', '.join(formula.missing)}; left "
                 "out until a model does"
             )
 
@@ -72,7 +72,7 @@ def set(
     why: Why,
     by: By = "",
 ) -> None:
-    """Change the value formula of a slot, without a new model or a restart.
+    """Change the formula formula of a slot, without a new model or a restart.
 
     Servers apply it within a second. Each answer logs the formula that ordered it. A head that the
     champion does not predict is refused.

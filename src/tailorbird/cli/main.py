@@ -150,7 +150,7 @@ _EXCLUDES_ERASURE = (
 # `import` takes care of it itself, since some of its uses need no project.
 
 # Commands that continue where they were stopped.
-_RESUMABLE = (("features", "backfill"), ("features", "apply"), ("tune",))
+_RESUMABLE_COMMANDS = (("features", "backfill"), ("features", "apply"), ("tune",))
 
 
 def build_app() -> App:
@@ -226,7 +226,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as end:
         status = end.code
     except KeyboardInterrupt:
-        if any(tuple(words[: len(command)]) == command for command in _RESUMABLE):
+        if any(tuple(words[: len(command)]) == command for command in _RESUMABLE_COMMANDS):
             _print_stderr("stopped; completed work is kept: run the same command again to continue")
         status = 130
     except BrokenPipeError:

@@ -58,7 +58,7 @@ def figures(
     """
     from tailorbird.config import open_project
     from tailorbird.platform.moment import clock_as_of
-    from tailorbird.platform.monitoring import SHOWN, read_figures
+    from tailorbird.platform.monitoring import DEFAULT_METRICS, read_figures
 
     project = open_project()
     now = clock_as_of(as_of, project, settled=False).now()
@@ -73,10 +73,10 @@ def figures(
     headings = {"latency_ms_p95": "p95 ms", "conversion_estimated_share": "estimated"}
     names = [
         headings.get(name, name.removesuffix("_rate").replace("_s", " s").replace("_e", " e"))
-        for name in SHOWN
+        for name in DEFAULT_METRICS
     ]
     rows = [
-        (to_iso(row.start)[:16], row.group, *(_cell(row, name) for name in SHOWN))
+        (to_iso(row.start)[:16], row.group, *(_cell(row, name) for name in DEFAULT_METRICS))
         for row in result.rows
     ]
     print_table("", ["start (UTC)", by or "group", *names], rows, right=names)
@@ -192,9 +192,12 @@ def notify(*, test: bool = False, json: Json = False) -> None:
         print_json({"receivers": msgspec.to_builtins(receivers)})
     else:
         accepted = "accepted the test message" if test else "-"
-        rows = [(each.receiver, each.failing_since, each.error or accepted) for each in receivers]
+        rows = [
+            (receiver.receiver, receiver.failing_since, receiver.error or accepted)
+            for receiver in receivers
+        ]
         print_table("", ["receiver", "fails since", "why"], rows)
-    failing = [each.receiver for each in receivers if each.error]
+    failing = [receiver.receiver for receiver in receivers if receiver.error]
     if test and failing:
         raise NotReadyError(
             f"{', '.join(failing)} did not accept the test message",

@@ -57,7 +57,7 @@ def recommend(
     from tailorbird.platform.answering import answer as answer_in_process
     from tailorbird.platform.answering import request_body, require_items
     from tailorbird.platform.results import Slate
-    from tailorbird.serving.messages import Answer
+    from tailorbird.serving.messages import RecommendResponse
 
     project = open_project(applied=True)
     if url and as_of:
@@ -70,7 +70,7 @@ def recommend(
         body = request_body(project, **options)
         path = "/v1/search" if query else "/v1/recommend"
         response = _post(url, path, body, project.settings.serve.read_keys)
-        slate = Slate(msgspec.convert(response, Answer))
+        slate = Slate(msgspec.convert(response, RecommendResponse))
         require_items(slate, url)
     else:
         slate = answer_in_process(project, **options, as_of=as_of)
@@ -99,18 +99,18 @@ def recommend(
         _print_explanations(answer)
 
 
-def _print_notes(project: "Project", answer: dict, user: str) -> None:
+def _print_notes(project: "Project", response: dict, user: str) -> None:
     from tailorbird.registry import Registry
-    from tailorbird.serving.messages import Answer
-    from tailorbird.serving.pipeline.notes import explain_answer
+    from tailorbird.serving.messages import RecommendResponse
+    from tailorbird.serving.pipeline.notes import explain_response
 
     registry = Registry(project.paths.registry, clock=project.clock())
-    baseline = registry.info(answer["model"]).baseline
+    baseline = registry.info(response["model"]).baseline
     models = [info.version for info in registry.versions() if info.heads]
-    typed_answer = msgspec.convert(answer, Answer)
+    typed_response = msgspec.convert(response, RecommendResponse)
     is_known = bool(user) and _has_events(project, user)
-    for line in explain_answer(
-        typed_answer,
+    for line in explain_response(
+        typed_response,
         user=user,
         has_history=is_known,
         baseline=baseline,
@@ -132,8 +132,8 @@ def _has_events(project: "Project", user: str) -> bool:
     return bool(lake.sql(f"SELECT 1 FROM events WHERE user_id = '{person}' LIMIT 1").num_rows)
 
 
-def _print_explanations(answer: dict) -> None:
-    for item in answer["items"][:3]:
+def _print_explanations(response: dict) -> None:
+    for item in response["items"][:3]:
         explanation = item.get("explanation") or {}
         contributions = explanation.get("contributions", {})
         features = [

@@ -25,23 +25,22 @@ from tailorbird.client.transport import ClosedError, RefusedError, UnreachableEr
 from tailorbird.errors import UsageError
 from tailorbird.events import Context
 from tailorbird.serving.messages import (
-    Answer,
-    ChurnAnswer,
     ChurnReason,
+    ChurnResponse,
     EventDecision,
     Explanation,
     FacetCounts,
     Item,
     Receipts,
+    RecommendResponse,
     ShownItem,
     Similar,
 )
 
 __all__ = [
-    "Answer",
     "AsyncClient",
-    "ChurnAnswer",
     "ChurnReason",
+    "ChurnResponse",
     "Client",
     "ClientSettings",
     "ClosedError",
@@ -57,6 +56,7 @@ __all__ = [
     "QueryOptions",
     "Range",
     "Receipts",
+    "RecommendResponse",
     "RefusedError",
     "SearchOptions",
     "ShownItem",

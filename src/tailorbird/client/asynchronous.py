@@ -15,13 +15,13 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
 from tailorbird.pages.notebook import text_html
 from tailorbird.serving.messages import (
-    Answer,
-    ChurnAnswer,
+    ChurnResponse,
     EventDecision,
     Item,
     RankQuery,
     Receipts,
     RecommendQuery,
+    RecommendResponse,
     SearchQuery,
     Similar,
 )
@@ -103,7 +103,7 @@ class AsyncClient:
         """The number of requests that were retried."""
         return self._transport.retried
 
-    async def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
+    async def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> RecommendResponse:
         """Recommend items for a slot of the site.
 
         Raises:
@@ -114,19 +114,21 @@ class AsyncClient:
         """
         return await self._query("/v1/recommend", _convert(RecommendQuery, {"slot": slot, **query}))
 
-    async def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
+    async def rank(
+        self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]
+    ) -> RecommendResponse:
         """Order the caller's own items for a person. Raises as `recommend`."""
         return await self._query(
             "/v1/rank", _convert(RankQuery, {"slot": slot, "items": list(items), **query})
         )
 
-    async def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
+    async def search(self, text: str, **query: Unpack[SearchOptions]) -> RecommendResponse:
         """Find items by words, ordered for a person. Raises as `recommend`."""
         return await self._query("/v1/search", _convert(SearchQuery, {"query": text, **query}))
 
     async def churn(
         self, user_id: str, model: str = "churn", *, explain: bool = False
-    ) -> ChurnAnswer:
+    ) -> ChurnResponse:
         """Return the probability that a user leaves, by a model of churn.py.
 
         `explain` adds what moves the score. Raises as `recommend`.
@@ -134,7 +136,7 @@ class AsyncClient:
         query = {"model": model, "explain": "true" if explain else "false"}
         return _decode(
             await self._request("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query),
-            ChurnAnswer,
+            ChurnResponse,
         )
 
     async def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
@@ -261,9 +263,10 @@ class AsyncClient:
             )
         raise to_refused_error(reply)
 
-    async def _query(self, path: str, query: msgspec.Struct) -> Answer:
+    async def _query(self, path: str, query: msgspec.Struct) -> RecommendResponse:
         return _decode(
-            await self._request("POST", path, _encode_json(query, "a question", path)), Answer
+            await self._request("POST", path, _encode_json(query, "a question", path)),
+            RecommendResponse,
         )
 
 

@@ -12,7 +12,7 @@ from tailorbird.client.parameters import ClientSettings, EventFields, QueryOptio
 from tailorbird.client.transport import ClosedError
 from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.pages.notebook import text_html
-from tailorbird.serving.messages import Answer, ChurnAnswer, Item, Receipts, Similar
+from tailorbird.serving.messages import ChurnResponse, Item, Receipts, RecommendResponse, Similar
 
 T = TypeVar("T")
 
@@ -58,19 +58,21 @@ class Client:
         """The number of requests that were retried."""
         return self._client.retried
 
-    def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
+    def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> RecommendResponse:
         """Recommend items for a slot, see `AsyncClient.recommend`."""
         return self._run(self._client.recommend(slot, **query))
 
-    def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
+    def rank(
+        self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]
+    ) -> RecommendResponse:
         """Order the caller's own items, see `AsyncClient.rank`."""
         return self._run(self._client.rank(slot, items, **query))
 
-    def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
+    def search(self, text: str, **query: Unpack[SearchOptions]) -> RecommendResponse:
         """Find items by words, see `AsyncClient.search`."""
         return self._run(self._client.search(text, **query))
 
-    def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnAnswer:
+    def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnResponse:
         """Return the probability that a user leaves, see `AsyncClient.churn`."""
         return self._run(self._client.churn(user_id, model, explain=explain))
 

@@ -140,9 +140,9 @@ class Transport:
         attempt, reason = 0, ""
         while True:
             attempt += 1
-            left = deadline - time.monotonic()
+            remaining_s = deadline - time.monotonic()
             # The last attempt has all remaining time; earlier ones must leave some.
-            timeout_s = left if attempt == self._attempts else left * 0.6
+            timeout_s = remaining_s if attempt == self._attempts else remaining_s * 0.6
             server_index = self._server_index = self._next_server()
             url = self.urls[server_index % len(self.urls)]
             reply, reason, wait_s = await self._attempt(

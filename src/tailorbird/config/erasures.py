@@ -12,7 +12,14 @@ from pathlib import Path
 from tailorbird.atomic_write import finish_shredding, write_private
 from tailorbird.config.project import Project
 from tailorbird.errors import DamageError, LockedError, StorageError
-from tailorbird.events.suppression import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
+from tailorbird.events.suppression import (
+    FILE,
+    FOLDER,
+    JOURNAL,
+    KEY_FILE,
+    LAST_ERASURE_FILE,
+    require_finished,
+)
 from tailorbird.features.schemas import state_folders
 from tailorbird.features.state.key_partition import part_folders
 from tailorbird.file_lock import FileLock
@@ -43,7 +50,7 @@ def apply_remote_erasures(project: Project) -> bool:
         return False
     folder = project.paths.data / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / TAKEN)
+    lock = FileLock(folder / LAST_ERASURE_FILE)
     try:
         for path in (*topics.index_paths(), topics.folder / ITEMS):
             _discard_states(path, [path, Path(f"{path}-wal"), Path(f"{path}-shm")])
@@ -53,7 +60,7 @@ def apply_remote_erasures(project: Project) -> bool:
                 _discard_states(state / "worker", [state / name for name in _STATE_FILES])
         write_private(folder / KEY_FILE, erasure.key)
         write_private(folder / FILE, erasure.stop)
-        write_private(folder / TAKEN, b"%d" % erasure.number)
+        write_private(folder / LAST_ERASURE_FILE, b"%d" % erasure.number)
     finally:
         lock.release()
     return True
@@ -99,7 +106,7 @@ def last_applied_erasure(project: Project) -> int:
 
     Raises DamageError if the file with the number is unreadable.
     """
-    path = project.paths.data / FOLDER / TAKEN
+    path = project.paths.data / FOLDER / LAST_ERASURE_FILE
     try:
         return int(path.read_bytes())
     except FileNotFoundError:

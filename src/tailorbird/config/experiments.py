@@ -11,7 +11,7 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.lake import Lake
 from tailorbird.registry import Registry, StartedExperiment, read_experiments
 
-ANSWERS_MIN = 300  # of a slot, after which an event that belongs to them is missing
+RESPONSES_MIN = 300  # of a slot, after which an event that belongs to them is missing
 
 
 def check_startable(project: Project, declared: Experiment) -> dict[str, str]:
@@ -64,8 +64,8 @@ def require_arm(project: Project, slot: str, arm: str) -> None:
         for experiment in experiments
         for name in experiment.declaration["arms"]
     ]
-    own = {f"{experiment.name}:" for experiment in experiments if experiment.slot == slot}
-    if arm not in arms or not arm.startswith(tuple(own)):
+    arm_prefixes = {f"{experiment.name}:" for experiment in experiments if experiment.slot == slot}
+    if arm not in arms or not arm.startswith(tuple(arm_prefixes)):
         raise UsageError(
             f"slot {slot} has run no arm {arm!r}",
             where="--arm",
@@ -86,13 +86,13 @@ def _require_logged_events(project: Project, declared: Experiment) -> None:
     is_answer = pc.and_kleene(
         pc.equal(events["type"], "answer"), pc.equal(events["slot"], declared.slot)
     )
-    has_answers = (pc.sum(is_answer).as_py() or 0) >= ANSWERS_MIN
+    has_responses = (pc.sum(is_answer).as_py() or 0) >= RESPONSES_MIN
     needed = [("exposure", "slot", declared.exposure)]
     for metric in (declared.metric, *declared.guardrails):
         name = f"metric {metric.name}"
         needed += [(name, metric.scope, event_type) for event_type in metric.event_types]
     for name, scope, event in needed:
-        if types and event not in types and (scope == "site" or has_answers):
+        if types and event not in types and (scope == "site" or has_responses):
             raise UsageError(
                 f"nothing logs {event!r}",
                 where=f"experiment {declared.name}, {name}",

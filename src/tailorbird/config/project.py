@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tailorbird.candidates.contract import KINDS
+from tailorbird.candidates.contract import KIND_NAMES
 from tailorbird.candidates.own import FILE as SOURCES
 from tailorbird.candidates.own import use_sources
 from tailorbird.config.contract_file import FILE as CONTRACT
@@ -23,14 +23,14 @@ from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, Usag
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, parse_duration
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
+from tailorbird.events.suppression import FOLDER, LAST_ERASURE_FILE, SuppressionList
 from tailorbird.experiments.assign import Experiment
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transform_checks import check_heads
 from tailorbird.ranking import Churn, Slot
 from tailorbird.ranking.own_models import FILE as MODELS
-from tailorbird.ranking.own_models import use_file
+from tailorbird.ranking.own_models import use_models_file
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage import storage_at
@@ -110,7 +110,7 @@ class Project:
         """Return the list of erased users, whose old events are dropped; raises DamageError."""
         suppression_list = SuppressionList.load(self.paths.data)
         # Without the file, the list comes from the cluster.
-        if not self.stream.is_remote or (self.paths.data / FOLDER / TAKEN).exists():
+        if not self.stream.is_remote or (self.paths.data / FOLDER / LAST_ERASURE_FILE).exists():
             suppression_list.require_marked(self.paths.lake, self.paths.data)
         return suppression_list
 
@@ -223,8 +223,8 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         if applied
         else load_features(root / "features.py", event_types=types)
     )
-    use_file(root / MODELS)
-    use_sources(root / SOURCES, KINDS)
+    use_models_file(root / MODELS)
+    use_sources(root / SOURCES, KIND_NAMES)
     slots = load_slots(root / "slots.py")
     event_contract = load_contract(root / CONTRACT, types)
     churn = load_churn(root / CHURN_FILE, types)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tailorbird.atomic_write import FileStamp, file_stamp
-from tailorbird.candidates.folder import CURRENT
+from tailorbird.candidates.folder import CURRENT_FILE
 from tailorbird.config.project import Project, compile_plan
 from tailorbird.errors import DeclarationError, LockedError, NotReadyError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan, SystemClock
@@ -22,7 +22,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE, read_features
 from tailorbird.features.online.read import read_copy_position
 from tailorbird.features.schemas import (
-    APPLIED,
+    APPLIED_FILE,
     applied_features,
     apply,
     load_declarations,
@@ -170,19 +170,19 @@ def _list_registries(project: Project) -> list[Path]:
 
 def _served_versions(project: Project) -> list[tuple[Registry, str]]:
     """Return the versions that servers load, of the ranker and of each churn model."""
-    served = []
+    served_schemas = []
     for path in _list_registries(project):
         registry = Registry(path, clock=SystemClock())
-        served += [(registry, version) for version in served_versions(registry)]
-    return served
+        served_schemas += [(registry, version) for version in served_versions(registry)]
+    return served_schemas
 
 
 def served_versions(registry: Registry) -> list[str]:
     """Return the versions of a registry that servers load: of aliases, and of running arms."""
     aliases = registry.aliases()
     arms = read_experiments(registry.path).served_versions
-    named = (aliases.version_named(name) for name in SERVED_ALIASES)
-    return list(dict.fromkeys([*filter(None, named), *sorted(arms)]))
+    named_versions = (aliases.version_named(name) for name in SERVED_ALIASES)
+    return list(dict.fromkeys([*filter(None, named_versions), *sorted(arms)]))
 
 
 def champion_features(project: Project) -> FeatureSet:
@@ -305,7 +305,11 @@ class ActiveSchemaWatch:
             for path in _list_registries(project)
             for name in ("aliases.json", EXPERIMENTS)
         )
-        self._files = (project.paths.state / APPLIED, project.paths.candidates / CURRENT, *files)
+        self._files = (
+            project.paths.state / APPLIED_FILE,
+            project.paths.candidates / CURRENT_FILE,
+            *files,
+        )
         self._stamps: list[FileStamp | None] = []
 
     def has_changed(self) -> bool:

@@ -44,7 +44,7 @@ from tailorbird.events import parse_duration
 
 ENV_PREFIX = "TAILORBIRD_"
 # Variables that are not settings of a project.
-_OTHER_VARIABLES = (
+_NON_SETTING_NAMES = (
     "CHROMIUM",
     "DATA",
     "DEBUG",
@@ -57,7 +57,7 @@ _OTHER_VARIABLES = (
     "PROJECT",
     "TEST_KAFKA",
 )
-ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in _OTHER_VARIABLES)
+NON_SETTING_VARIABLES = frozenset(f"TAILORBIRD_{name}" for name in _NON_SETTING_NAMES)
 
 
 class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     registry: RegistrySection = RegistrySection()
 
 
-SECRET = frozenset(
+SECRET_SETTINGS = frozenset(
     (
         "serve.write_keys",
         "serve.read_keys",
@@ -128,7 +128,7 @@ _DURATIONS = (
     "rollout.cooldown",
     "notify.repeat",
 )
-_MAY_BE_EMPTY = ("train.every",)
+_OPTIONAL_DURATIONS = ("train.every",)
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -237,7 +237,7 @@ def _overlay_environment(
 ) -> None:
     allowed = _section_keys()
     for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable in ENV_OTHER:
+        if not variable.startswith(ENV_PREFIX) or variable in NON_SETTING_VARIABLES:
             continue
         section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
         if section not in allowed or key not in allowed[section]:
@@ -254,7 +254,7 @@ def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) ->
     for path in _DURATIONS:
         section, _, key = path.partition(".")
         value = getattr(getattr(settings, section), key)
-        if not value and path in _MAY_BE_EMPTY:
+        if not value and path in _OPTIONAL_DURATIONS:
             continue
         try:
             parse_duration(value)
@@ -287,7 +287,7 @@ def _list_origins(settings: Settings, sources: dict[str, str]) -> list[Origin]:
 
 
 def _redact_secret(value: Any, key: str) -> Any:
-    if key not in SECRET or not value:
+    if key not in SECRET_SETTINGS or not value:
         return value
     return "***" if isinstance(value, str) else ["***"] * len(value)
 

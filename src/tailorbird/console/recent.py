@@ -11,8 +11,8 @@ from tailorbird.events import ROUTED
 from tailorbird.stream import Address, open_reader
 
 ROWS = 1_000  # newest rows that are counted by type
-SHOWN = 20
-_ANSWER = "answer"
+EVENTS_SHOWN = 20
+_RESPONSE_TYPE = "answer"
 _COLUMNS = ("type", "ts", "user_id", "anonymous_id", "item_id", "items", "query", "price")
 
 
@@ -38,7 +38,7 @@ class RecentEvents(msgspec.Struct, frozen=True):
         total: positions of the log so far: events, answers and versions of profiles.
         counted: how many of the newest rows `types` counts.
         types: event type → number of rows, the most frequent first.
-        newest: the last `SHOWN` events, newest first, without answers.
+        newest: the last `EVENTS_SHOWN` events, newest first, without answers.
         refused: how many of the newest rows were quarantined.
     """
 
@@ -74,8 +74,10 @@ def recent_events(routed: Address) -> RecentEvents:
     rows = pa.concat_tables(tables).cast(pa.schema([ROUTED.field(name) for name in _COLUMNS]))
     rows = rows.slice(max(0, len(rows) - ROWS))
     types = Counter(rows.column("type").to_pylist())
-    newest = [_to_recent_event(row) for row in reversed(rows.to_pylist()) if row["type"] != _ANSWER]
-    return RecentEvents(end, len(rows), dict(types.most_common()), newest[:SHOWN], refused)
+    newest = [
+        _to_recent_event(row) for row in reversed(rows.to_pylist()) if row["type"] != _RESPONSE_TYPE
+    ]
+    return RecentEvents(end, len(rows), dict(types.most_common()), newest[:EVENTS_SHOWN], refused)
 
 
 def _to_recent_event(row: dict) -> RecentEvent:

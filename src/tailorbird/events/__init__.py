@@ -14,7 +14,7 @@ from tailorbird.events.clock import (
     to_iso,
 )
 from tailorbird.events.contract.contract import check
-from tailorbird.events.contract.envelope import Answer, Context, Event
+from tailorbird.events.contract.envelope import Context, Event, ResponseDetails
 from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan, SlotPlan
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED, micros
 from tailorbird.events.contract.verdict import (
@@ -40,12 +40,12 @@ __all__ = [
     "ROUTED",
     "SECOND",
     "Accepted",
-    "Answer",
     "Clock",
     "Context",
     "Event",
     "Receipt",
     "Refusal",
+    "ResponseDetails",
     "RoutePlan",
     "SimulatedClock",
     "SlotPlan",

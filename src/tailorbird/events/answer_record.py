@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 
-class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, omit_defaults=False):
+class ResponseRecord(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, omit_defaults=False
+):
     """One response with everything needed to recompute its features and to train on it.
 
     `ts` is the time of the features and of the response (int64 µs, UTC). `p` is the newest routed
@@ -99,15 +101,15 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(list[AnswerRecord])
+_DECODER = msgspec.msgpack.Decoder(list[ResponseRecord])
 
 
-def encode_answers(records: Sequence[AnswerRecord]) -> bytes:
+def encode_responses(records: Sequence[ResponseRecord]) -> bytes:
     """Encode records as the payload of a block of kind "answers"."""
     return _ENCODER.encode(list(records))
 
 
-def decode_answers(payload: bytes) -> list[AnswerRecord]:
+def decode_responses(payload: bytes) -> list[ResponseRecord]:
     """Decode the records of a block of kind "answers".
 
     Raises msgspec.DecodeError if the payload is not such a block.

@@ -18,7 +18,7 @@ SITE_IDS = (
 EMBEDDED_ID_LENGTH_MIN = 6  # minimum length of ids searched within texts
 
 FIELD_NAME = "\0name"  # see `leaves`
-_WHO = re.compile(
+_PERSON_NAME = re.compile(
     "user|anonymous|visitor|customer", re.IGNORECASE
 )  # names of identifying fields, native and foreign
 
@@ -73,7 +73,7 @@ def identifying_text(name: str, value: object) -> str | None:
     """Return the text of a leaf that may be an id, or None."""
     if isinstance(value, str):
         return value
-    return as_text(value) if _WHO.search(name) else None
+    return as_text(value) if _PERSON_NAME.search(name) else None
 
 
 def leaves(value: object) -> Iterator[tuple[str, object]]:
@@ -84,7 +84,8 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
         if isinstance(node, dict):
             stack.extend((FIELD_NAME, field) for field in node)
             stack.extend(
-                (name if _WHO.search(name) else field, inner) for field, inner in node.items()
+                (name if _PERSON_NAME.search(name) else field, inner)
+                for field, inner in node.items()
             )
         elif isinstance(node, list):
             stack.extend((name, inner) for inner in node)

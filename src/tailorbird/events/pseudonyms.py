@@ -32,9 +32,9 @@ from tailorbird.events.contract.envelope import (
     ANONYMOUS_PREFIX,
     COUNTRY,
     ID,
-    Answer,
     Context,
     Event,
+    ResponseDetails,
 )
 from tailorbird.events.contract.plan import EVENT_TYPES, MERGED_INTO
 from tailorbird.events.contract.times import to_micros
@@ -42,7 +42,7 @@ from tailorbird.events.contract.times import to_micros
 KEY_LENGTH_MIN = 32
 SETTING = "events.pseudonym_key"
 _SUBJECTS = ("user_id", "anonymous_id")
-_PARTS: dict[str, type[msgspec.Struct]] = {"": Event, "context": Context, "answer": Answer}
+_PARTS: dict[str, type[msgspec.Struct]] = {"": Event, "context": Context, "answer": ResponseDetails}
 _TYPES = {
     part: {field.name: field.type for field in msgspec.structs.fields(of)}
     for part, of in _PARTS.items()

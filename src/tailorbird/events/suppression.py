@@ -2,8 +2,8 @@
 
 A retry, a replay, a restored log or an import of an old file would bring back what was erased. So
 collector, importer, replay and router ask the list. A row that names an id on it is replaced by
-`contract.ERASED` before anything is written, which the contract refuses. The list has keyed hashes
-alone; without the key, which is in a file of its own, nobody can ask it about a person.
+`contract.ERASED_BODY` before anything is written, which the contract refuses. The list has keyed
+hashes alone; without the key, which is in a file of its own, nobody can ask it about a person.
 
     user_id on the list                    dropped, for good
     no user_id, anonymous_id on the list   dropped; of a shared device what is older than the erasure
@@ -23,7 +23,7 @@ import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events.contract.codes import UNDECODABLE
-from tailorbird.events.contract.contract import ERASED, join_rows, parse_unread, split_body
+from tailorbird.events.contract.contract import ERASED_BODY, join_rows, parse_unread, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.free_text import as_text, texts_in
@@ -32,12 +32,14 @@ from tailorbird.storage_paths import Storage
 FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "suppression.json", "suppression.key"
 JOURNAL = "journal.json"  # of an erasure that is not finished
-RENAMED = "erased-"  # what a hash in place of an id begins with
+RENAMED_PREFIX = "erased-"  # what a hash in place of an id begins with
 RECEIPTS = "receipts"
 MARK = "erasures.json"  # in the lake: how many ids are on the list, so that its loss is noticed
-TAKEN = "taken"  # number of the last erasure that this machine knows of, where the logs are topics
+LAST_ERASURE_FILE = (
+    "taken"  # number of the last erasure that this machine knows of, where the logs are topics
+)
 
-_QUOTED = re.compile(r'"([^"\\]{1,256})\\?"')
+_QUOTED_TEXT = re.compile(r'"([^"\\]{1,256})\\?"')
 _WORD = re.compile(r"[^\s\"',;:|{}\[\]\\]{1,256}")
 _RESTORE = (
     f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the "
@@ -64,22 +66,22 @@ class RowSubject(msgspec.Struct):
     properties: Any = None
 
 
-class _Listed(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class _SuppressionFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     people: dict[str, int] = {}  # hash of the subject → when it was erased, microseconds
     shared: dict[str, int] = {}  # likewise, of devices that others used too
     checksum: str = ""  # keyed, over the rest: neither the list nor its key changes unnoticed
 
 
-class _Mark(msgspec.Struct, forbid_unknown_fields=True):
+class _ErasureMarker(msgspec.Struct, forbid_unknown_fields=True):
     people: int
     checksum: str  # so that a flipped bit is no other number
 
     @classmethod
-    def of(cls, people: int) -> "_Mark":
+    def of(cls, people: int) -> "_ErasureMarker":
         return cls(people, blake2b(b"%d" % people, digest_size=8).hexdigest())
 
     @classmethod
-    def read(cls, content: bytes) -> "_Mark | None":
+    def read(cls, content: bytes) -> "_ErasureMarker | None":
         """Return the mark; None where it is damaged."""
         try:
             mark = msgspec.json.decode(content, type=cls)
@@ -94,8 +96,8 @@ _decode_row_subject = msgspec.json.Decoder(RowSubject).decode
 class SuppressionList:
     """The erased ids, as keyed hashes. Safe to call from any thread once it is loaded."""
 
-    def __init__(self, key: bytes, listed: _Listed | None = None) -> None:
-        self._key, self._listed = key, listed or _Listed()
+    def __init__(self, key: bytes, listed: _SuppressionFile | None = None) -> None:
+        self._key, self._listed = key, listed or _SuppressionFile()
 
     @classmethod
     def load(cls, data: Path) -> "SuppressionList":
@@ -106,7 +108,7 @@ class SuppressionList:
         """
         folder = data / FOLDER
         try:
-            listed = msgspec.json.decode((folder / FILE).read_bytes(), type=_Listed)
+            listed = msgspec.json.decode((folder / FILE).read_bytes(), type=_SuppressionFile)
             key = (folder / KEY_FILE).read_bytes()
         except FileNotFoundError:
             if (folder / FILE).exists():
@@ -115,7 +117,7 @@ class SuppressionList:
                     where=str(folder / KEY_FILE),
                     fix=_RESTORE,
                 ) from None
-            if (folder / TAKEN).exists() or any((folder / RECEIPTS).glob("*.json")):
+            if (folder / LAST_ERASURE_FILE).exists() or any((folder / RECEIPTS).glob("*.json")):
                 raise _lost_error(folder / FILE) from None
             return cls(b"")
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -138,7 +140,7 @@ class SuppressionList:
         Does nothing where the lake cannot be asked.
         """
         try:
-            mark = _Mark.read((lake / MARK).read_bytes())
+            mark = _ErasureMarker.read((lake / MARK).read_bytes())
         except OSError:
             return
         if mark is None:
@@ -153,7 +155,7 @@ class SuppressionList:
 
     def mark(self) -> bytes:
         """Return what the lake stores of this list: how many ids are on it."""
-        return msgspec.json.encode(_Mark.of(len(self)))
+        return msgspec.json.encode(_ErasureMarker.of(len(self)))
 
     def __len__(self) -> int:
         return len(self._listed.people)
@@ -169,7 +171,7 @@ class SuppressionList:
         """Return the list with these people on it; `shared` are devices that others used too."""
         key = self._key or os.urandom(32)
         hashed = SuppressionList(key).hash
-        listed = _Listed(
+        listed = _SuppressionFile(
             self._listed.people | {hashed(*person): at for person in people},
             self._listed.shared | {hashed(*subject): at for subject in shared},
         )
@@ -193,18 +195,18 @@ class SuppressionList:
         return self.erased_at(mark, id_) is not None
 
     def without(self, body: bytes, receipt: Receipt) -> bytes:
-        """Return the body with `ERASED` in place of each row that is dropped."""
+        """Return the body with `ERASED_BODY` in place of each row that is dropped."""
         if not self._listed.people and not self._listed.shared:
             return body
         parts = [bytes(part) for part in split_body(body, receipt.encoding)]
         drops = [self.drops(part, receipt) for part in parts]
         if not any(drops):
             return body
-        rows = [ERASED if drop else part for part, drop in zip(parts, drops, strict=True)]
+        rows = [ERASED_BODY if drop else part for part, drop in zip(parts, drops, strict=True)]
         return join_rows(rows, body, receipt.encoding)
 
     def line(self, line: bytes, receipt: Receipt) -> bytes:
-        """Return one event in the wire format, or `ERASED`."""
+        """Return one event in the wire format, or `ERASED_BODY`."""
         return self.without(line, msgspec.structs.replace(receipt, encoding="ndjson"))
 
     def drops(self, part: bytes, receipt: Receipt) -> bool:
@@ -226,7 +228,7 @@ class SuppressionList:
         return not is_shared or _read_time(row, receipt) < erased_at
 
 
-def _hash_list(listed: _Listed, key: bytes) -> str:
+def _hash_list(listed: _SuppressionFile, key: bytes) -> str:
     content = msgspec.json.encode(msgspec.structs.replace(listed, checksum=""), order="sorted")
     return blake2b(content, digest_size=16, key=key, person=b"suppression").hexdigest()
 
@@ -274,7 +276,7 @@ def _read_id(value: object) -> str | None:
 def _read_texts(part: bytes) -> Iterator[str]:
     """Yield what may be an id in a row that cannot be read."""
     text = part.decode(errors="replace")
-    yield from (*_QUOTED.findall(text), *_WORD.findall(text))
+    yield from (*_QUOTED_TEXT.findall(text), *_WORD.findall(text))
     try:
         yield from texts_in(msgspec.json.decode(part))
     except UNDECODABLE:

@@ -24,7 +24,7 @@ BUCKETS = 10_000
 UNITS = ("person", "session")
 EXPOSURES = ("answer", "impression")
 STOPPING = ("fixed", "group_sequential", "anytime")
-SPENDING = ("obrien_fleming", "pocock")
+SPENDING_FUNCTIONS = ("obrien_fleming", "pocock")
 EXPERIMENT_KINDS = ("ab", "interleaving")
 INTERLEAVED = "interleaved"  # logged as the arm of a response that was drafted from two arms
 HOLDOUT_SALT = "holdout"
@@ -138,7 +138,7 @@ class Experiment:
             ("unit", UNITS),
             ("exposure", EXPOSURES),
             ("stopping", STOPPING),
-            ("spending", SPENDING),
+            ("spending", SPENDING_FUNCTIONS),
             ("kind", EXPERIMENT_KINDS),
         ):
             value = getattr(self, name)

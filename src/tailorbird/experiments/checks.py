@@ -9,7 +9,7 @@ from scipy.special import ndtr
 from tailorbird.events import DAY
 from tailorbird.experiments.analysis.sample_ratio import ALARM, sample_ratio_p
 from tailorbird.experiments.assign import Experiment
-from tailorbird.experiments.outcomes import ANSWER, IMPRESSION
+from tailorbird.experiments.outcomes import IMPRESSION, RESPONSE
 from tailorbird.experiments.units import UnitTable, history_values
 
 MULTIPLE_ALARM = 0.01  # share of units in several arms
@@ -93,7 +93,7 @@ def check_logs(table: UnitTable, experiment: Experiment) -> Check:
     """Test whether the impressions of all arms arrived alike."""
     rows, n = table.slot_rows, len(table)
     shown = np.bincount(rows.unit[rows.kind == IMPRESSION], minlength=n) > 0
-    answered = np.bincount(rows.unit[rows.kind == ANSWER], minlength=n) > 0
+    answered = np.bincount(rows.unit[rows.kind == RESPONSE], minlength=n) > 0
     needs = any(
         metric.kind == "ratio" and metric.per == "impression"
         for metric in (experiment.metric, *experiment.guardrails)

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from tailorbird.events.clock import ATTRIBUTION
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.outcomes import (
-    ANSWER,
     CLICK,
     COLUMNS,
     IMPRESSION,
     PURCHASE,
+    RESPONSE,
     encode_values,
     match_outcomes,
 )
@@ -91,10 +91,10 @@ def count_events(
         attribution: the slot's attribution window, microseconds.
     """
     outcomes = match_outcomes(events, slot, attribution)
-    table, answers = outcomes.table, np.flatnonzero(outcomes.kind == ANSWER)
+    table, responses = outcomes.table, np.flatnonzero(outcomes.kind == RESPONSE)
     row, source = (
-        np.concatenate([answers, outcomes.row]),
-        np.concatenate([answers, outcomes.answer]),
+        np.concatenate([responses, outcomes.row]),
+        np.concatenate([responses, outcomes.response]),
     )
     if experiment is not None:
         in_experiment = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()[
@@ -106,7 +106,7 @@ def count_events(
     shown = (
         (kind == IMPRESSION)
         if denominator == "impression"
-        else np.where(kind == ANSWER, size[row], 0)
+        else np.where(kind == RESPONSE, size[row], 0)
     )
     person, persons = encode_values(table["person"])
     arm, arms = encode_values(pc.fill_null(table["arm"], ""))
@@ -116,7 +116,7 @@ def count_events(
         arm=arm[source],
         persons=persons,
         arms=arms,
-        exposed=kind == ANSWER,
+        exposed=kind == RESPONSE,
         impressions=shown.astype(np.float64),
         clicks=(kind == CLICK).astype(np.float64),
         purchases=(kind == PURCHASE).astype(np.float64),

@@ -41,9 +41,15 @@ def report_svg(report: "Report") -> str:
 def preferences_svg(report: "InterleavingReport") -> str:
     """Draw the treatment's share of the credits of each kind, beside a half."""
     rows = [
-        (each.event, each.share, each.low, each.high, _colour(each.low - 0.5, each.high - 0.5))
-        for each in report.preferences
-        if each.units
+        (
+            preference.event,
+            preference.share,
+            preference.low,
+            preference.high,
+            _colour(preference.low - 0.5, preference.high - 0.5),
+        )
+        for preference in report.preferences
+        if preference.units
     ]
     title = f"share of {report.treatment}, {report.level:.0%} interval"
     return _draw_intervals(report.verdict, [(title, rows, _percent, 0.5)])
@@ -74,9 +80,9 @@ def stages_svg(report: "TrialReport", arm: str) -> str:
     Marks where it crossed the boundary, and by number what else changed.
     """
     stages = report.stages[arm]
-    limit = max(4.0, *(abs(each.z) for each in stages))
+    limit = max(4.0, *(abs(stage.z) for stage in stages))
     unit, length = ("day", DAY) if stages[-1].at - report.started_at >= DAY else ("minute", MINUTE)
-    times = [(each.at - report.started_at) / length for each in stages]
+    times = [(stage.at - report.started_at) / length for stage in stages]
     axis = _Axes((0.0, times[-1]), (-limit, limit), f"{arm}: standard errors from no effect")
     body = [axis.frame(unit)]
     for number, event in enumerate(report.timeline, 1):
@@ -85,13 +91,13 @@ def stages_svg(report: "TrialReport", arm: str) -> str:
             body.append(axis.mark(time, str(number), "#9ca3af"))
     for sign in (1, -1):
         points = [
-            (time, sign * min(each.bound, limit))
-            for time, each in zip(times, stages, strict=True)
-            if math.isfinite(each.bound)
+            (time, sign * min(stage.bound, limit))
+            for time, stage in zip(times, stages, strict=True)
+            if math.isfinite(stage.bound)
         ]
         body.append(axis.line(points, _RED, dash="5 4"))
     body.append(
-        axis.line([(time, each.z) for time, each in zip(times, stages, strict=True)], "#2563eb")
+        axis.line([(time, stage.z) for time, stage in zip(times, stages, strict=True)], "#2563eb")
     )
     crossing = report.find_crossing(arm)
     for number, (time, each) in enumerate(zip(times, stages, strict=True)):

@@ -25,10 +25,10 @@ from tailorbird.experiments.analysis.multiple import holm
 from tailorbird.experiments.assign import INTERLEAVED, Experiment
 from tailorbird.experiments.checks import Check
 from tailorbird.experiments.outcomes import (
-    ANSWER,
     CLICK,
     COLUMNS,
     PURCHASE,
+    RESPONSE,
     encode_values,
     match_outcomes,
 )
@@ -36,8 +36,8 @@ from tailorbird.experiments.page import interleaving_html
 from tailorbird.experiments.started import Run, StartedReport
 
 EVENT_COLUMNS = (*COLUMNS, "session_id")
-ANSWER_COLUMNS = ("request_id", "items", "teams")
-CREDITED = {"click": CLICK, "purchase": PURCHASE}
+RESPONSE_COLUMNS = ("request_id", "items", "teams")
+CREDITED_TYPES = {"click": CLICK, "purchase": PURCHASE}
 TUNED_FOR = 1_000  # units at which the anytime-valid interval is narrowest
 POSITION_ALARM = 0.001  # p, adjusted over all positions
 MISSING_MAX = 0.02  # share of responses without teams
@@ -81,7 +81,7 @@ class PositionBalance:
 
 @dataclass(frozen=True)
 class Credits:
-    """Credited events, shape (n,): unit, kind (of `CREDITED`) and whether the treatment's.
+    """Credited events, shape (n,): unit, kind (of `CREDITED_TYPES`) and whether the treatment's.
 
     Attributes:
         picks: picks of the control and the treatment by position, shape (positions, 2).
@@ -112,7 +112,7 @@ class InterleavingReport(StartedReport):
 
 def interleaving_report(
     events: pa.Table,
-    answers: pa.Table,
+    responses: pa.Table,
     experiment: Experiment,
     *,
     started_at: int,
@@ -126,16 +126,16 @@ def interleaving_report(
 
     Args:
         events: with `EVENT_COLUMNS`, from the start on.
-        answers: of the lake, with `ANSWER_COLUMNS`.
+        responses: of the lake, with `RESPONSE_COLUMNS`.
         attribution: of the slot, microseconds.
     """
     run = Run(experiment, started_at, now, stopped_at, state, notes)
     credits = count_credits(
-        events, answers, experiment, start=started_at, stop=run.until, attribution=attribution
+        events, responses, experiment, start=started_at, stop=run.until, attribution=attribution
     )
     is_fixed = experiment.stopping == "fixed"
     preferences = tuple(
-        _preference(credits, event, experiment.level, is_fixed=is_fixed) for event in CREDITED
+        _preference(credits, event, experiment.level, is_fixed=is_fixed) for event in CREDITED_TYPES
     )
     positions = balance_positions(credits.picks)
     checks = _checks(credits, positions)
@@ -172,7 +172,7 @@ def count_credits(
     is_own = pc.and_(
         pc.equal(table["experiment"], experiment.name), pc.equal(table["arm"], INTERLEAVED)
     )
-    is_response = pc.fill_null(is_own, False).to_numpy() & (outcomes.kind == ANSWER)
+    is_response = pc.fill_null(is_own, False).to_numpy() & (outcomes.kind == RESPONSE)
     is_response &= (ts >= start) & (ts < stop)
     unit, _ = encode_values(table["session_id" if experiment.unit == "session" else "person"])
 
@@ -183,17 +183,17 @@ def count_credits(
         )
     ).combine_chunks()
     request_ids = answers["request_id"].combine_chunks()
-    named = pc.index_in(table["request_id"], value_set=request_ids)
-    answer_of = pc.fill_null(named, -1).to_numpy().astype(np.int64)
+    request_index = pc.index_in(table["request_id"], value_set=request_ids)
+    answer_of = pc.fill_null(request_index, -1).to_numpy().astype(np.int64)
     team = _team_codes(answers, experiment)
     parent = pc.list_parent_indices(answers["items"]).to_numpy().astype(np.int64)
     item = pc.index_in(pc.list_flatten(answers["items"]), value_set=pa.array(outcomes.items))
     keys = parent * len(outcomes.items) + item.to_numpy().astype(np.int64)
     order = np.argsort(keys, kind="stable")
 
-    source = outcomes.answer
+    source = outcomes.response
     is_credit = is_response[source] & (ts[outcomes.row] < stop) & (unit[source] >= 0)
-    is_credit &= np.isin(outcomes.kind[outcomes.row], list(CREDITED.values()))
+    is_credit &= np.isin(outcomes.kind[outcomes.row], list(CREDITED_TYPES.values()))
     is_credit &= answer_of[source] >= 0
     rows = np.flatnonzero(is_credit)
     credit_keys = answer_of[source[rows]] * len(outcomes.items) + outcomes.item[rows]
@@ -216,10 +216,10 @@ def count_credits(
     )
 
 
-def _team_codes(answers: pa.Table, experiment: Experiment) -> Ints:
+def _team_codes(responses: pa.Table, experiment: Experiment) -> Ints:
     """Return 0 for the control's items, 1 for the treatment's, and -1 for those of neither."""
     arms = pa.array([experiment.control_arm, *experiment.treatments])
-    codes = pc.index_in(pc.list_flatten(answers["teams"]), value_set=arms)
+    codes = pc.index_in(pc.list_flatten(responses["teams"]), value_set=arms)
     return pc.fill_null(codes, -1).to_numpy().astype(np.int64)
 
 
@@ -230,7 +230,7 @@ def estimate_share(control: npt.ArrayLike, treatment: npt.ArrayLike) -> estimate
 
 
 def _preference(credits: Credits, event: str, level: float, *, is_fixed: bool) -> Preference:
-    rows = credits.kind == CREDITED[event]
+    rows = credits.kind == CREDITED_TYPES[event]
     units, unit = np.unique(credits.unit[rows], return_inverse=True)
     is_treatment = credits.is_treatment[rows]
     treatment = np.bincount(unit[is_treatment], minlength=len(units))
@@ -281,10 +281,10 @@ def _checks(credits: Credits, positions: tuple[PositionBalance, ...]) -> tuple[C
     logs = f"{credits.missing:,} of {credits.responses:,} responses have no teams in the lake."
     checks = [Check("logs", share <= MISSING_MAX, logs)]
     if positions:
-        worst = min(positions, key=lambda each: each.p)
-        text = f"position {worst.position} has {worst.control:,} : {worst.treatment:,} items"
-        passed = worst.p >= POSITION_ALARM
-        reason = f"At worst, {text}; p = {worst.p:.3g} (Holm)."
+        worst_position = min(positions, key=lambda position: position.p)
+        text = f"position {worst_position.position} has {worst_position.control:,} : {worst_position.treatment:,} items"
+        passed = worst_position.p >= POSITION_ALARM
+        reason = f"At worst, {text}; p = {worst_position.p:.3g} (Holm)."
         checks.append(Check("position balance", passed, reason))
     return tuple(checks)
 

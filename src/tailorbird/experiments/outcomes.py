@@ -32,7 +32,7 @@ COLUMNS = (
     "position",
 )
 KINDS = EVENTS
-ANSWER, IMPRESSION, CLICK, PURCHASE, VIEW = range(len(KINDS))
+RESPONSE, IMPRESSION, CLICK, PURCHASE, VIEW = range(len(KINDS))
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -47,7 +47,7 @@ class Outcomes:
             without a response.
         kind: shape (rows of the table,), an index into `KINDS`.
         row: the event's row in the table.
-        answer: the row of its response, or `row` if the response precedes the table.
+        response: the row of its response, or `row` if the response precedes the table.
         item: index into `items`.
         items: the items' ids.
     """
@@ -55,7 +55,7 @@ class Outcomes:
     table: pa.Table
     kind: Ints
     row: Ints
-    answer: Ints
+    response: Ints
     item: Ints
     items: list[str]
 
@@ -70,19 +70,19 @@ def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
     )
     code, items = encode_values(both)
     single, listed = code[: table.num_rows], code[table.num_rows :]
-    single_rows = np.flatnonzero((kind != ANSWER) & (single >= 0))
+    single_rows = np.flatnonzero((kind != RESPONSE) & (single >= 0))
     list_rows = np.flatnonzero((kind[parent] == IMPRESSION) & (single[parent] < 0))
     row, item = (
         np.concatenate([single_rows, parent[list_rows]]),
         np.concatenate([single[single_rows], listed[list_rows]]),
     )
-    answer = _AnswerIndex(table, kind, parent, listed, len(items), attribution).match(row, item)
-    row, item, answer = row[answer >= 0], item[answer >= 0], answer[answer >= 0]
+    response = _ResponseIndex(table, kind, parent, listed, len(items), attribution).match(row, item)
+    row, item, response = row[response >= 0], item[response >= 0], response[response >= 0]
     request, _ = encode_values(table["request_id"])
-    key = (request[answer] * len(items) + item) * len(KINDS) + kind[row]
+    key = (request[response] * len(items) + item) * len(KINDS) + kind[row]
     order = np.lexsort((micros(table["ts"])[row], key))
     first = order[np.diff(key[order], prepend=-1) != 0]
-    return Outcomes(table, kind, row[first], answer[first], item[first], items)
+    return Outcomes(table, kind, row[first], response[first], item[first], items)
 
 
 def encode_values(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
@@ -108,7 +108,7 @@ def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
     return events.filter(mask).combine_chunks()  # null in the mask drops the row
 
 
-class _AnswerIndex:
+class _ResponseIndex:
     """The items of a table's responses, to match events with."""
 
     def __init__(
@@ -119,10 +119,10 @@ class _AnswerIndex:
         self._person, _ = encode_values(table["person"])
         self._request, requests = encode_values(table["request_id"])
         self._has_position = pc.is_valid(table["position"]).to_numpy()
-        is_named_answer = (kind == ANSWER) & (self._request >= 0)
-        self._has_answer = np.zeros(len(requests), bool)
-        self._has_answer[self._request[is_named_answer]] = True
-        self._row, self._item = parent[is_named_answer[parent]], listed[is_named_answer[parent]]
+        is_named_response = (kind == RESPONSE) & (self._request >= 0)
+        self._has_response = np.zeros(len(requests), bool)
+        self._has_response[self._request[is_named_response]] = True
+        self._row, self._item = parent[is_named_response[parent]], listed[is_named_response[parent]]
         self._keys, self._first = np.unique(
             self._request[self._row] * items + self._item, return_index=True
         )
@@ -132,26 +132,28 @@ class _AnswerIndex:
 
         It is the event's own row if the response precedes the table.
         """
-        answer = np.full(len(row), -1, np.int64)
+        response = np.full(len(row), -1, np.int64)
         has_request = self._request[row] >= 0
-        has_answer = np.zeros(len(row), bool)
-        has_answer[has_request] = self._has_answer[self._request[row[has_request]]]
-        answer[has_answer] = self._match_by_request(row[has_answer], item[has_answer])
-        answer[~has_request] = self._match_by_person(row[~has_request], item[~has_request])
+        names_response = np.zeros(len(row), bool)
+        names_response[has_request] = self._has_response[self._request[row[has_request]]]
+        response[names_response] = self._match_by_request(row[names_response], item[names_response])
+        response[~has_request] = self._match_by_person(row[~has_request], item[~has_request])
         trusted = (
-            has_request & ~has_answer & (self._has_position[row] | (self._kind[row] == IMPRESSION))
+            has_request
+            & ~names_response
+            & (self._has_position[row] | (self._kind[row] == IMPRESSION))
         )
-        answer[trusted] = row[trusted]
-        return answer
+        response[trusted] = row[trusted]
+        return response
 
     def _match_by_request(self, row: Ints, item: Ints) -> Ints:
         if not len(self._keys):
             return np.full(len(row), -1, np.int64)
         key = self._request[row] * self._items + item
         position = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
-        answer = self._row[self._first[position]]
+        response = self._row[self._first[position]]
         return np.where(
-            (self._keys[position] == key) & self._is_within_window(row, answer), answer, -1
+            (self._keys[position] == key) & self._is_within_window(row, response), response, -1
         )
 
     def _match_by_person(self, row: Ints, item: Ints) -> Ints:
@@ -161,11 +163,11 @@ class _AnswerIndex:
         """
         rows = np.concatenate([self._row, row])
         pair = self._person[rows] * self._items + np.concatenate([self._item, item])
-        is_answer = np.arange(len(rows)) < len(self._row)
+        is_response = np.arange(len(rows)) < len(self._row)
         order = np.lexsort(
-            (is_answer, self._ts[rows], pair)
+            (is_response, self._ts[rows], pair)
         )  # at the same microsecond the event sorts first, as it cannot have followed
-        position = np.maximum.accumulate(np.where(is_answer[order], np.arange(len(rows)), -1))
+        position = np.maximum.accumulate(np.where(is_response[order], np.arange(len(rows)), -1))
         before = order[np.maximum(position, 0)]
         is_match = (
             (position >= 0)
@@ -176,6 +178,6 @@ class _AnswerIndex:
         matched[order] = np.where(is_match, rows[before], -1)
         return matched[len(self._row) :]
 
-    def _is_within_window(self, row: Ints, answer: Ints) -> Bools:
-        age = self._ts[row] - self._ts[answer]
+    def _is_within_window(self, row: Ints, response: Ints) -> Bools:
+        age = self._ts[row] - self._ts[response]
         return (age >= 0) & (age < self._attribution)

@@ -20,7 +20,7 @@ from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.analysis.adjust import cuped
 from tailorbird.experiments.analysis.anytime import anytime_bound, split_alpha
 from tailorbird.experiments.analysis.sequential import complete_design, fixed_drift, plan_design
-from tailorbird.experiments.assign import SPENDING, Experiment
+from tailorbird.experiments.assign import SPENDING_FUNCTIONS, Experiment
 from tailorbird.experiments.drawing import plan_svg
 from tailorbird.experiments.measure import unit_values
 from tailorbird.experiments.stages import planned_stages
@@ -239,7 +239,7 @@ def _rules(experiment: Experiment, alpha: float) -> list[tuple[str, float, float
     stages, power = planned_stages(experiment), experiment.power
     designs = {
         spending: plan_design(stages, alpha=alpha, power=power, spending=spending)
-        for spending in SPENDING
+        for spending in SPENDING_FUNCTIONS
     }
     times = np.arange(1, max(stages, 14) + 1) / max(stages, 14)
     bounds = anytime_bound(1e6 * times, tuned_for=1e6, alpha=alpha)
@@ -274,16 +274,16 @@ def _continue(values: np.ndarray, day: float) -> float:
 
 def _verdict(experiment: Experiment, rules: list[RulePlan], duration: float) -> str:
     name = experiment.spending if experiment.stopping == "group_sequential" else experiment.stopping
-    chosen = next(each for each in rules if each.rule == name and each.is_adjusted)
-    cost = f"{chosen.sample_ratio:.3f} times the sample of a fixed test"
-    if math.isnan(chosen.days):
+    chosen_rule = next(rule for rule in rules if rule.rule == name and rule.is_adjusted)
+    cost = f"{chosen_rule.sample_ratio:.3f} times the sample of a fixed test"
+    if math.isnan(chosen_rule.days):
         return (
             f"An effect of {experiment.effect:+.1%} cannot be found within a year; {duration:g} "
-            f"days find {chosen.detectable:+.1%}. The rule needs {cost}."
+            f"days find {chosen_rule.detectable:+.1%}. The rule needs {cost}."
         )
-    enough = "enough" if chosen.days <= duration else "too short"
+    enough = "enough" if chosen_rule.days <= duration else "too short"
     return (
         f"{duration:g} days are {enough}: an effect of {experiment.effect:+.1%} needs "
-        f"{chosen.units:,.0f} units, about {chosen.days:.0f} days. The rule needs {cost}, and on "
-        f"average uses {chosen.expected_share:.0%} of it."
+        f"{chosen_rule.units:,.0f} units, about {chosen_rule.days:.0f} days. The rule needs {cost}, and on "
+        f"average uses {chosen_rule.expected_share:.0%} of it."
     )

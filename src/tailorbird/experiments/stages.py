@@ -24,7 +24,7 @@ from tailorbird.experiments.units import UnitTable, history_values
 
 UNITS_MIN = 100  # units of both arms before the first analysis
 STAGES_MAX = 200
-FUTILE = 0.1  # conditional power below which stopping is suggested
+FUTILITY_POWER = 0.1  # conditional power below which stopping is suggested
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _sequential(
             rows.tolist(), effects, information.tolist(), bounds.tolist(), strict=True
         )
     )
-    crossed = [number for number, each in enumerate(stages) if abs(each.z) >= each.bound]
+    crossed = [number for number, stage in enumerate(stages) if abs(stage.z) >= stage.bound]
     last = measured[-1][1]
     if not crossed and not is_over:
         newest = stages[-1]
@@ -158,7 +158,14 @@ def _sequential(
             final_bound=float(ndtri(1 - alpha / 2)),
         )
         return Path(
-            stages, newest.uplift, newest.low, newest.high, math.nan, False, power < FUTILE, last
+            stages,
+            newest.uplift,
+            newest.low,
+            newest.high,
+            math.nan,
+            False,
+            power < FUTILITY_POWER,
+            last,
         )
     final = crossed[0] if crossed else len(stages) - 1
     estimate = estimate_after_stopping(
@@ -188,7 +195,7 @@ def _single(
         else:
             bound = float(ndtri(1 - alpha / 2))
         stages.append(_stage(at, each, each.information / planned, bound))
-    crossed = [each for each in stages if abs(each.z) >= each.bound]
+    crossed = [stage for stage in stages if abs(stage.z) >= stage.bound]
     newest = stages[-1]
     is_conclusive = bool(crossed) if is_anytime else is_over and abs(newest.z) >= newest.bound
     shown = crossed[-1] if is_anytime and crossed else newest

@@ -103,8 +103,8 @@ class TrialReport(StartedReport):
         return next(
             (
                 number
-                for number, each in enumerate(self.stages[arm])
-                if abs(each.z) >= each.bound and not (self.stopping == "fixed" and each.at < end)
+                for number, stage in enumerate(self.stages[arm])
+                if abs(stage.z) >= stage.bound and not (self.stopping == "fixed" and stage.at < end)
             ),
             None,
         )
@@ -278,16 +278,16 @@ def _conclude(
             "Every figure below may be wrong.",
             "Find the cause, stop this experiment, and start a new one under another name.",
         )
-    best = max(primary, key=lambda each: _sign(metric) * _or_low(each.uplift))
+    best = max(primary, key=lambda entry: _sign(metric) * _or_low(entry.uplift))
     path = paths[best.arm]
     interval = f"{experiment.level:.0%} interval {format_interval(best.low, best.high)}"
     figures = f"{format_uplift(best.uplift)} {metric.name} ({interval})"
     risk = _risk(best, metric, guardrails)
     stop = f"tailorbird experiment stop {name} --why …"
     is_loss = path.is_conclusive and _sign(metric) * best.uplift < 0
-    if not is_loss and (harmed := [each for each in guardrails if each.is_worse]):
-        worst = harmed[0]
-        text = f"{worst.arm} makes {worst.metric} worse: {format_uplift(worst.uplift)}"
+    if not is_loss and (harmed := [guardrail for guardrail in guardrails if guardrail.is_worse]):
+        worst_guardrail = harmed[0]
+        text = f"{worst_guardrail.arm} makes {worst_guardrail.metric} worse: {format_uplift(worst_guardrail.uplift)}"
         return RED, f"{text}, though {best.arm} has {figures}.", risk, f"Stop it: {stop}"
     if not path.is_conclusive:
         if run.is_over:
@@ -308,10 +308,10 @@ def _conclude(
         return AMBER, verdict, risk, advice
     is_better = _sign(metric) * best.uplift > 0
     word = "beats" if is_better else "is worse than"
-    chosen = best.arm if is_better else best.control
+    chosen_arm = best.arm if is_better else best.control
     verdict = f"{best.arm} {word} {best.control}: {figures}."
     colour = GREEN if is_better else RED
-    return colour, verdict, risk, f"{stop}, then: tailorbird experiment decide {name} {chosen}"
+    return colour, verdict, risk, f"{stop}, then: tailorbird experiment decide {name} {chosen_arm}"
 
 
 def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ...]) -> str:
@@ -321,19 +321,21 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
     text = f"In the worst case of the interval, {best.arm} changes {metric.name}"
     text += f" by {format_uplift(bound)}"
     bounds = [
-        (each.metric, each.low if each.low <= 0 else each.high)
-        for each in guardrails
-        if math.isfinite(each.low)
+        (guardrail.metric, guardrail.low if guardrail.low <= 0 else guardrail.high)
+        for guardrail in guardrails
+        if math.isfinite(guardrail.low)
     ]
     if bounds:
-        name, value = min(bounds, key=lambda each: each[1])
+        name, value = min(bounds, key=lambda bound: bound[1])
         text += f", and {name} by {format_uplift(value)}"
     return f"{text}."
 
 
 def _format_days(run: Run) -> str:
-    left = max(run.planned_end - run.until, 0) / DAY
-    return f"{left:.1f} of {run.experiment.duration} left, until {to_iso(run.planned_end)[:16]}"
+    days_left = max(run.planned_end - run.until, 0) / DAY
+    return (
+        f"{days_left:.1f} of {run.experiment.duration} left, until {to_iso(run.planned_end)[:16]}"
+    )
 
 
 def _sign(metric: Metric) -> int:

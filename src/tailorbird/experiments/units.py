@@ -18,16 +18,16 @@ from tailorbird.events import DAY
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.metrics import Metric
 from tailorbird.experiments.outcomes import (
-    ANSWER,
     COLUMNS,
     IMPRESSION,
     KINDS,
+    RESPONSE,
     encode_values,
     match_outcomes,
 )
 
-EXTRA = ("session_id", "device", "country", "referrer", "price", "quantity", "dwell_ms")
-UNIT_COLUMNS = (*COLUMNS, *EXTRA)
+EXTRA_COLUMNS = ("session_id", "device", "country", "referrer", "price", "quantity", "dwell_ms")
+UNIT_COLUMNS = (*COLUMNS, *EXTRA_COLUMNS)
 
 STRATA_MAX = 10  # values of a segment that are covariates
 STRATUM_UNITS_MIN = 100
@@ -41,13 +41,13 @@ Bools = npt.NDArray[np.bool_]
 class Rows:
     """Events of units, shape (rows,).
 
-    `unit` indexes the units, `answer` the responses, and `kind` the event types.
+    `unit` indexes the units, `response` the responses, and `kind` the event types.
     """
 
     unit: Ints
     ts: Ints
-    answer: Ints
-    answer_ts: Ints
+    response: Ints
+    response_ts: Ints
     kind: Ints
     revenue: Floats
     dwell_s: Floats
@@ -62,7 +62,7 @@ class UnitTable:
         first: time of each unit's first exposure, microseconds; its responses count from the one
             that was shown then.
         slot_rows: answers, and events attributed to answers of the experiment; each item of an
-            answer counts for `per="answer"`, so that `answer_sizes` weighs them.
+            answer counts for `per="answer"`, so that `response_sizes` weighs them.
         site_rows: all events of the units, with `types` as kinds.
         history_rows: slot rows from before the first exposure.
         segments: column → value of each unit at its first exposure.
@@ -75,7 +75,7 @@ class UnitTable:
     arm: Ints
     first: Ints
     slot_rows: Rows
-    answer_sizes: Floats
+    response_sizes: Floats
     site_rows: Rows
     types: tuple[str, ...]
     history_rows: Rows
@@ -128,14 +128,14 @@ def load_units(
     if experiment is None:
         arm_of = np.where(ts >= start, 0, -1)
     else:
-        named = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()
+        is_of_experiment = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()
         arm_of = pc.fill_null(pc.index_in(table["arm"], value_set=pa.array(list(arms))), -1)
-        arm_of = np.where(named & (ts >= start), arm_of.to_numpy().astype(np.int64), -1)
-    answers = np.flatnonzero((outcomes.kind == ANSWER) & (key >= 0) & (ts < stop))
-    trigger, entered = answers, answers  # events that expose a unit, and their responses
+        arm_of = np.where(is_of_experiment & (ts >= start), arm_of.to_numpy().astype(np.int64), -1)
+    responses = np.flatnonzero((outcomes.kind == RESPONSE) & (key >= 0) & (ts < stop))
+    trigger, entered = responses, responses  # events that expose a unit, and their responses
     if exposure == "impression":
         is_trigger = (outcomes.kind[outcomes.row] == IMPRESSION) & (ts[outcomes.row] < stop)
-        trigger, entered = outcomes.row[is_trigger], outcomes.answer[is_trigger]
+        trigger, entered = outcomes.row[is_trigger], outcomes.response[is_trigger]
     in_arm = (arm_of[entered] >= 0) & (key[entered] >= 0)
     trigger, entered = trigger[in_arm], entered[in_arm]
     order = np.argsort(ts[trigger], kind="stable")
@@ -147,8 +147,8 @@ def load_units(
     keys, rows_of = entry_keys[is_clean], entry[is_clean]
     first, arm = entry_ts[is_clean], arm_of[rows_of]
 
-    row = np.concatenate([answers, outcomes.row])
-    source = np.concatenate([answers, outcomes.answer])
+    row = np.concatenate([responses, outcomes.row])
+    source = np.concatenate([responses, outcomes.response])
     owner = _locate(keys, key[source])
     inside = (owner >= 0) & (ts[row] < stop)
     row, source, owner = row[inside], source[inside], owner[inside]
@@ -175,7 +175,7 @@ def load_units(
         arm=arm,
         first=first,
         slot_rows=rows(in_experiment),
-        answer_sizes=sizes[row[in_experiment]],
+        response_sizes=sizes[row[in_experiment]],
         site_rows=site_rows,
         types=types,
         history_rows=rows(before),
@@ -208,7 +208,7 @@ def history_values(table: UnitTable, metric: Metric) -> Floats:
     columns = [
         _sum(rows.unit, _event_values(rows, metric, rows.kind == kind), n),
         _sum(rows.unit, (rows.kind == IMPRESSION).astype(np.float64), n),
-        _sum(rows.unit, (rows.kind == ANSWER).astype(np.float64), n),
+        _sum(rows.unit, (rows.kind == RESPONSE).astype(np.float64), n),
     ]
     return np.stack([*columns, *_strata(table)], axis=1)
 
@@ -220,9 +220,9 @@ def _strata(table: UnitTable) -> list[Floats]:
         names, counts = np.unique(values, return_counts=True)
         common = np.argsort(-counts, kind="stable")[1 : STRATA_MAX + 1]
         indicators += [
-            (values == names[each]).astype(np.float64)
-            for each in common
-            if counts[each] >= STRATUM_UNITS_MIN
+            (values == names[value]).astype(np.float64)
+            for value in common
+            if counts[value] >= STRATUM_UNITS_MIN
         ]
     return indicators
 
@@ -246,7 +246,7 @@ def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Float
         rows = table.slot_rows
         is_event = (rows.kind == _slot_kind(metric)) & (rows.ts < until)
         if metric.window_us is not None:
-            is_event &= rows.ts - rows.answer_ts < metric.window_us
+            is_event &= rows.ts - rows.response_ts < metric.window_us
     if metric.dwell_s:
         is_event &= rows.dwell_s >= metric.dwell_s
     if metric.kind == "success":
@@ -258,7 +258,7 @@ def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Float
         return x, None
     in_time = rows.ts < until
     if metric.per == "answer":
-        shown = np.where((rows.kind == ANSWER) & in_time, table.answer_sizes, 0.0)
+        shown = np.where((rows.kind == RESPONSE) & in_time, table.response_sizes, 0.0)
     else:
         shown = ((rows.kind == IMPRESSION) & in_time).astype(np.float64)
     return x, _sum(rows.unit, shown, n)
@@ -266,11 +266,11 @@ def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Float
 
 def _successes(rows: Rows, is_event: Bools, until: int, count: int) -> tuple[Floats, Floats]:
     """Return each unit's responses with such an event, and all of its responses."""
-    first = np.unique(rows.answer[is_event], return_index=True)[1]
-    is_answer = (rows.kind == ANSWER) & (rows.ts < until)
+    first = np.unique(rows.response[is_event], return_index=True)[1]
+    is_response = (rows.kind == RESPONSE) & (rows.ts < until)
     return (
         _sum(rows.unit[is_event][first], np.ones(len(first)), count),
-        _sum(rows.unit, is_answer.astype(np.float64), count),
+        _sum(rows.unit, is_response.astype(np.float64), count),
     )
 
 

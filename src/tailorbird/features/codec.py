@@ -147,9 +147,9 @@ def kinds() -> dict[str, type]:
     }
 
 
-def short_location(place: str) -> str:
+def short_location(location: str) -> str:
     """Return `features.py:12`: the location without the folder, which differs between machines."""
-    return place.replace("\\", "/").rpartition("/")[2]
+    return location.replace("\\", "/").rpartition("/")[2]
 
 
 def _decode_header(data: bytes) -> dict[str, Any]:

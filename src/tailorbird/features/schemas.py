@@ -31,7 +31,7 @@ from tailorbird.features.state.key_partition import all_parts, part_folders
 from tailorbird.features.state.progress import SHUFFLE_FILE
 from tailorbird.file_lock import FileLock
 
-APPLIED = "applied.json"
+APPLIED_FILE = "applied.json"
 _HISTORY_MAX = 50
 _HASH = re.compile(r"[0-9a-f]{12}")
 
@@ -54,7 +54,7 @@ class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_applied(state: Path) -> Applied:
     """Read the applied schema; an empty one if there is none. Raises DamageError."""
-    path = state / APPLIED
+    path = state / APPLIED_FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Applied)
     except FileNotFoundError:
@@ -109,12 +109,12 @@ def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
     """
     with _lock_applied(state):
         save_declarations(state, features, overwrite=True)
-        before = read_applied(state)
-        left = tuple(schema for schema in before.left if schema != features.schema_hash)
-        if before.schema == features.schema_hash and left == before.left:
+        applied = read_applied(state)
+        left_schemas = tuple(schema for schema in applied.left if schema != features.schema_hash)
+        if applied.schema == features.schema_hash and left_schemas == applied.left:
             return False
-        _write_applied(state, _with_schema(before, features.schema_hash, at, left))
-        return before.schema != features.schema_hash
+        _write_applied(state, _with_schema(applied, features.schema_hash, at, left_schemas))
+        return applied.schema != features.schema_hash
 
 
 def revert(state: Path, *, at: int) -> str:
@@ -203,15 +203,17 @@ def _remove(folder: Path, *, declarations: bool) -> int:
         lock.release()
 
 
-def _with_schema(before: Applied, schema: str, at: int, left: tuple[str, ...]) -> Applied:
-    history = [earlier for earlier in before.before if earlier != schema]
-    if before.schema and before.schema != schema:
-        history.append(before.schema)
-    return Applied(schema, at, tuple(history[-_HISTORY_MAX:]), left)
+def _with_schema(applied: Applied, schema: str, at: int, left_schemas: tuple[str, ...]) -> Applied:
+    history = [earlier for earlier in applied.before if earlier != schema]
+    if applied.schema and applied.schema != schema:
+        history.append(applied.schema)
+    return Applied(schema, at, tuple(history[-_HISTORY_MAX:]), left_schemas)
 
 
 def _write_applied(state: Path, applied: Applied) -> None:
-    _write(state / APPLIED, msgspec.json.format(msgspec.json.encode(applied), indent=1) + b"\n")
+    _write(
+        state / APPLIED_FILE, msgspec.json.format(msgspec.json.encode(applied), indent=1) + b"\n"
+    )
 
 
 @contextmanager
@@ -219,7 +221,7 @@ def _lock_applied(state: Path) -> Iterator[None]:
     """Serialise changes of the applied schema between processes; they are short."""
     try:
         state.mkdir(parents=True, exist_ok=True)
-        lock = open(state / f"{APPLIED}.lock", "a")  # noqa: SIM115, closed below
+        lock = open(state / f"{APPLIED_FILE}.lock", "a")  # noqa: SIM115, closed below
     except OSError as error:
         raise StorageError(
             f"the applied schema cannot be changed: {error.strerror}", where=str(state)

@@ -5,7 +5,7 @@ from typing import Literal
 
 NUMBER, KEY, CODE = "a number", "a category", "a code"
 
-LARGEST = 3.4028234663852886e38  # largest float32
+FLOAT32_MAX = 3.4028234663852886e38  # largest float32
 
 How = Literal["mean", "median", "mode", "constant"]
 

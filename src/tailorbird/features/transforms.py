@@ -19,7 +19,7 @@ from typing import get_args
 from tailorbird.events.clock import SECOND
 from tailorbird.features.declare.checks import check_name, declaration_error
 from tailorbird.features.transform_steps import (
-    LARGEST,
+    FLOAT32_MAX,
     ClipStep,
     FrequencyStep,
     HashingStep,
@@ -88,7 +88,7 @@ class Transform:
         """Names of the matrix's columns that it gives."""
         vectors = next((step for step in self.steps if isinstance(step, VectorsStep)), None)
         own_outputs = (
-            tuple(f"{self.output}_{place}" for place in range(len(vectors.rows[0])))
+            tuple(f"{self.output}_{index}" for index in range(len(vectors.rows[0])))
             if vectors
             else (self.output,)
         )
@@ -108,14 +108,14 @@ def transform(column: str, *steps: Step, indicator: bool = False, name: str = ""
         name: of the column of the matrix; by default the feature's, or `category_target_click`,
             `category_frequency`, `category_hash`.
     """
-    _, place = check_name(column)
+    _, index = check_name(column)
     if name:
         check_name(name)
     if invalid_steps := [step for step in steps if not isinstance(step, Step)]:
         raise declaration_error(
             f"{column}: {invalid_steps[0]!r} is no step", fix="call it: log(), not log"
         )
-    transform_ = Transform(column, tuple(steps), bool(indicator), name, place)
+    transform_ = Transform(column, tuple(steps), bool(indicator), name, index)
     declared = _collector.get()
     if declared is not None:
         declared.append(transform_)
@@ -307,4 +307,6 @@ def _is_integer(value: object, low: int, high: int) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
+    )

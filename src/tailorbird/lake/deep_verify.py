@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.dataset as ds
 
-from tailorbird.events.contract.contract import ERASED, split_body
+from tailorbird.events.contract.contract import ERASED_BODY, split_body
 from tailorbird.events.contract.verdict import Receipt
-from tailorbird.lake.files.archive import Archive, Archived
+from tailorbird.lake.files.archive import Archive, ArchiveFile
 from tailorbird.lake.lake import Lake
 from tailorbird.stream import StoredBlock
 
@@ -55,8 +55,8 @@ def content_differences(
             )
 
 
-def _group_files(files: Sequence[Archived]) -> Iterator[list[Archived]]:
-    file_group: list[Archived] = []
+def _group_files(files: Sequence[ArchiveFile]) -> Iterator[list[ArchiveFile]]:
+    file_group: list[ArchiveFile] = []
     for file in files:
         if (
             file_group
@@ -70,7 +70,10 @@ def _group_files(files: Sequence[Archived]) -> Iterator[list[Archived]]:
 
 
 def _group_differences(
-    reader: Lake, archive: Archive, file_group: Sequence[Archived], progress: Callable[[int], None]
+    reader: Lake,
+    archive: Archive,
+    file_group: Sequence[ArchiveFile],
+    progress: Callable[[int], None],
 ) -> Iterator[int]:
     start, end = file_group[0].first, file_group[-1].end
     where = (
@@ -115,7 +118,7 @@ def _block_differences(
         return
     for row, part in enumerate(parts, stored.offset):
         id_, body = ids[row - start], refused[row - start]
-        if part == ERASED or body == ERASED:
+        if part == ERASED_BODY or body == ERASED_BODY:
             continue
         if (id_ is not None and not _names_event(part, id_)) or (body is not None and body != part):
             yield row

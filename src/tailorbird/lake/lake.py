@@ -121,7 +121,7 @@ class Lake:
             "events", columns if columns is not None else ROUTED.names, span("day", ts_from, ts_to)
         )
 
-    def answers(
+    def responses(
         self,
         columns: Sequence[str] | None = None,
         ts_from: int | None = None,

@@ -13,7 +13,7 @@ from deltalake import DeltaTable, QueryBuilder
 
 from tailorbird.errors import TailorbirdError, UsageError
 
-_READS = ("SELECT", "WITH", "SHOW", "DESCRIBE", "EXPLAIN")
+_READ_STATEMENTS = ("SELECT", "WITH", "SHOW", "DESCRIBE", "EXPLAIN")
 _WRITES = frozenset(
     (
         "INSERT",
@@ -59,9 +59,9 @@ def check_query(query: str) -> str:
     if any(kind == "other" and text == ";" for kind, text in tokens):
         raise UsageError("expected one statement, got several", fix="run them one by one")
     first_word = next((text.upper() for kind, text in tokens if text != "("), "")
-    if first_word not in _READS:
+    if first_word not in _READ_STATEMENTS:
         raise UsageError(
-            f"the lake can only be read here: expected one of {', '.join(_READS)}, got "
+            f"the lake can only be read here: expected one of {', '.join(_READ_STATEMENTS)}, got "
             f"{first_word[:40]}",
             fix=f'try "{_EXAMPLE}"',
         )

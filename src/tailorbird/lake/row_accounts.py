@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.lake.files.archive import Archived
+from tailorbird.lake.files.archive import ArchiveFile
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
-HOLDING = ("events", "quarantine", "duplicates")
+ROW_TABLES = ("events", "quarantine", "duplicates")
 
 
 @dataclass
@@ -42,19 +42,19 @@ class TableReader(Protocol):
 
 
 def count_raw_rows(
-    reader: TableReader, archived: dict[str, list[Archived]], routed: dict[str, int]
+    reader: TableReader, archived: dict[str, list[ArchiveFile]], routed: dict[str, int]
 ) -> Iterator[tuple[str, RowAccount, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Yield for each raw partition its account, the numbers of the rows in no table, and those of
     the rows in the tables more than once.
     """
-    rows_by_table = {name: _raw_rows(reader, name) for name in HOLDING}
+    rows_by_table = {name: _raw_rows(reader, name) for name in ROW_TABLES}
     for partition, files in archived.items():
         end = files[-1].end
         account = RowAccount(archived=sum(file.rows for file in files))
         count_by_row = np.zeros(
             end, np.int64
         )  # From 0 on, because rows that were lost before archiving may be in the tables.
-        for name in HOLDING:
+        for name in ROW_TABLES:
             rows = rows_by_table[name].get(partition, np.empty(0, np.int64))
             rows = rows[rows < end]
             setattr(account, name, len(rows))

@@ -1,7 +1,7 @@
 """The tables of the lake: columns, partitioning, and the columns with statistics.
 
 The columns of `events` and `quarantine` are those of the routed log (`events.contract.schema`),
-those of `answers` the fields of `events.answer_record.AnswerRecord`. `lake.write.etl` makes the
+those of `answers` the fields of `events.answer_record.ResponseRecord`. `lake.write.etl` makes the
 rows, `lake.delta.table` writes the files.
 
     table       rows                                                  fed by log
@@ -25,7 +25,7 @@ from tailorbird.events.contract.schema import QUARANTINE, ROUTED, TIME
 
 DAY = pa.field("day", pa.date32())  # of `ts`, UTC; in the file's path, not in the file
 
-ANSWERS = pa.schema(
+RESPONSES_SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
         ("ts", TIME),  # t: when the features were read
@@ -180,7 +180,7 @@ _SPECS = (
     TableSpec("duplicates", DUPLICATES, statistics=("raw_offset",)),
     TableSpec("users", PROFILES, statistics=("p", "valid_from", "received_at")),
     TableSpec("items", PROFILES, statistics=("p", "valid_from", "received_at")),
-    TableSpec("answers", ANSWERS, statistics=("ts", "p", "commit", "offset")),
+    TableSpec("answers", RESPONSES_SCHEMA, statistics=("ts", "p", "commit", "offset")),
     TableSpec("commits", COMMITS, statistics=("version", "written_at")),
 )
 

@@ -22,10 +22,10 @@ from tailorbird.lake.delta.corruption import file_corruption
 from tailorbird.lake.delta.orphans import find_orphans
 from tailorbird.lake.delta.recovery import commit_corruption
 from tailorbird.lake.files import swap
-from tailorbird.lake.files.archive import Archive, Archived
+from tailorbird.lake.files.archive import Archive, ArchiveFile
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.lake import Lake
-from tailorbird.lake.row_accounts import HOLDING, RowAccount, count_raw_rows
+from tailorbird.lake.row_accounts import ROW_TABLES, RowAccount, count_raw_rows
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.positions import (
     Positions,
@@ -36,7 +36,7 @@ from tailorbird.lake.write.positions import (
 )
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Released, Stream, log_set, open_reader
+from tailorbird.stream import ReleasedPositions, Stream, log_set, open_reader
 from tailorbird.stream.lag import waiting_rows
 
 _SHOWN_MAX = 5
@@ -136,7 +136,7 @@ def verify(
         report.faults.append(Fault(error.where, error.message))
         return report
     if stream is not None:
-        released = Released(routed=positions.routed, tables=positions.tables)
+        released = ReleasedPositions(routed=positions.routed, tables=positions.tables)
         report.waiting = waiting_rows(released, stream)
     if len(ledger.lines) < positions.ledger:
         report.faults.append(
@@ -155,7 +155,7 @@ def verify(
         name for name in TABLES if _check_table(lake, name, ledger, reader, report, report_bytes)
     ]
     archived = _check_archive(lake, ledger, positions, report, report_bytes)
-    if set(HOLDING) <= set(readable):
+    if set(ROW_TABLES) <= set(readable):
         try:
             _check_accounts(reader, archived, positions.routed, report)
         except (DamageError, StorageError) as error:  # a file of a commit without a ledger line
@@ -256,7 +256,7 @@ def _check_archive(
     positions: Positions,
     report: VerifyReport,
     report_bytes: Callable[[int], None],
-) -> dict[str, list[Archived]]:
+) -> dict[str, list[ArchiveFile]]:
     try:
         archive = Archive(lake / "archive")
     except DamageError as error:
@@ -269,7 +269,7 @@ def _check_archive(
                 "is missing: how far rows were routed is not known; tailorbird lake repair",
             )
         )
-    partitions: dict[str, list[Archived]] = {}
+    partitions: dict[str, list[ArchiveFile]] = {}
     for file in archive.files:
         report.archive_files += 1
         report.bytes += file.size
@@ -335,7 +335,10 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
 
 
 def _check_accounts(
-    reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int], report: VerifyReport
+    reader: Lake,
+    archived: dict[str, list[ArchiveFile]],
+    routed: dict[str, int],
+    report: VerifyReport,
 ) -> None:
     for partition, account, missing, repeated in count_raw_rows(reader, archived, routed):
         report.partitions[partition] = account

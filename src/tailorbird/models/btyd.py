@@ -208,7 +208,8 @@ def bg_nbd_to_onnx(column_model: ColumnBgNbd) -> bytes:
     }
     tensors = {name: np.array(value, np.float64) for name, value in numbers.items()}
     tensors |= {
-        f"at_{name}": np.array(place, np.int64) for name, place in _column_indices(column_model)
+        f"at_{name}": np.array(column_index, np.int64)
+        for name, column_index in _column_indices(column_model)
     }
     steps = [
         ("Cast", [INPUT], "columns"),

@@ -121,13 +121,13 @@ def compare_scores(
         BundleError: it exceeds TOLERANCE, relative to the score for unbounded scores.
     """
     difference = np.abs(model_scores - exported_scores) / np.maximum(1.0, np.abs(model_scores))
-    worst = float(difference.max(initial=0.0))
-    if not worst <= TOLERANCE:
+    largest_difference = float(difference.max(initial=0.0))
+    if not largest_difference <= TOLERANCE:
         raise BundleError(
-            f"the exported model differs from the trained one by {worst:.2g} (at most "
+            f"the exported model differs from the trained one by {largest_difference:.2g} (at most "
             f"{TOLERANCE:g} is allowed)"
         )
-    return worst
+    return largest_difference
 
 
 def _keep_one_output(model: onnx.ModelProto, *, binary: bool) -> None:

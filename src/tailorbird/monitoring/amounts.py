@@ -19,7 +19,7 @@ HOUR_LOW, HOUR_HIGH = 0.5, 3.0
 DAY_LOW, DAY_HIGH = 0.5, 1.6
 YOUNG_LOW, YOUNG_HIGH = 0.3, 5.0  # limits of a day before a week of history
 ROWS_MIN = 20  # fewer usual events are not judged
-CHANCE = 10.0  # deviance limit: a probability of e^−10, one hour in 20,000
+DEVIANCE_MAX = 10.0  # deviance limit: a probability of e^−10, one hour in 20,000
 
 
 class DayExpectations(msgspec.Struct, frozen=True):
@@ -32,29 +32,32 @@ class DayExpectations(msgspec.Struct, frozen=True):
 
 def check_hours(day: Day) -> Check:
     """Check each finished hour against the same hour of the days before."""
-    problems, worst, judged = [], 1.0, 0
+    problems, worst_ratio, judged_count = [], 1.0, 0
     skip_reason = (
         "no three days before to compare with"
-        if len(day.before) < 3
+        if len(day.earlier_days) < 3
         else f"no hour that is over has {ROWS_MIN} events as a rule"
     )
-    burst = _median([profile.hour_burst for profile in day.before])
+    burst = _median([profile.hour_burst for profile in day.earlier_days])
     for hour in range(24):
-        before = [profile.hours[hour] for profile in day.before]
-        usual = _median(before) if len(before) >= 3 else 0.0
-        if usual < ROWS_MIN or day.start + (hour + 1) * HOUR > day.until:
+        before = [profile.hours[hour] for profile in day.earlier_days]
+        typical_count = _median(before) if len(before) >= 3 else 0.0
+        if typical_count < ROWS_MIN or day.start + (hour + 1) * HOUR > day.until:
             continue
-        judged += 1
+        judged_count += 1
         count = day.profile.hours[hour]
-        worst = min(worst, count / usual)
-        expected = [usual, *([day.week_ago.hours[hour]] if day.week_ago is not None else [])]
+        worst_ratio = min(worst_ratio, count / typical_count)
+        expected = [
+            typical_count,
+            *([day.week_ago.hours[hour]] if day.week_ago is not None else []),
+        ]
         if _is_unusual(count, expected, HOUR_LOW, HOUR_HIGH, burst):
-            problems.append(f"{hour:02}:00 has {count:,} events, {usual:,.0f} are usual")
+            problems.append(f"{hour:02}:00 has {count:,} events, {typical_count:,.0f} are usual")
     return build_check(
         "hours",
-        judged,
+        judged_count,
         problems,
-        worst,
+        worst_ratio,
         HOUR_LOW,
         "every hour has about what is usual",
         skip_reason,
@@ -66,26 +69,26 @@ def check_total(day: Day) -> Check:
 
     A day without any event fails as soon as an earlier day has some.
     """
-    rows, usual = day.profile.rows, _median([profile.rows for profile in day.before])
-    expected = [usual, *([day.week_ago.rows] if day.week_ago is not None else [])]
+    rows, typical_count = day.profile.rows, _median([profile.rows for profile in day.earlier_days])
+    expected = [typical_count, *([day.week_ago.rows] if day.week_ago is not None else [])]
     low, high = (DAY_LOW, DAY_HIGH) if day.week_ago is not None else (YOUNG_LOW, YOUNG_HIGH)
-    share = rows / usual if usual else 1.0
+    share = rows / typical_count if typical_count else 1.0
     if day.until < day.start + 24 * HOUR:
         return Check("total", NONE, share, low, "the day is not over")
     if not rows and day.newest_before is not None:
         context = (
-            f"{usual:,.0f} are usual"
-            if day.before
+            f"{typical_count:,.0f} are usual"
+            if day.earlier_days
             else f"nor has any since {to_iso(day.newest_before * DAY)[:10]}"
         )
         return build_check("total", 1, [f"the day has no event at all, {context}"], 0.0, low, "")
-    is_judged = len(day.before) >= 3 and usual >= ROWS_MIN
-    burst = _median([profile.day_burst for profile in day.before])
+    is_judged = len(day.earlier_days) >= 3 and typical_count >= ROWS_MIN
+    burst = _median([profile.day_burst for profile in day.earlier_days])
     unusual = is_judged and _is_unusual(rows, expected, low, high, burst)
-    problems = [f"the day's events are {rows:,}, {usual:,.0f} are usual"] if unusual else []
+    problems = [f"the day's events are {rows:,}, {typical_count:,.0f} are usual"] if unusual else []
     skip_reason = (
         "no three days before to compare with"
-        if len(day.before) < 3
+        if len(day.earlier_days) < 3
         else f"fewer than {ROWS_MIN} events a day are usual"
     )
     return build_check(
@@ -94,7 +97,7 @@ def check_total(day: Day) -> Check:
         problems,
         share,
         low,
-        f"{rows:,} events, {usual:,.0f} are usual",
+        f"{rows:,} events, {typical_count:,.0f} are usual",
         skip_reason,
     )
 
@@ -125,7 +128,7 @@ def check_freshness(day: Day, expectations: DayExpectations) -> Check:
     for type_, limit_us in expectations.fresh_within.items():
         newest_times = [
             profile.newest[type_]
-            for profile in (day.profile, *day.before)
+            for profile in (day.profile, *day.earlier_days)
             if type_ in profile.newest
         ]
         newest = max(newest_times, default=day.start - HISTORY_DAYS * DAY)
@@ -152,8 +155,8 @@ def _is_unusual(
 ) -> bool:
     """Return whether a count is outside the limits of each expected count by more than chance."""
     return not any(
-        low * each <= count <= high * each or _deviance(count, each) <= CHANCE * burst
-        for each in expected
+        low * value <= count <= high * value or _deviance(count, value) <= DEVIANCE_MAX * burst
+        for value in expected
     )
 
 

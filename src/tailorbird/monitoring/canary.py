@@ -35,7 +35,7 @@ from tailorbird.experiments.statistics import (
 
 SHARES = (0.01, 0.05, 0.2, 0.5)  # then everybody
 EVENTS = (*dict.fromkeys((*COLUMNS, "model")),)
-ANSWERS = ("request_id", "slot", "model", "asked", "failure", "latency_us")
+RESPONSE_COLUMNS = ("request_id", "slot", "model", "asked", "failure", "latency_us")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class CanaryVerdict:
 
 def measure_version(
     events: pa.Table,
-    answers: pa.Table,
+    responses: pa.Table,
     version: str,
     *,
     denominators: dict[str, str],
@@ -105,15 +105,15 @@ def measure_version(
 
     Args:
         events: with `EVENTS`, since the canary has its present share.
-        answers: with `ANSWERS`, for the same time.
+        responses: with `RESPONSE_COLUMNS`, for the same time.
         denominators, attribution: by slot.
     """
-    own = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
-    failed = pc.fill_null(pc.not_equal(own["model"], version), True)
-    latency = own["latency_us"].drop_null().to_numpy()
+    version_responses = responses.filter(pc.fill_null(pc.equal(responses["asked"], version), False))
+    failed = pc.fill_null(pc.not_equal(version_responses["model"], version), True)
+    latency = version_responses["latency_us"].drop_null().to_numpy()
     clicks = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
     by_model = events.drop_columns("arm").append_column("arm", events["model"])
-    for slot in pc.unique(own["slot"]).drop_null().to_pylist():
+    for slot in pc.unique(version_responses["slot"]).drop_null().to_pylist():
         counts = count_events(
             by_model,
             slot,
@@ -126,9 +126,14 @@ def measure_version(
             clicks += Moments.from_totals(clicked[seen > 0], seen[seen > 0])
     return VersionFigures(
         version,
-        own.num_rows,
+        version_responses.num_rows,
         int(pc.sum(failed).as_py() or 0),
-        int(pc.sum(pc.fill_null(pc.equal(own["failure"], "not_finite"), False)).as_py() or 0),
+        int(
+            pc.sum(
+                pc.fill_null(pc.equal(version_responses["failure"], "not_finite"), False)
+            ).as_py()
+            or 0
+        ),
         float(np.quantile(latency, 0.95)) / 1_000 if latency.size else math.nan,
         clicks,
     )

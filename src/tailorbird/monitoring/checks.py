@@ -73,10 +73,10 @@ def check_duplicates(day: Day) -> Check:
         problems.append(
             f"{day.repeats:,} events were sent again ({share:.0%}): a client retries too often"
         )
-    judged, alike = _count_repeated_actions(day.events)
-    if judged >= ALIKE_ROWS and alike > ALIKE_MAX * judged:
+    checked, alike = _count_repeated_actions(day.events)
+    if checked >= ALIKE_ROWS and alike > ALIKE_MAX * checked:
         problems.append(
-            f"{alike / judged:.0%} of the events repeat another of that second, under an id "
+            f"{alike / checked:.0%} of the events repeat another of that second, under an id "
             "of their own: a client sends twice"
         )
     return build_check(
@@ -127,7 +127,7 @@ def check_late(day: Day) -> Check:
 
 def check_nulls(day: Day) -> Check:
     """Check the share of null columns by event type against the days before."""
-    reference, problems, worst, judged = merge_profiles(day.before), [], 0.0, 0
+    reference, problems, largest, checked = merge_profiles(day.earlier_days), [], 0.0, 0
     if reference is not None:
         for type_, rows in day.profile.types.items():
             if min(rows, reference.types[type_]) < NULLS_ROWS:
@@ -135,26 +135,26 @@ def check_nulls(day: Day) -> Check:
             for column in {
                 column for kind, column in (*day.profile.nulls, *reference.nulls) if kind == type_
             }:
-                judged += 1
+                checked += 1
                 share = day.profile.nulls[type_, column] / rows
                 each = [
                     {
-                        "null": one.nulls[type_, column],
-                        "": one.types[type_] - one.nulls[type_, column],
+                        "null": earlier_day.nulls[type_, column],
+                        "": earlier_day.types[type_] - earlier_day.nulls[type_, column],
                     }
-                    for one in day.before
+                    for earlier_day in day.earlier_days
                 ]
                 usual = usual_shares(each, NULLS_ROWS)["null"]
-                worst = max(worst, abs(share - usual))
+                largest = max(largest, abs(share - usual))
                 if abs(share - usual) > NULLS_MAX:
                     problems.append(
                         f"{share:.0%} of {type_} have no {column}, {usual:.0%} are usual"
                     )
     return build_check(
         "nulls",
-        judged,
+        checked,
         sorted(problems),
-        worst,
+        largest,
         NULLS_MAX,
         "columns are as full as usual",
         "no days before to compare with",
@@ -163,21 +163,21 @@ def check_nulls(day: Day) -> Check:
 
 def check_categories(day: Day) -> Check:
     """Check the distribution of categorical columns by population stability index."""
-    problems, worst, judged = [], 0.0, 0
+    problems, largest, checked = [], 0.0, 0
     for column, counted in day.profile.categories.items():
-        before = [profile.categories[column] for profile in day.before]
-        if min(sum(counted.values()), sum(sum(each.values()) for each in before)) < PSI_ROWS:
+        before = [profile.categories[column] for profile in day.earlier_days]
+        if min(sum(counted.values()), sum(sum(value.values()) for value in before)) < PSI_ROWS:
             continue
-        judged += 1
-        index, moved = stability_index(counted, usual_shares(before, PSI_ROWS))
-        worst = max(worst, index)
+        checked += 1
+        index, shifted = stability_index(counted, usual_shares(before, PSI_ROWS))
+        largest = max(largest, index)
         if index > PSI_MAX:
-            problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {moved}")
+            problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {shifted}")
     return build_check(
         "categories",
-        judged,
+        checked,
         problems,
-        worst,
+        largest,
         PSI_MAX,
         "values are spread as usual",
         "too few events to compare",
@@ -214,9 +214,9 @@ def check_orphans(day: Day) -> Check:
             "gives some (leave their request_id out)"
         )
     if seen and not problems:
-        named = clicks.filter(has_answer)
+        matched = clicks.filter(has_answer)
         pairs = list(
-            zip(named["request_id"].to_pylist(), named["item_id"].to_pylist(), strict=True)
+            zip(matched["request_id"].to_pylist(), matched["item_id"].to_pylist(), strict=True)
         )
         unseen = sum(pair not in seen for pair in pairs) / max(1, len(pairs))
         if unseen > UNSEEN_MAX:
@@ -245,14 +245,14 @@ def check_skew(day: Day) -> Check:
         )
         > SKEW_US
     )
-    device = np.array([each or "without a device" for each in events["device"].to_pylist()], object)
-    person = np.array([each or "" for each in events["person"].to_pylist()], object)
-    problems, worst, judged = [], 0.0, pc.count(events["sent_at"]).as_py()
+    device = np.array([name or "without a device" for name in events["device"].to_pylist()], object)
+    person = np.array([name or "" for name in events["person"].to_pylist()], object)
+    problems, largest, checked = [], 0.0, pc.count(events["sent_at"]).as_py()
     for name in sorted(set(device.tolist())):
         device_is_off = is_off[device == name]
         if len(device_is_off) < SKEW_ROWS:
             continue
-        worst = max(worst, float(device_is_off.mean()))
+        largest = max(largest, float(device_is_off.mean()))
         if (
             device_is_off.mean() > SKEW_MAX
             and len(set(person[device == name][device_is_off].tolist())) >= SKEW_PEOPLE
@@ -261,15 +261,15 @@ def check_skew(day: Day) -> Check:
                 f"the clocks of {device_is_off.mean():.0%} of the events of {name} are off by more "
                 f"than {format_duration(SKEW_US)}"
             )
-    ok_text = f"the clocks of at most {worst:.1%} of a device's events are off"
+    ok_text = f"the clocks of at most {largest:.1%} of a device's events are off"
     return build_check(
-        "skew", judged, problems, worst, SKEW_MAX, ok_text, "clients do not say when they send"
+        "skew", checked, problems, largest, SKEW_MAX, ok_text, "clients do not say when they send"
     )
 
 
 def check_bots(day: Day) -> Check:
     """Check the share of known bots, and for people who are too active to be human."""
-    rows, reference = day.events.num_rows, merge_profiles(day.before)
+    rows, reference = day.events.num_rows, merge_profiles(day.earlier_days)
     share = day.profile.bots / max(1, day.profile.rows)
     usual = reference.bots / reference.rows if reference is not None and reference.rows else 0.0
     problems = (
@@ -299,7 +299,7 @@ def check_refused(day: Day) -> Check:
     if share > REFUSED_MAX and count >= REFUSED_ROWS:
         problems = [
             f"{rows:,} were refused: {code}"
-            for code, rows in sorted(day.refused.items(), key=lambda each: -each[1])
+            for code, rows in sorted(day.refused.items(), key=lambda item: -item[1])
         ]
     return build_check(
         "refused",
@@ -327,7 +327,7 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
             property_values = (
                 of_type[name].to_pylist()
                 if name in PROPERTY_COLUMNS
-                else [each.get(name) for each in values]
+                else [value.get(name) for value in values]
             )
             encoded_values = [
                 msgspec.json.encode(value) for value in property_values if value is not None
@@ -336,11 +336,11 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
                 problems.append(f"{repeated_values:,} {type_} repeat a {name} of another")
             if not encoded_values:
                 missing_properties.append(f"no {type_} has a property {name}")
-    judged = sum(map(len, expectations.unique.values())) - len(missing_properties)
+    checked = sum(map(len, expectations.unique.values())) - len(missing_properties)
     skip_reason = "; ".join(missing_properties) or "contract.toml declares none"
     return build_check(
         "uniqueness",
-        judged,
+        checked,
         problems,
         len(problems),
         0,
@@ -390,7 +390,7 @@ def _seen_items(events: pa.Table) -> set[tuple[str, str]]:
     for request, item, items in zip(
         *(shown[name].to_pylist() for name in ("request_id", "item_id", "items")), strict=True
     ):
-        pairs.update((request, each) for each in (items or []))
+        pairs.update((request, item) for item in (items or []))
         if item is not None:
             pairs.add((request, item))
     return pairs

@@ -33,7 +33,7 @@ from tailorbird.monitoring.day import load_day
 from tailorbird.monitoring.verdict import FAILED, Check
 from tailorbird.storage_paths import Storage
 
-PAGE = "index.html"
+PAGE_FILE = "index.html"
 ALERT_S = 15.0
 POLL_S = 60.0
 RETRY_S = 600.0  # until a failed alert is retried
@@ -89,7 +89,7 @@ def save_report(folder: Path, report: DayReport) -> Path:
         folder / f"{report.day}.json",
         msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n",
     )
-    return write_page(folder / PAGE, read_reports(folder))
+    return write_page(folder / PAGE_FILE, read_reports(folder))
 
 
 def read_reports(folder: Path) -> list[DayReport]:
@@ -144,7 +144,10 @@ def days_due(folder: Path, now: int, after_us: int) -> list[int]:
 
 def is_alert_due(folder: Path, report: DayReport, target: str) -> bool:
     """Return whether the schedule still has to alert for a report made by hand."""
-    earlier = next((one for one in read_reports(folder) if one.day == report.day), None)
+    earlier = next(
+        (daily_report for daily_report in read_reports(folder) if daily_report.day == report.day),
+        None,
+    )
     return bool(target and report.failed) and (earlier is None or earlier.untold)
 
 

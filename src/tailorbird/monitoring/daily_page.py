@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 DAYS_SHOWN = 60
 _WORDS = {"ok": "fine", "failed": "failed", "none": "not judged"}
-_SIGNS = {"ok": "✓", "failed": "✗", "none": "·"}
+_STATE_SYMBOLS = {"ok": "✓", "failed": "✗", "none": "·"}
 
 
 def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
@@ -25,5 +25,5 @@ def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
         days=[(report, {check.name: check for check in report.checks}) for report in shown],
         names=list(dict.fromkeys(check.name for report in shown for check in report.checks)),
         words=_WORDS,
-        signs=_SIGNS,
+        signs=_STATE_SYMBOLS,
     )

@@ -18,10 +18,10 @@ from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 
 HISTORY_DAYS = 7
-IMPORTS = "import"  # the raw partition of imported files
-PROFILES = ("item", "user")
-CATEGORIES = ("type", "device", "country", "slot")
-NULLABLE = (
+IMPORT_PARTITION = "import"  # the raw partition of imported files
+PROFILE_TYPES = ("item", "user")
+CATEGORY_COLUMNS = ("type", "device", "country", "slot")
+NULLABLE_COLUMNS = (
     "user_id",
     "session_id",
     "item_id",
@@ -58,7 +58,7 @@ COLUMNS = (
     "raw_offset",
     "raw_row",
 )
-RAW = ("raw_partition", "raw_offset", "raw_row")
+RAW_POSITION_COLUMNS = ("raw_partition", "raw_offset", "raw_row")
 _EPOCH = date(1970, 1, 1)
 
 
@@ -89,22 +89,26 @@ class DayProfile:
     @classmethod
     def from_events(cls, events: pa.Table, number: int) -> "DayProfile":
         activity = without_profiles(events)
-        hour = micros(activity["ts"]) % DAY // HOUR
+        hour_of_event = micros(activity["ts"]) % DAY // HOUR
         types = Counter(_value_counts(events["type"]))
         nulls: Counter[tuple[str, str]] = Counter()
-        for column in NULLABLE:
+        for column in NULLABLE_COLUMNS:
             for type_, count in _value_counts(
                 events["type"].filter(pc.is_null(events[column]))
             ).items():
                 nulls[type_, column] = count
-        by_hour = _group_sizes(activity.append_column("hour", pa.array(hour)), ["person", "hour"])
+        by_hour = _group_sizes(
+            activity.append_column("hour", pa.array(hour_of_event)), ["person", "hour"]
+        )
         return cls(
             number,
             activity.num_rows,
-            tuple(np.bincount(hour, minlength=24).tolist()),
+            tuple(np.bincount(hour_of_event, minlength=24).tolist()),
             types,
             nulls,
-            categories={column: Counter(_value_counts(activity[column])) for column in CATEGORIES},
+            categories={
+                column: Counter(_value_counts(activity[column])) for column in CATEGORY_COLUMNS
+            },
             bots=_value_counts(activity["agent"]).get("bot", 0),
             newest=_newest_by_type(events),
             hour_burst=_burst_size(by_hour),
@@ -119,7 +123,7 @@ class Day:
     Attributes:
         number: the day since 1970, UTC.
         until: end of the available data, microseconds; checks of a day in progress stop there.
-        before: profiles of the seven days before that have events of people, newest first.
+        earlier_days: profiles of the seven days before that have events of people, newest first.
         newest_before: the newest earlier day with events of people, however long ago.
         received, too_late: events received on the day, and those too late to count in features.
         answered_requests: request ids of responses of this day and the one before; without any,
@@ -136,7 +140,7 @@ class Day:
     until: int
     events: pa.Table
     profile: DayProfile
-    before: tuple[DayProfile, ...]
+    earlier_days: tuple[DayProfile, ...]
     newest_before: int | None = None
     received: int = 0
     too_late: int = 0
@@ -154,7 +158,9 @@ class Day:
     @property
     def week_ago(self) -> DayProfile | None:
         """Profile of the same weekday a week ago, if it has events of people."""
-        return next((profile for profile in self.before if profile.number == self.number - 7), None)
+        return next(
+            (profile for profile in self.earlier_days if profile.number == self.number - 7), None
+        )
 
     @property
     def name(self) -> str:
@@ -167,20 +173,24 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
     events = _events(lake, number, list(COLUMNS))
     events = events.filter(pc.less(events["ts"], pa.scalar(until, TIME)))
     needed = list(
-        dict.fromkeys(("type", "ts", "agent", "person", "timeless", *CATEGORIES, *NULLABLE))
+        dict.fromkeys(
+            ("type", "ts", "agent", "person", "timeless", *CATEGORY_COLUMNS, *NULLABLE_COLUMNS)
+        )
     )
-    earlier = (
-        DayProfile.from_events(_events(lake, before, needed), before)
-        for before in range(number - 1, number - 1 - HISTORY_DAYS, -1)
+    day_profiles = (
+        DayProfile.from_events(_events(lake, earlier_days, needed), earlier_days)
+        for earlier_days in range(number - 1, number - 1 - HISTORY_DAYS, -1)
     )
-    before = tuple(profile for profile in earlier if profile.rows)
+    earlier_days = tuple(profile for profile in day_profiles if profile.rows)
     names_request = (
         ds.field("type").isin(("answer", "impression")) & ds.field("request_id").is_valid()
     )
-    answers_and_impressions = lake.table(
+    responses_and_impressions = lake.table(
         "events", ["type", "request_id"], _between(start - DAY, start + DAY) & names_request
     )
-    answers = answers_and_impressions.filter(pc.equal(answers_and_impressions["type"], "answer"))
+    responses = responses_and_impressions.filter(
+        pc.equal(responses_and_impressions["type"], "answer")
+    )
     received = lake.table(
         "events", ["counts"], _between(start, until, "received_at") & ~ds.field("timeless")
     )["counts"]
@@ -191,12 +201,16 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
         until,
         events,
         DayProfile.from_events(events, number),
-        before,
-        newest_before=before[0].number if before else _newest_day(lake, number - HISTORY_DAYS),
+        earlier_days,
+        newest_before=earlier_days[0].number
+        if earlier_days
+        else _newest_day(lake, number - HISTORY_DAYS),
         received=len(received),
         too_late=len(received) - int(pc.sum(received).as_py() or 0),
         answered_requests=frozenset(
-            (answers if answers.num_rows else answers_and_impressions)["request_id"].to_pylist()
+            (responses if responses.num_rows else responses_and_impressions)[
+                "request_id"
+            ].to_pylist()
         ),
         repeats=_count_repeats(lake, events),
         refused=refused,
@@ -208,7 +222,7 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
 
 def without_profiles(events: pa.Table) -> pa.Table:
     """Return the events without item and user profiles, which are no visitors' actions."""
-    return events.filter(pc.invert(pc.is_in(events["type"], value_set=pa.array(PROFILES))))
+    return events.filter(pc.invert(pc.is_in(events["type"], value_set=pa.array(PROFILE_TYPES))))
 
 
 def _events(lake: Lake, number: int, columns: list[str]) -> pa.Table:
@@ -241,12 +255,14 @@ def _count_refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, 
         ["code", "raw_partition", "raw_offset"],
         _between(start, start + DAY, "received_at"),
     )
-    last = pc.max(rows["raw_offset"].filter(pc.equal(rows["raw_partition"], IMPORTS))).as_py()
+    last = pc.max(
+        rows["raw_offset"].filter(pc.equal(rows["raw_partition"], IMPORT_PARTITION))
+    ).as_py()
     if last is None:
         return _value_counts(rows["code"]), events.num_rows
     # An imported event records when it happened, not when it was imported. An import ends with its
     # refused rows.
-    of_imports, offset = ds.field("raw_partition") == IMPORTS, ds.field("raw_offset")
+    of_imports, offset = ds.field("raw_partition") == IMPORT_PARTITION, ds.field("raw_offset")
     before = lake.table(
         "quarantine",
         ["raw_offset"],
@@ -256,7 +272,7 @@ def _count_refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, 
         "events", of_imports & (offset > (pc.max(before).as_py() or -1)) & (offset <= last)
     )
     return _value_counts(rows["code"]), events.filter(
-        pc.not_equal(events["raw_partition"], IMPORTS)
+        pc.not_equal(events["raw_partition"], IMPORT_PARTITION)
     ).num_rows + imported
 
 
@@ -267,7 +283,7 @@ def _newest_day(lake: Lake, end: int) -> int | None:
         (date.fromisoformat(path.split("/")[0].removeprefix("day=")) - _EPOCH).days
         for path in files
     }
-    is_activity = ~ds.field("type").isin(PROFILES) & ~ds.field("timeless")
+    is_activity = ~ds.field("type").isin(PROFILE_TYPES) & ~ds.field("timeless")
     return next(
         (
             day
@@ -286,17 +302,20 @@ def _count_unaccounted(
     missing, repeated = {}, {}
     for partition in _value_counts(received_rows["raw_partition"]):
         rows = received_rows.filter(pc.equal(received_rows["raw_partition"], partition))
-        number = _row_numbers(rows)
-        first, last = int(number.min()), int(number.max())
-        batch_offset = int(rows["raw_offset"].to_numpy()[number.argmin()])
-        where = (
+        row_numbers = _row_numbers(rows)
+        first, last = int(row_numbers.min()), int(row_numbers.max())
+        batch_offset = int(rows["raw_offset"].to_numpy()[row_numbers.argmin()])
+        is_in_range = (
             (ds.field("raw_partition") == partition)
             & (ds.field("raw_offset") >= batch_offset)
             & (ds.field("raw_offset") <= last)
         )
         tables = [name for name in ("events", "quarantine", "duplicates") if lake.exists(name)]
         raw_numbers = np.concatenate(
-            [_row_numbers(lake.table(name, list(RAW), where)) for name in tables]
+            [
+                _row_numbers(lake.table(name, list(RAW_POSITION_COLUMNS), is_in_range))
+                for name in tables
+            ]
         )
         occurrences = np.bincount(
             raw_numbers[(raw_numbers >= first) & (raw_numbers <= last)] - first,

@@ -125,7 +125,7 @@ def sums_by_period(
 
 def calibration(
     events: pa.Table,
-    answers: pa.Table,
+    responses: pa.Table,
     slot: str,
     *,
     head: str = "scores",
@@ -138,13 +138,13 @@ def calibration(
 
     Args:
         events: with the columns of `experiments.counts.COLUMNS`.
-        answers: with request_id, arm, items and the column named by `head`, one value an item.
+        responses: with request_id, arm, items and the column named by `head`, one value an item.
         attribution: the slot's window.
     """
     scores: dict[tuple[str, str], float] = {}
     arms: dict[str, str] = {}
     for request, arm, items, values in zip(
-        *(answers[name].to_pylist() for name in ("request_id", "arm", "items", head)), strict=True
+        *(responses[name].to_pylist() for name in ("request_id", "arm", "items", head)), strict=True
     ):
         arms[request] = arm or ""
         scores.update(
@@ -154,10 +154,10 @@ def calibration(
     requests = outcomes.table["request_id"].to_pylist()
     seen: set[tuple[str, str]] = set()
     clicked: set[tuple[str, str]] = set()
-    for row, answer, item in zip(
-        outcomes.row.tolist(), outcomes.answer.tolist(), outcomes.item.tolist(), strict=True
+    for row, response, item in zip(
+        outcomes.row.tolist(), outcomes.response.tolist(), outcomes.item.tolist(), strict=True
     ):
-        pair = (requests[answer], outcomes.items[item])
+        pair = (requests[response], outcomes.items[item])
         if pair in scores and outcomes.kind[row] in (IMPRESSION, CLICK):
             seen.add(pair)
             if outcomes.kind[row] == CLICK:

@@ -39,7 +39,7 @@ _SIMULATIONS = 10_000
 
 
 @dataclass(frozen=True)
-class Trigger:
+class RetrainCriteria:
     """The watched arm, and the sensitivity of the alarm.
 
     Args:
@@ -101,7 +101,7 @@ class Decision:
 
 def decide_retrain(
     events: pa.Table,
-    trigger: Trigger,
+    criteria: RetrainCriteria,
     *,
     reference_from: int,
     reference_to: int,
@@ -122,102 +122,112 @@ def decide_retrain(
         )
     counts = count_events(
         events,
-        trigger.slot,
-        experiment=trigger.experiment,
+        criteria.slot,
+        experiment=criteria.experiment,
         denominator=denominator,
         attribution=attribution,
     )
     reference = counts.select((counts.ts >= reference_from) & (counts.ts < reference_to))
     if until is None:
         until = int(counts.ts.max(initial=reference_to))
-    last_period_end = until // trigger.period * trigger.period
+    last_period_end = until // criteria.period * criteria.period
     later = counts.select((counts.ts >= reference_to) & (counts.ts < last_period_end))
-    return decide_from_steps(build_steps(reference, trigger), build_steps(later, trigger), trigger)
+    return decide_from_steps(
+        build_steps(reference, criteria), build_steps(later, criteria), criteria
+    )
 
 
 def decide_from_steps(
-    reference: Sequence[Step], watched: Sequence[Step], trigger: Trigger
+    reference: Sequence[Step], watched: Sequence[Step], criteria: RetrainCriteria
 ) -> Decision:
     """Judge steps that are already computed."""
-    figure = "lift" if trigger.control else "ctr"
-    watched = watched[-trigger.periods_max :]
+    figure = "lift" if criteria.control else "ctr"
+    watched = watched[-criteria.periods_max :]
     if not reference or not watched:
         missing = "reference window" if not reference else "time after the reference window"
-        reason = (
-            f"too few clicks in the {missing}: at least {trigger.clicks_min} in each arm are needed"
-        )
-        before = _pooled_figure(reference, figure)
+        reason = f"too few clicks in the {missing}: at least {criteria.clicks_min} in each arm are needed"
+        reference_value = _pooled_figure(reference, figure)
         return Decision(
             False,
             reason,
             figure,
-            before,
+            reference_value,
             math.nan,
             None,
             None,
             0.0,
             math.inf,
             len(watched),
-            trigger.false_alarm,
+            criteria.false_alarm,
         )
-    before, before_variance = _pool(reference)
-    typical = float(np.median([step.variance for step in [*reference, *watched]]))
+    reference_value, reference_variance = _pool(reference)
+    median_variance = float(np.median([step.variance for step in [*reference, *watched]]))
     threshold = scan_threshold(
-        round(math.sqrt(before_variance / typical), 2), trigger.periods_max, trigger.false_alarm
+        round(math.sqrt(reference_variance / median_variance), 2),
+        criteria.periods_max,
+        criteria.false_alarm,
     )
-    highest, since, alarm_index = -math.inf, 0, None
+    highest_statistic, fall_index, alarm_index = -math.inf, 0, None
     for index in range(len(watched)):
-        statistic, fall_start = _scan(before, before_variance, watched[: index + 1])
-        if statistic > highest:
-            highest, since = statistic, fall_start
-        large_enough = before - _pool(watched[fall_start : index + 1])[0] >= -math.log1p(
-            -trigger.fall
+        statistic, fall_start = _scan(reference_value, reference_variance, watched[: index + 1])
+        if statistic > highest_statistic:
+            highest_statistic, fall_index = statistic, fall_start
+        large_enough = reference_value - _pool(watched[fall_start : index + 1])[0] >= -math.log1p(
+            -criteria.fall
         )
         if statistic > threshold and large_enough:
             alarm_index = index
             break
-    after = watched if alarm_index is None else watched[since : alarm_index + 1]
-    figure_before, figure_after = _pooled_figure(reference, figure), _pooled_figure(after, figure)
-    words = _describe(figure, trigger, figure_before, figure_after)
+    steps_after = watched if alarm_index is None else watched[fall_index : alarm_index + 1]
+    figure_before, figure_after = (
+        _pooled_figure(reference, figure),
+        _pooled_figure(steps_after, figure),
+    )
+    description = _describe(figure, criteria, figure_before, figure_after)
     if alarm_index is None:
-        reason = f"{words}: within what chance allows"
+        reason = f"{description}: within what chance allows"
     else:
-        reason = f"{words}, from {to_iso(after[0].start)[:16]}Z on: more than chance allows"
+        reason = (
+            f"{description}, from {to_iso(steps_after[0].start)[:16]}Z on: more than chance allows"
+        )
     return Decision(
         retrain=alarm_index is not None,
         reason=reason,
         figure=figure,
         figure_before=figure_before,
         figure_after=figure_after,
-        since=None if alarm_index is None else after[0].start,
+        since=None if alarm_index is None else steps_after[0].start,
         decided_at=None if alarm_index is None else watched[alarm_index].start,
-        statistic=highest,
+        statistic=highest_statistic,
         threshold=threshold,
         periods=len(watched),
-        false_alarm=trigger.false_alarm,
+        false_alarm=criteria.false_alarm,
     )
 
 
-def build_steps(counts: Counts, trigger: Trigger) -> list[Step]:
+def build_steps(counts: Counts, criteria: RetrainCriteria) -> list[Step]:
     """Return the steps of a time span: periods, merged until each arm has enough clicks.
 
     An incomplete last step is dropped.
     """
-    arms = [trigger.arm, *([trigger.control] if trigger.control else [])]
+    arms = [criteria.arm, *([criteria.control] if criteria.control else [])]
     steps: list[Step] = []
     pending: dict[str, Moments] = {}
     start: int | None = None
-    for period_start, moments, _ in sums_by_period(counts, trigger.period):
+    for period_start, moments, _ in sums_by_period(counts, criteria.period):
         start = period_start if start is None else start
         for arm in arms:
             if arm in moments:
                 pending[arm] = pending[arm] + moments[arm] if arm in pending else moments[arm]
-        if any(arm not in pending or pending[arm].x < trigger.clicks_min for arm in arms):
+        if any(arm not in pending or pending[arm].x < criteria.clicks_min for arm in arms):
             continue
-        value, variance = math.log(pending[trigger.arm].ratio), pending[trigger.arm].variance_of_log
-        if trigger.control:
-            value -= math.log(pending[trigger.control].ratio)
-            variance += pending[trigger.control].variance_of_log
+        value, variance = (
+            math.log(pending[criteria.arm].ratio),
+            pending[criteria.arm].variance_of_log,
+        )
+        if criteria.control:
+            value -= math.log(pending[criteria.control].ratio)
+            variance += pending[criteria.control].variance_of_log
         steps.append(Step(start, value, variance))
         pending, start = {}, None
     return steps
@@ -236,26 +246,30 @@ def scan_threshold(reference_error: float, periods: int, false_alarm: float) -> 
     reference = reference_error * rng.normal(size=_SIMULATIONS)
     sums = np.zeros((periods + 1, _SIMULATIONS))
     highest = np.full(_SIMULATIONS, -np.inf)
-    for now in range(1, periods + 1):
-        sums[now] = sums[now - 1] + rng.normal(size=_SIMULATIONS)
-        length = np.arange(now, 0, -1)[
+    for step in range(1, periods + 1):
+        sums[step] = sums[step - 1] + rng.normal(size=_SIMULATIONS)
+        length = np.arange(step, 0, -1)[
             :, None
         ]  # lengths of the runs that start after step 0, 1, … and end now
-        falls = (reference - (sums[now] - sums[:now]) / length) / np.sqrt(
+        falls = (reference - (sums[step] - sums[:step]) / length) / np.sqrt(
             reference_error**2 + 1.0 / length
         )
         np.maximum(highest, falls.max(axis=0), out=highest)
     return float(np.quantile(highest, 1.0 - false_alarm))
 
 
-def _scan(before: float, before_variance: float, watched: Sequence[Step]) -> tuple[float, int]:
+def _scan(
+    reference_value: float, reference_variance: float, watched: Sequence[Step]
+) -> tuple[float, int]:
     """Return the statistic at the last step, and the first step of its run."""
     weights = np.array([1.0 / step.variance for step in reversed(watched)])
     values = np.array([step.value for step in reversed(watched)])
     variance = 1.0 / np.cumsum(weights)
-    falls = (before - np.cumsum(weights * values) * variance) / np.sqrt(before_variance + variance)
-    best = int(np.argmax(falls))
-    return float(falls[best]), len(watched) - 1 - best
+    falls = (reference_value - np.cumsum(weights * values) * variance) / np.sqrt(
+        reference_variance + variance
+    )
+    steepest = int(np.argmax(falls))
+    return float(falls[steepest]), len(watched) - 1 - steepest
 
 
 def _pool(steps: Sequence[Step]) -> tuple[float, float]:
@@ -271,10 +285,10 @@ def _pooled_figure(steps: Sequence[Step], figure: str) -> float:
     return math.expm1(_pool(steps)[0]) if figure == "lift" else math.exp(_pool(steps)[0])
 
 
-def _describe(figure: str, trigger: Trigger, before: float, after: float) -> str:
+def _describe(figure: str, criteria: RetrainCriteria, before: float, after: float) -> str:
     if figure == "lift":
         return (
-            f"lift of {trigger.arm} over {trigger.control} {before:+.1%} in the reference, "
+            f"lift of {criteria.arm} over {criteria.control} {before:+.1%} in the reference, "
             f"{after:+.1%} after"
         )
-    return f"click rate of {trigger.arm} {before:.2%} in the reference, {after:.2%} after"
+    return f"click rate of {criteria.arm} {before:.2%} in the reference, {after:.2%} after"

@@ -35,7 +35,9 @@ class Status:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird monitor status --json` prints."""
-        today, before = (rows_of([each])[0] if each else None for each in (self.today, self.before))
+        today, before = (
+            rows_of([figures])[0] if figures else None for figures in (self.today, self.before)
+        )
         return {"at": to_iso(self.at), "lines": self.lines, "today": today, "before": before}
 
     def __repr__(self) -> str:

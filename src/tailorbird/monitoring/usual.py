@@ -9,7 +9,7 @@ import numpy as np
 from tailorbird.monitoring.day import DayProfile
 
 DAYS_MIN = 3  # days from which the median is used instead of the sum
-_FLOOR = 1e-3  # minimum share of a value, for the logarithm
+_SHARE_MIN = 1e-3  # minimum share of a value, for the logarithm
 
 
 def merge_profiles(profiles: Sequence[DayProfile]) -> DayProfile | None:
@@ -19,14 +19,14 @@ def merge_profiles(profiles: Sequence[DayProfile]) -> DayProfile | None:
     first = profiles[0]
     return replace(
         first,
-        rows=sum(each.rows for each in profiles),
-        types=sum((each.types for each in profiles), Counter()),
-        nulls=sum((each.nulls for each in profiles), Counter()),
+        rows=sum(profile.rows for profile in profiles),
+        types=sum((profile.types for profile in profiles), Counter()),
+        nulls=sum((profile.nulls for profile in profiles), Counter()),
         categories={
-            name: sum((each.categories[name] for each in profiles), Counter())
+            name: sum((profile.categories[name] for profile in profiles), Counter())
             for name in first.categories
         },
-        bots=sum(each.bots for each in profiles),
+        bots=sum(profile.bots for profile in profiles),
     )
 
 
@@ -36,25 +36,27 @@ def usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, 
     It is the median of the days with enough rows, so that one broken day does not define the usual
     for a week. With fewer than three such days, it is the share over all days.
     """
-    values = {value for each in days for value in each}
-    large = [each for each in days if sum(each.values()) >= rows_min]
+    values = {value for day in days for value in day}
+    large = [day for day in days if sum(day.values()) >= rows_min]
     if len(large) >= DAYS_MIN:
         medians = {
-            value: float(np.median([each.get(value, 0) / sum(each.values()) for each in large]))
+            value: float(np.median([entry.get(value, 0) / sum(entry.values()) for entry in large]))
             for value in values
         }
         if (total_share := sum(medians.values())) > 0:
             return {value: share / total_share for value, share in medians.items()}
-    rows = sum(sum(each.values()) for each in days)
-    return {value: sum(each.get(value, 0) for each in days) / rows for value in values}
+    rows = sum(sum(day.values()) for day in days)
+    return {value: sum(day.get(value, 0) for day in days) / rows for value in values}
 
 
 def stability_index(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[float, str]:
     """Return the population stability index of a day, and the value that it comes from most."""
     values = sorted({*now, *usual})
     shares = [
-        np.maximum(np.array([each.get(value, 0) for value in values]) / sum(each.values()), _FLOOR)
-        for each in (now, usual)
+        np.maximum(
+            np.array([entry.get(value, 0) for value in values]) / sum(entry.values()), _SHARE_MIN
+        )
+        for entry in (now, usual)
     ]
     parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
     largest_index = int(np.argmax(parts))

@@ -3,7 +3,7 @@
 import msgspec
 
 OK, FAILED, NONE = "ok", "failed", "none"
-_SHOWN = 5
+_PROBLEMS_SHOWN = 5
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -34,7 +34,9 @@ def build_check(
 ) -> Check:
     """Return a check: failed with problems, of which the first few are kept, ok, or not judged."""
     if problems:
-        return Check(name, FAILED, float(value), float(limit), problems[0], problems[:_SHOWN])
+        return Check(
+            name, FAILED, float(value), float(limit), problems[0], problems[:_PROBLEMS_SHOWN]
+        )
     return Check(
         name,
         OK if judged_count else NONE,

@@ -6,7 +6,7 @@ from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SystemClock, to_iso
 from tailorbird.platform.inprocess import open_pipeline
-from tailorbird.platform.moment import clock_of_answers
+from tailorbird.platform.moment import response_clock
 from tailorbird.platform.results import Slate
 from tailorbird.serving.messages import RecommendQuery, SearchQuery, decode
 
@@ -51,7 +51,7 @@ def answer(
     )
     # Encoded as JSON, so that an invalid value gives the same error as on a server.
     encoded = msgspec.json.encode(body)
-    clock, note = clock_of_answers(as_of, project, SystemClock())
+    clock, note = response_clock(as_of, project, SystemClock())
     with open_pipeline(project, clock, seed=None) as pipeline:
         if query:
             response = pipeline.search(decode(encoded, msgspec.json.Decoder(SearchQuery)))

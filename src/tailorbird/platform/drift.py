@@ -31,7 +31,7 @@ from tailorbird.registry import Registry
 from tailorbird.training.sketches import bins_of
 
 HISTORY_DAYS = 56
-RECENT = "7d"
+DEFAULT_SINCE = "7d"
 HISTORY = "history"
 SIGNALS_SHOWN = 5
 FILE = "episodes.json"
@@ -121,7 +121,7 @@ class DriftResult:
 
 
 def find_drift(
-    project: Project, clock: Clock, *, since: str = RECENT, against: str = HISTORY
+    project: Project, clock: Clock, *, since: str = DEFAULT_SINCE, against: str = HISTORY
 ) -> DriftResult:
     """Return the episodes of drift of the most recent period.
 
@@ -223,14 +223,9 @@ def read_falls(project: Project, clock: Clock) -> list[DriftRow]:
         if entry.action != FALL or not entry.details or entry.at > clock.now():
             continue
         ends = [later.at for later in audit[index:] if later.action in ("promote", "rollback")]
-        rows.append(
-            DriftRow(
-                **entry.details,
-                until=_minute(ends[0]) if ends else "",
-                detected=_minute(entry.at),
-                compared_with="reference",
-            )
-        )
+        times = {"until": _minute(ends[0]) if ends else "", "detected": _minute(entry.at)}
+        row = {**entry.details, **times, "compared_with": "reference"}
+        rows.append(msgspec.convert(row, DriftRow))
     return rows
 
 

@@ -90,7 +90,10 @@ class ProjectFolder:
         _, origins = load_settings(self.root / FILE)
         return Frame.from_rows(
             ["setting", "value", "source", "description"],
-            [(each.key, repr(each.value), each.source, each.description) for each in origins],
+            [
+                (origin.key, repr(origin.value), origin.source, origin.description)
+                for origin in origins
+            ],
         )
 
     def check(self) -> "CheckResult":

@@ -112,7 +112,7 @@ class InProcessServer:
             bundles=bundles,
             feature_provider=self.schemas,
             catalogue=self._catalogue,
-            answer_log=collector,
+            response_log=collector,
             clock=self._clock,
             rng=np.random.default_rng(seed),
             pseudonyms=self._pseudonyms,

@@ -51,7 +51,7 @@ def clock_as_of(
     )
 
 
-def clock_of_answers(text: str, project: Project, machine: Clock) -> tuple[Clock, str]:
+def response_clock(text: str, project: Project, machine: Clock) -> tuple[Clock, str]:
     """Return the clock of a response without a server, and a notice if it is not the machine's.
 
     For "" it is the project's clock, or the end of a log that ended long ago, so that users are as

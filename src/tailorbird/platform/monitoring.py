@@ -21,8 +21,8 @@ from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
 from tailorbird.pages.notebook import text_html
 from tailorbird.platform.drift import (
+    DEFAULT_SINCE,
     HISTORY,
-    RECENT,
     DriftResult,
     figure_store,
     find_drift,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tailorbird.platform.notify import ReceiverState
 
-SHOWN = (
+DEFAULT_METRICS = (
     "requests",
     "latency_ms_p95",
     "error_rate",
@@ -54,7 +54,7 @@ SHOWN = (
     "novelty",
     "calibration",
 )
-ENDS = ("low", "high")  # of the interval of a figure
+INTERVAL_ENDS = ("low", "high")  # of the interval of a figure
 DELAY_DAYS = 28  # of conversions whose delays are learned
 FIGURES_S = 60.0  # between computations of the figures
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class FiguresResult:
             )
             if f"{metric}_low" in METRICS:
                 low, high = (
-                    [getattr(row, f"{metric}_{end}") for row in group_rows] for end in ENDS
+                    [getattr(row, f"{metric}_{end}") for row in group_rows] for end in INTERVAL_ENDS
                 )
                 axes.fill_between(hours, low, high, alpha=0.2, color=line.get_color())
         axes.set_xlabel(f"hours since {to_iso(self.since)[:16]}Z")
@@ -123,10 +123,10 @@ class FiguresResult:
 
     @property
     def _short(self) -> Frame:
-        shown = [[getattr(row, name) for name in SHOWN] for row in self.rows]
+        shown = [[getattr(row, name) for name in DEFAULT_METRICS] for row in self.rows]
         start = [[to_iso(row.start)[:16], row.group] for row in self.rows]
         return Frame.from_rows(
-            ["start", self.by or "group", *SHOWN],
+            ["start", self.by or "group", *DEFAULT_METRICS],
             [[*left, *right] for left, right in zip(start, shown, strict=True)],
         )
 
@@ -162,7 +162,9 @@ class MonitoringView:
         now = clock_as_of(as_of, project, settled=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
 
-    def drift(self, *, since: str = RECENT, against: str = HISTORY, as_of: str = "") -> DriftResult:
+    def drift(
+        self, *, since: str = DEFAULT_SINCE, against: str = HISTORY, as_of: str = ""
+    ) -> DriftResult:
         """Return episodes in which features, scores, sources, fields or traffic moved.
 
         Args:

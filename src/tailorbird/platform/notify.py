@@ -217,8 +217,8 @@ def describe_notify(project: Project, now: int) -> list[str]:
     failing = read_ledger(folder).failing if project.settings.notify.urls else {}
     return [
         *(
-            f"receiver {name} accepts no message since {to_iso(each.since)[:16]}Z: {each.error}"
-            for name, each in failing.items()
+            f"receiver {name} accepts no message since {to_iso(state.since)[:16]}Z: {state.error}"
+            for name, state in failing.items()
         ),
         *(
             f"{name} is silenced until {to_iso(until)[:16]}Z"

@@ -10,7 +10,7 @@ from tailorbird.platform.frames import Frame, figures_frame, plot_figures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tailorbird.serving.messages import Answer
+    from tailorbird.serving.messages import RecommendResponse
     from tailorbird.training.evaluation.figures import Evaluation
     from tailorbird.training.settings import TrainReport
     from tailorbird.training.tasks.churn.report import ChurnReport
@@ -134,7 +134,7 @@ class Slate:
         note: a sentence if the response is as of another time than now, otherwise "".
     """
 
-    response: "Answer"
+    response: "RecommendResponse"
     note: str = ""
 
     @property

@@ -36,12 +36,12 @@ from tailorbird.monitoring.decisions.champion import (
 from tailorbird.monitoring.decisions.clicks import NO_CLICKS, clicks_per_person
 from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
 from tailorbird.platform.drift import figure_store
-from tailorbird.platform.runtime.canary import BY as CANARY
+from tailorbird.platform.runtime.canary import ACTOR as CANARY
 from tailorbird.platform.runtime.canary import advance_canary
 from tailorbird.registry import Registry
 
-BY = "trainer"  # The author of these changes in the registry.
-AUTHORS = (BY, CANARY)
+ACTOR = "trainer"  # The author of these changes in the registry.
+AUTHORS = (ACTOR, CANARY)
 TICK_S = 5.0
 BEFORE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
 COMPARE_US = HOUR  # after a promotion, in which clicks are compared with those before it
@@ -143,7 +143,7 @@ def watch_champion(
     """Compare the champion with the previous version."""
     aliases, lake = registry.aliases(), Lake(project.paths.lake)
     window_from = max(promoted_at, now - WINDOW_US)
-    new = lake.answers(RESPONSES, window_from, now)
+    new = lake.responses(RESPONSES, window_from, now)
     compare_clicks = now - promoted_at < COMPARE_US
     new_events = lake.events(COLUMNS, window_from, now) if compare_clicks else None
     champion = _measure_service(project, new, new_events, aliases.champion, now)
@@ -174,9 +174,9 @@ def _service_before(project: Project, version: str, promoted_at: int, now: int) 
     if key in _before:
         return _before[key]
     lake, start = Lake(project.paths.lake), promoted_at - BEFORE_US
-    answers = lake.answers(RESPONSES, start, promoted_at)
+    responses = lake.responses(RESPONSES, start, promoted_at)
     events = lake.events(COLUMNS, start, promoted_at)
-    service = _measure_service(project, answers, events, version, promoted_at)
+    service = _measure_service(project, responses, events, version, promoted_at)
     if now > promoted_at + SETTLED_US:
         for old in [cache_key for cache_key in _before if cache_key[0] == key[0]]:
             del _before[old]
@@ -185,25 +185,25 @@ def _service_before(project: Project, version: str, promoted_at: int, now: int) 
 
 
 def _measure_service(
-    project: Project, answers: pa.Table, events: pa.Table | None, version: str, now: int
+    project: Project, responses: pa.Table, events: pa.Table | None, version: str, now: int
 ) -> Service:
-    version_answers = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
-    failure = version_answers["failure"]
+    version_responses = responses.filter(pc.fill_null(pc.equal(responses["asked"], version), False))
+    failure = version_responses["failure"]
     failed = {
         name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
         for name in ("error", "not_finite", "left_alone")
     }
-    is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_answers["items"]), 0), 0)
+    is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_responses["items"]), 0), 0)
     fine = pc.is_null(failure)
     empty = int(pc.sum(pc.and_(is_empty, fine)).as_py() or 0)
     clicks = NO_CLICKS
     if events is not None:
-        requests = version_answers.filter(
-            pc.less(pc.cast(version_answers["ts"], pa.int64()), now - HORIZON_US)
+        requests = version_responses.filter(
+            pc.less(pc.cast(version_responses["ts"], pa.int64()), now - HORIZON_US)
         )["request_id"]
         denominators = {name: slot.denominator for name, slot in project.slots.items()}
         clicks = clicks_per_person(events, requests, denominators, HORIZON_US)
-    return Service(version_answers.num_rows, {**failed, "empty": empty}, clicks)
+    return Service(version_responses.num_rows, {**failed, "empty": empty}, clicks)
 
 
 def _long_run(
@@ -255,9 +255,9 @@ def first_share(project: Project, now: int) -> tuple[float, str]:
 
 
 def _judge_shadow(project: Project, registry: Registry, step: Step, now: int) -> str:
-    answers = Lake(project.paths.lake).answers((*SHADOW_COLUMNS, "ts"), step.since)
+    responses = Lake(project.paths.lake).responses((*SHADOW_COLUMNS, "ts"), step.since)
     verdict = judge_shadow(
-        answers,
+        responses,
         step.version,
         is_overdue=step.is_overdue,
         scored_min=project.settings.canary.answers_min,
@@ -269,18 +269,20 @@ def _judge_shadow(project: Project, registry: Registry, step: Step, now: int) ->
     if verdict.action == "pass":
         return _take_step(project, registry, "canary", step.version, verdict.reason, now)
     # In this order: a crash between leaves a shadow that is judged, and ended, once more.
-    registry.record("reject", step.version, by=BY, why=verdict.reason)
-    registry.set_shadow("", by=BY, why=verdict.reason)
+    registry.record("reject", step.version, by=ACTOR, why=verdict.reason)
+    registry.set_shadow("", by=ACTOR, why=verdict.reason)
     return "end"
 
 
 def _advance_canary(project: Project, registry: Registry, clock: Clock, step: Step) -> str:
     aliases = registry.aliases()
     if aliases.shadow == aliases.canary:
-        registry.set_shadow("", by=BY, why="it is a canary now")
+        registry.set_shadow("", by=ACTOR, why="it is a canary now")
     if aliases.automatic and step.is_overdue:
         limit = project.settings.rollout.limit
-        registry.end_canary(by=BY, why=f"inconclusive within {limit}; nothing is tried for a while")
+        registry.end_canary(
+            by=ACTOR, why=f"inconclusive within {limit}; nothing is tried for a while"
+        )
         return "end"
     may_promote = "promote" not in project.settings.rollout.approval
     action = advance_canary(project, clock, may_promote=may_promote)
@@ -297,7 +299,7 @@ def _take_step(
     """Take a step, or propose it once if it waits for a person."""
     if step in project.settings.rollout.approval:
         if proposal(registry) != (step, version):
-            registry.record(f"propose {step}", version, by=BY, why=why)
+            registry.record(f"propose {step}", version, by=ACTOR, why=why)
             log.warning("%s of %s waits for a person: %s", step, version, why)
         return "propose"
     _take(project, registry, step, version, why=why, now=now)
@@ -309,16 +311,16 @@ def _take(
     project: Project, registry: Registry, step: str, version: str, *, why: str, now: int
 ) -> None:
     if step == "shadow":
-        registry.set_shadow(version, by=BY, why=why)
+        registry.set_shadow(version, by=ACTOR, why=why)
     elif step == "canary":
         share = first_share(project, now)[0] if now else 0.0
-        registry.set_canary(version, share or SHARES[0], by=BY, why=why)
+        registry.set_canary(version, share or SHARES[0], by=ACTOR, why=why)
         if registry.aliases().shadow == version:
-            registry.set_shadow("", by=BY, why="it is a canary now")
+            registry.set_shadow("", by=ACTOR, why="it is a canary now")
     elif step == "promote":
-        registry.promote(version, by=BY, why=why)
+        registry.promote(version, by=ACTOR, why=why)
     elif registry.aliases().champion == version:
-        registry.rollback(by=BY, why=why)
+        registry.rollback(by=ACTOR, why=why)
 
 
 def _rollout_limits(project: Project) -> Limits:

@@ -57,7 +57,7 @@ class LakeView:
             raise UsageError(f"{name} have no time", where="since", fix="leave since away")
         end = lake.sql("SELECT max(ts) AS ts FROM events")["ts"].cast(pa.int64())[0].as_py()
         start = (end or 0) - parse_duration(since)
-        read = lake.events if name == "events" else lake.answers
+        read = lake.events if name == "events" else lake.responses
         return Frame(read(columns, ts_from=start))
 
     def sql(self, query: str) -> Frame:

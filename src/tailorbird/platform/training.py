@@ -143,7 +143,7 @@ def _train_churn(
     from tailorbird.training.tasks.churn.backtest import ChurnSettings
     from tailorbird.training.tasks.churn.train import train_churn
     from tailorbird.training.tasks.churn.training_rows import FitSettings
-    from tailorbird.training.tasks.churn.vectors import SMALL
+    from tailorbird.training.tasks.churn.vectors import TOWER_SETTINGS
 
     if inapplicable := options.slot_only_options():
         flags = [f"--{option.replace('_', '-')}" for option in inapplicable]
@@ -161,7 +161,7 @@ def _train_churn(
     settings = ChurnSettings(
         FitSettings(seed=options.seed),
         lateness_us=project.plan.lateness_us,
-        vectors=None if quick or project.settings.train.retrieval == "tables" else SMALL,
+        vectors=None if quick or project.settings.train.retrieval == "tables" else TOWER_SETTINGS,
     )
     if quick:
         settings = replace(

@@ -145,7 +145,7 @@ class _Erasure:
         key = bytes.fromhex(self._journal.key)
         self._rewriter = EventRewriter(key, self._footprint.requests)
         known = attribute_names(project.plan)
-        self._mentions = Mentions(self._people.ids, known, self._rewriter.hash_thing)
+        self._mentions = Mentions(self._people.ids, known, self._rewriter.hash_reference)
 
     def run(self) -> Receipt:
         """Run the steps that are not done yet."""
@@ -177,7 +177,9 @@ class _Erasure:
             counts={"people": {"users": users, "devices": devices, "shared": len(people.shared)}},
         )
         if self._writers.topics is not None:
-            journal.topics = [msgspec.to_builtins(one) for one in self._writers.topics.describe()]
+            journal.topics = [
+                msgspec.to_builtins(topic) for topic in self._writers.topics.describe()
+            ]
         write_journal(self._data, journal)
         faults.at("erase.begun")
         return journal
@@ -248,7 +250,9 @@ class _Erasure:
             released = read_released(self._project.paths.lake).routed_position()
             forgotten.append(erase_router(routed, released, **erased))
         names = ErasedCounts.__struct_fields__
-        return {"router": {name: sum(getattr(one, name) for one in forgotten) for name in names}}
+        return {
+            "router": {name: sum(getattr(counts, name) for counts in forgotten) for name in names}
+        }
 
     def _erase_logs(self) -> dict[str, Any]:
         released = read_released(self._project.paths.lake)
@@ -258,7 +262,7 @@ class _Erasure:
             erase_paths(log)
             log.shrink()
             faults.at("erase.raw_log")
-        for producer, log in self._writers.answers.items():
+        for producer, log in self._writers.response_logs.items():
             count += log.prune(released.responses_position(producer))
             log.shrink()
         if (scores := self._writers.scores) is not None:

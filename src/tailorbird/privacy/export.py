@@ -35,17 +35,17 @@ from tailorbird.lake import Lake
 from tailorbird.lake.quarantine import ROW_KEY_COLUMNS
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.positions import load_positions
-from tailorbird.privacy.footprint import TEXTS, THINGS, find_refused
+from tailorbird.privacy.footprint import REFERENCE_COLUMNS, TEXT_COLUMNS, find_refused
 from tailorbird.privacy.mentions import Mentions, attribute_names
 from tailorbird.privacy.people import Mask, People, find_people, is_any, one_of
 from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.stream import open_reader, read_released
 
 _ITEMS_READ = 20  # of which the features are told, those touched last
-_MENTIONING = {  # columns of others' rows that may name somebody: texts, JSON
+_MENTION_COLUMNS = {  # columns of others' rows that may name somebody: texts, JSON
     "items": (("version",), ("attributes",)),
     "users": (("version",), ("attributes",)),
-    "events": ((*THINGS, *TEXTS), ("properties", "user_profile")),
+    "events": ((*REFERENCE_COLUMNS, *TEXT_COLUMNS), ("properties", "user_profile")),
     "answers": (("request_id", "session_id", "query"), ()),
 }
 _receipt = msgspec.json.Decoder(Receipt).decode
@@ -75,14 +75,17 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
         _read_waiting_rows(project, mentions)
     )  # first: the lake may take them in meanwhile
     events = _read_rows(lake, "events", people.filter(), people.may_read)
-    answers = _read_rows(lake, "answers", people.filter(), people.may_read)
+    responses = _read_rows(lake, "answers", people.filter(), people.may_read)
     for row in _read_rows(lake, "users", one_of("id", people.users)):
         yield {"source": "profile", **row}
     for row in events:
-        yield {"source": "event", **{name: one for name, one in row.items() if one is not None}}
-    for row in answers:
+        yield {
+            "source": "event",
+            **{name: value for name, value in row.items() if value is not None},
+        }
+    for row in responses:
         yield {"source": "answer", **_with_features(row, sets)}
-    yield from _list_arms(answers)
+    yield from _list_arms(responses)
     sessions = {row["session_id"] for row in events}
     refused = set(find_refused(lake, mentions, sessions, {row["request_id"] for row in events}))
     for row in _read_rows(lake, "quarantine"):
@@ -136,14 +139,16 @@ def _may_read(body: str | bytes, people: People) -> bool:
 
 def _with_features(row: Record, sets: Sequence[FeatureSet]) -> Record:
     """Return an answer with its features by name, item by item, if its schema is known."""
-    features = next((one for one in sets if one.schema_hash == row["schema_hash"]), None)
+    features = next((entry for entry in sets if entry.schema_hash == row["schema_hash"]), None)
     record = {name: value for name, value in row.items() if name != "sequences"}
     items, numeric = row["items"] or [], row["numeric"] or []
     if features is None or not items or len(numeric) != len(items) * len(features.numeric):
         return record
     values = np.array(record.pop("numeric"), np.float64).reshape(len(items), -1)
-    named = [_name_values(features.numeric, value) for value in values]
-    record["features"] = [{"item": item, **one} for item, one in zip(items, named, strict=True)]
+    named_values = [_name_values(features.numeric, value) for value in values]
+    record["features"] = [
+        {"item": item, **named_value} for item, named_value in zip(items, named_values, strict=True)
+    ]
     return record
 
 
@@ -152,9 +157,9 @@ def _name_values(names: Sequence[str], values: np.ndarray) -> Record:
     return {name: None if np.isnan(value) else value for name, value in pairs}
 
 
-def _list_arms(answers: list[Record]) -> Iterator[Record]:
+def _list_arms(responses: list[Record]) -> Iterator[Record]:
     first_arm: dict[tuple[str, str], str] = {}
-    for row in sorted(answers, key=lambda row: row["ts"]):
+    for row in sorted(responses, key=lambda row: row["ts"]):
         if row["experiment"]:
             first_arm.setdefault((row["experiment"], row["arm"]), row["ts"])
     for (experiment, arm), since in first_arm.items():
@@ -163,7 +168,7 @@ def _list_arms(answers: list[Record]) -> Iterator[Record]:
 
 def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
     """Yield what others wrote about them: items whole, of other rows the fields that name them."""
-    for table, (texts, json) in _MENTIONING.items():
+    for table, (texts, json) in _MENTION_COLUMNS.items():
         for batch in lake.batches(table, TABLES[table].schema.names) if lake.exists(table) else ():
             rows = pa.Table.from_batches([batch])
             if table == "users":
@@ -176,8 +181,8 @@ def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[R
             masks |= {name: mentions.in_json(rows[name]) for name in json}
             for index in np.flatnonzero(np.logical_or.reduce(list(masks.values()))).tolist():
                 row = {
-                    name: _to_plain(one)
-                    for name, one in rows.slice(index, 1).to_pylist()[0].items()
+                    name: _to_plain(value)
+                    for name, value in rows.slice(index, 1).to_pylist()[0].items()
                 }
                 if table != "items":
                     fields = [name for name, mask in masks.items() if mask[index]]
@@ -232,8 +237,8 @@ def _read_features(
                 rows = reader.read(ReadRequest(person=person, now=clock.now()), items).numeric
                 for item, row in zip(items, rows, strict=True):
                     about = {"schema": features.schema_hash, "person": person, "item": item}
-                    named = _name_values(reader.features.numeric, row)
-                    yield {"source": "feature", **about, **named}
+                    named_values = _name_values(reader.features.numeric, row)
+                    yield {"source": "feature", **about, **named_values}
         finally:
             reader.close()
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
 from tailorbird.features.offline import parts
-from tailorbird.lake.write.labels import MADE
+from tailorbird.lake.write.labels import MADE_KEY
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER
 
 _DRAFT = re.compile(r"(.+\.(new|part|copy|fresh)|\..+\.\d+)\Z")
@@ -69,7 +69,7 @@ def made_by(path: Path) -> str:
         if head == _EXPORT:
             return "lake export-user"
         metadata = pq.read_schema(path).metadata if head[:4] == b"PAR1" else None
-        return (metadata or {}).get(MADE, b"").decode()
+        return (metadata or {}).get(MADE_KEY, b"").decode()
     except (OSError, pa.ArrowException, UnicodeDecodeError):
         return ""
 

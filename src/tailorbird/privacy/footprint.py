@@ -18,14 +18,14 @@ from tailorbird.lake.quarantine import ROW_KEY_COLUMNS, row_keys
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import People, is_any, one_of
 
-TEXTS = ("page", "referrer", "query", "answer_query")  # free text of an event
+TEXT_COLUMNS = ("page", "referrer", "query", "answer_query")  # free text of an event
 JSON = ("properties", "user_profile", "item_profile")
-THINGS = ("event_id", "session_id", "request_id", "user_version", "item_version")
+REFERENCE_COLUMNS = ("event_id", "session_id", "request_id", "user_version", "item_version")
 _EVENT = (
     *("event_id", "type", "ts", "user_id", "anonymous_id", "person", "session_id"),
     *("request_id", "item_id", "items", "raw_partition", "raw_offset", "raw_row"),
 )
-NEVER = 1 << 62
+NEVER_TS = 1 << 62
 Place = tuple[str, int, int]  # partition, offset and row of a raw log
 
 
@@ -53,7 +53,7 @@ class Footprint(msgspec.Struct):
     items: list[str] = []
     mentioning_items: list[str] = []
     attributes: list[str] = []
-    since: int = NEVER
+    since: int = NEVER_TS
     types: dict[str, int] = {}
     first: int = 0
     last: int = 0
@@ -101,11 +101,13 @@ def _find_affected(lake: Lake, people: People, mentions: Mentions, footprint: Fo
     """Find the users and items whose features change, by the rows that do."""
     users: set[str] = set()
     items: set[str] = set()
-    for batch in lake.batches("events", [*dict.fromkeys((*_EVENT, *THINGS, *TEXTS, *JSON))]):
+    for batch in lake.batches(
+        "events", [*dict.fromkeys((*_EVENT, *REFERENCE_COLUMNS, *TEXT_COLUMNS, *JSON))]
+    ):
         rows = pa.Table.from_batches([batch])
         changes = changed_rows(rows, people, mentions, footprint.requests)
         rows = rows.filter(changes)
-        footprint.since = min(footprint.since, *micros(rows["ts"]).tolist(), NEVER)
+        footprint.since = min(footprint.since, *micros(rows["ts"]).tolist(), NEVER_TS)
         for name in ("user_id", "person"):
             users.update(rows[name].drop_null().to_pylist())
         items.update(rows["item_id"].drop_null().to_pylist())
@@ -140,11 +142,11 @@ def changed_rows(
     """Return which rows of `events` an erasure changes."""
     changes = pc.or_(people.owns(rows), people.decided(rows))
     changes = pc.or_(changes, is_any(rows["request_id"], requests))
-    for name in TEXTS:
+    for name in TEXT_COLUMNS:
         changes = pc.or_(changes, pa.array(mentions.in_column(rows[name]), pa.bool_()))
     for name in JSON:
         changes = pc.or_(changes, pa.array(mentions.in_json(rows[name]), pa.bool_()))
-    for name in THINGS:
+    for name in REFERENCE_COLUMNS:
         changes = pc.or_(changes, is_any(rows[name], mentions.renamed_in(rows[name]).keys()))
     return changes
 
@@ -160,7 +162,7 @@ def find_refused(
         lake.batches("quarantine", ["body", *ROW_KEY_COLUMNS]) if lake.exists("quarantine") else ()
     ):
         rows = pa.Table.from_batches([batch])
-        for place, body in zip(row_keys(rows), rows["body"].to_pylist(), strict=True):
+        for row_key, body in zip(row_keys(rows), rows["body"].to_pylist(), strict=True):
             row = read_row_subject(body)
             is_unnamed = row is not None and not (row.user_id or row.anonymous_id)
             of_theirs = row is not None and (
@@ -168,5 +170,5 @@ def find_refused(
                 or (isinstance(row.request_id, str) and row.request_id in requests)
             )
             if mentions.in_body(body) or (is_unnamed and of_theirs):
-                refused_rows.append(place)
+                refused_rows.append(row_key)
     return refused_rows

@@ -75,12 +75,12 @@ class StringMatcher:
         padded = data + bytes(8)
         mask = np.uint64((1 << 8 * EMBEDDED_ID_LENGTH_MIN) - 1)
         values = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & mask
-        places = np.flatnonzero(self._table[_hash_slot(values)])
-        places = places[np.isin(values[places], self._keys)]
+        match_rows = np.flatnonzero(self._table[_hash_slot(values)])
+        match_rows = match_rows[np.isin(values[match_rows], self._keys)]
         matches: set[tuple[int, bytes]] = set()
-        for place, key in zip(places.tolist(), values[places].tolist(), strict=True):
+        for row, key in zip(match_rows.tolist(), values[match_rows].tolist(), strict=True):
             for offset, length in self._places[key]:
-                start = place - offset
+                start = row - offset
                 if start >= 0 and (text := data[start : start + length]) in self._strings:
                     matches.add((start, text))
         yield from sorted(matches)
@@ -95,9 +95,11 @@ class IdMatcher:
     """Finds ids of six characters or more, in their three forms, where they stand alone."""
 
     def __init__(self, ids: Collection[str]) -> None:
-        long = [id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN]
-        self._numbers = frozenset(long_id.encode() for long_id in long if is_number(long_id))
-        self._matcher = StringMatcher({form for long_id in long for form in encoded_forms(long_id)})
+        long_ids = [id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN]
+        self._numbers = frozenset(long_id.encode() for long_id in long_ids if is_number(long_id))
+        self._matcher = StringMatcher(
+            {form for long_id in long_ids for form in encoded_forms(long_id)}
+        )
         self.longest = self._matcher.longest
 
     def find(self, data: bytes) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ from tailorbird.events.free_text import (
 )
 from tailorbird.privacy.matching import IdMatcher
 
-_STRUCTURE = ("type", "item_id", "items")
+_CONTRACT_FIELDS = ("type", "item_id", "items")
 _BATCH = 1 << 16  # texts that are searched at once
 _decode = msgspec.json.Decoder().decode
 
@@ -82,7 +82,7 @@ class Mentions:
             if any(f'"{id_}"' in value for id_ in self._ids):
                 return True
         if isinstance(value, dict):
-            value = {name: one for name, one in value.items() if name not in _STRUCTURE}
+            value = {name: entry for name, entry in value.items() if name not in _CONTRACT_FIELDS}
         return any(self._is_mentioned(name, one) for name, one in leaves(value))
 
     def in_column(self, column: pa.ChunkedArray) -> np.ndarray:
@@ -137,7 +137,7 @@ class Mentions:
     def _renamed_list(self, text: str) -> str:
         if text[:1] != "[":
             return self.renamed(text)
-        ids = [one and self.renamed(one) for one in _decode(text)]
+        ids = [value and self.renamed(value) for value in _decode(text)]
         return msgspec.json.encode(ids).decode()
 
     def _equal(self, column: pa.ChunkedArray) -> set[str]:

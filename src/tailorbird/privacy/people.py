@@ -175,14 +175,14 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
     into: dict[str, set[str]] = {}
     for (former, merge), properties in zip(merges, rows["properties"].to_pylist(), strict=True):
         is_erased = msgspec.json.decode(properties or "{}").get(INTO_ERASED) is True
-        gone = is_erased and merge.into == former
-        into.setdefault(former, set()).add(f"{_ERASED}{merge.p}" if gone else merge.into)
-    known = {*into, *(user for each in into.values() for user in each)}
-    now = {user: survivor(user, newest.get)[0] for user in known}
+        is_gone = is_erased and merge.into == former
+        into.setdefault(former, set()).add(f"{_ERASED}{merge.p}" if is_gone else merge.into)
+    known_users = {*into, *(user for value in into.values() for user in value)}
+    now = {user: survivor(user, newest.get)[0] for user in known_users}
     groups = [
-        {former, *each}
-        for former, each in into.items()
-        if {now[user] for user in (former, *each - {former})} == {now[former]}
+        {former, *value}
+        for former, value in into.items()
+        if {now[user] for user in (former, *value - {former})} == {now[former]}
     ]
     result = set(users)
     while more := {user for group in groups if group & result for user in group - result}:
@@ -193,7 +193,7 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
 def find_unknown(lake: Lake, stored: Sequence[StoredId], suppressed: SuppressionList) -> list[int]:
     """Return which of these people, counted from 1, the project has nothing of: a typing error."""
     ids = set(flatten_ids(stored))
-    known: set[str] = set()
+    known_users: set[str] = set()
     for table, column, prefix in (
         ("events", "user_id", ""),
         ("events", "anonymous_id", ANONYMOUS_PREFIX),
@@ -206,12 +206,14 @@ def find_unknown(lake: Lake, stored: Sequence[StoredId], suppressed: Suppression
             lake.batches(table, [column], one_of(column, wanted)) if lake.exists(table) else ()
         ):
             values = batch.column(0).drop_null().unique().to_pylist()
-            known.update(f"{prefix}{value}" for value in values)
+            known_users.update(f"{prefix}{value}" for value in values)
 
     def is_known(one: str) -> bool:
         mark = "a" if one.startswith(ANONYMOUS_PREFIX) else "u"
-        return one in known or suppressed.has(mark, one.removeprefix(ANONYMOUS_PREFIX))
+        return one in known_users or suppressed.has(mark, one.removeprefix(ANONYMOUS_PREFIX))
 
     return [
-        number for number, one in enumerate(stored, 1) if not any(map(is_known, flatten_ids([one])))
+        number
+        for number, entry in enumerate(stored, 1)
+        if not any(map(is_known, flatten_ids([entry])))
     ]

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from tailorbird.events import Receipt, RoutePlan, check
-from tailorbird.events.contract.contract import ERASED, join_rows, split_body
+from tailorbird.events.contract.contract import ERASED_BODY, join_rows, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.suppression import RowSubject, read_row_subject, subject_of
-from tailorbird.lake.files.archive import Archived
+from tailorbird.lake.files.archive import ArchiveFile
 from tailorbird.privacy.footprint import Footprint, Place
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import People
@@ -43,7 +43,7 @@ class ArchiveRewriter:
         self._refused_rows = frozenset(footprint.refused_rows)
         self.rows = 0
 
-    def change(self, file: Archived, stored: StoredBlock) -> Block | None:
+    def change(self, file: ArchiveFile, stored: StoredBlock) -> Block | None:
         """Return the block in another's place; None where it stays as it is."""
         if stored.block.kind != "body":
             return None
@@ -54,11 +54,11 @@ class ArchiveRewriter:
             self._rewrite_row(part, (file.partition, stored.offset, row), receipt, may_mention)
             for row, part in enumerate(parts)
         ]
-        count = sum(one is not None for one in new)
+        count = sum(value is not None for value in new)
         if not count:
             return None
         self.rows += count
-        rows = [old if one is None else one for old, one in zip(parts, new, strict=True)]
+        rows = [old if value is None else value for old, value in zip(parts, new, strict=True)]
         return msgspec.structs.replace(
             stored.block, payload=join_rows(rows, body, receipt.encoding)
         )
@@ -68,36 +68,39 @@ class ArchiveRewriter:
     ) -> bytes | None:
         """Return the new row; None where it stays."""
         if place in self._refused_rows:
-            return None if part == ERASED else ERASED
-        whose = read_row_subject(part)
-        if whose is None:
-            return ERASED if may_mention and self._mentions.in_body(part) else None
-        if self._is_owned(whose, place):
+            return None if part == ERASED_BODY else ERASED_BODY
+        subject = read_row_subject(part)
+        if subject is None:
+            return ERASED_BODY if may_mention and self._mentions.in_body(part) else None
+        if self._is_owned(subject, place):
             return self._rewrite_body(part, receipt)
         old: Any = _decode(part)
         new = self._mentions.of_another(old) if may_mention else old
-        if isinstance(whose.request_id, str) and whose.request_id in self._rewriter.requests:
-            new = new | {"request_id": self._rewriter.request(whose.request_id)}
+        if isinstance(subject.request_id, str) and subject.request_id in self._rewriter.requests:
+            new = new | {"request_id": self._rewriter.rename_request(subject.request_id)}
         properties = old.get("properties")
         if isinstance(properties, dict) and old.get("type") == "merge":
             into = properties.get(MERGED_INTO)
             if isinstance(into, str) and into in self._people.users:
-                new = self._rewriter.wire_of_merge(new)
+                new = self._rewriter.rewrite_raw_merge(new)
         return None if new == old else _encode(new)
 
-    def _is_owned(self, whose: RowSubject, place: Place) -> bool:
+    def _is_owned(self, subject: RowSubject, place: Place) -> bool:
         return (
             place in self._places
-            or (isinstance(whose.user_id, str) and whose.user_id in self._people.users)
-            or (isinstance(whose.anonymous_id, str) and whose.anonymous_id in self._people.devices)
+            or (isinstance(subject.user_id, str) and subject.user_id in self._people.users)
+            or (
+                isinstance(subject.anonymous_id, str)
+                and subject.anonymous_id in self._people.devices
+            )
         )
 
     def _rewrite_body(self, part: bytes, receipt: Receipt) -> bytes:
         receipt = msgspec.structs.replace(receipt, encoding="json")
         accepted, _ = check(b"[" + part + b"]", receipt, self._plan)
         if len(accepted) != 1:
-            return ERASED
+            return ERASED_BODY
         event = accepted[0].event
-        whose = (*subject_of(event.user_id, event.anonymous_id), event.event_id)
-        new = self._rewriter.wire(_decode(part), whose, accepted[0].ts)
+        subject = (*subject_of(event.user_id, event.anonymous_id), event.event_id)
+        new = self._rewriter.rewrite_raw_event(_decode(part), subject, accepted[0].ts)
         return _encode(self._mentions.of_another(new) if event.type == "item" else new)

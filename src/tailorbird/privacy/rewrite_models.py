@@ -80,7 +80,9 @@ def _without_mentioned(name: str, column: Column, mentions: Mentions) -> Column 
     if not isinstance(column, TextColumn):
         whole_numbers = [value for value in np.unique(column).tolist() if value.is_integer()]
         erased_values = [
-            one for one in whole_numbers if mentions.without({name: int(one)}) != {name: int(one)}
+            whole_number
+            for whole_number in whole_numbers
+            if mentions.without({name: int(whole_number)}) != {name: int(whole_number)}
         ]
         return np.where(np.isin(column, erased_values), np.nan, column) if erased_values else column
     new = [_text_without(value, mentions) for value in column.values]

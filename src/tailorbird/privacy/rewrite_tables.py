@@ -18,15 +18,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.contract.contract import ERASED
+from tailorbird.events.contract.contract import ERASED_BODY
 from tailorbird.events.contract.schema import micros
 from tailorbird.events.keys import hash64s
 from tailorbird.events.suppression import subject_of
 from tailorbird.features.migration.erase import Sensitivity
-from tailorbird.features.parity.recompute import UNLINKED
+from tailorbird.features.parity.recompute import ERASED_EXEMPTION
 from tailorbird.features.request import pack_sequences, unpack_sequences
 from tailorbird.lake.quarantine import row_keys
-from tailorbird.privacy.footprint import JSON, TEXTS, THINGS, Footprint, changed_rows
+from tailorbird.privacy.footprint import (
+    JSON,
+    REFERENCE_COLUMNS,
+    TEXT_COLUMNS,
+    Footprint,
+    changed_rows,
+)
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import Mask, People, is_any
 from tailorbird.privacy.rewrite_events import EventRewriter
@@ -75,25 +81,25 @@ class TableRewriter:
         old = rows.take(pa.array(changed))
         owned = _mask(self._people.owns(old)).tolist()
         decided = _mask(self._people.decided(old)).tolist()
-        renames = self._choose_renames(old, THINGS)
+        renames = self._choose_renames(old, REFERENCE_COLUMNS)
         new: list[dict[str, Any]] = []
         for row, is_owned, is_decided in zip(old.to_pylist(), owned, decided, strict=True):
             if is_owned:
                 subject = subject_of(row["user_id"], row["anonymous_id"], row["item_id"])
-                row = self._rewriter.row(row, (*subject, row["event_id"]))
+                row = self._rewriter.rewrite_row(row, (*subject, row["event_id"]))
                 row["item_profile"] = self._without_mentions(row["item_profile"])
                 if row["type"] == "item":
                     row = self._drop_mentions(row, renames)
                 new.append(row)
                 continue
             if row["request_id"] in requests:
-                row |= {"request_id": self._rewriter.request(row["request_id"])}
+                row |= {"request_id": self._rewriter.rename_request(row["request_id"])}
                 row |= {"answer_query": None}
             if is_decided:  # another's who was one with them for a while, and is itself again
-                gone = {"user_version": None, "user_profile": None}
-                row |= {"person": row["user_id"]} | gone
+                cleared = {"user_version": None, "user_profile": None}
+                row |= {"person": row["user_id"]} | cleared
                 if row["type"] == "merge":
-                    row |= self._rewriter.row_of_merge(row)
+                    row |= self._rewriter.rewrite_merge_row(row)
             new.append(self._drop_mentions(row, renames))
         self.counts["events"] += sum(owned)
         self.counts["mentions"] += len(changed) - sum(owned)
@@ -102,7 +108,7 @@ class TableRewriter:
     def _drop_mentions(
         self, row: dict[str, Any], renames: Mapping[str, Mapping[str, str]]
     ) -> dict[str, Any]:
-        for name in TEXTS:
+        for name in TEXT_COLUMNS:
             if row[name] is not None and self._mentions.in_text(row[name]):
                 row[name] = None
         row |= {name: self._without_mentions(row[name]) for name in JSON}
@@ -110,11 +116,11 @@ class TableRewriter:
 
     def quarantine(self, rows: pa.Table) -> pa.Table | None:
         """Return refused rows with an empty body in place of theirs."""
-        changed = np.flatnonzero([place in self._refused_rows for place in row_keys(rows)])
+        changed = np.flatnonzero([row_key in self._refused_rows for row_key in row_keys(rows)])
         if not len(changed):
             return None
         self.counts["quarantine"] += len(changed)
-        blank = {"path": "$", "message": "", "body": ERASED}
+        blank = {"path": "$", "message": "", "body": ERASED_BODY}
         old = rows.take(pa.array(changed)).to_pylist()
         return _put(rows, changed, [row | blank for row in old])
 
@@ -125,29 +131,31 @@ class TableRewriter:
         ids = rows["event_id"].to_pylist()
         renames = self._choose_renames(rows, ("event_id",))["event_id"]
         owned = [
-            place in self._places or (place[0] is None and id_ in self._event_ids)
-            for place, id_ in zip(first_columns, ids, strict=True)
+            row_key in self._places or (row_key[0] is None and id_ in self._event_ids)
+            for row_key, id_ in zip(first_columns, ids, strict=True)
         ]
         changed = np.flatnonzero(
-            [one or id_ in renames for one, id_ in zip(owned, ids, strict=True)]
+            [value or id_ in renames for value, id_ in zip(owned, ids, strict=True)]
         )
         if not len(changed):
             return None
         self.counts["duplicates"] += len(changed)
         new = rows.take(pa.array(changed)).to_pylist()
         for index, row in zip(changed.tolist(), new, strict=True):
-            place = (row["raw_partition"], row["raw_offset"], row["raw_row"])
+            row_key = (row["raw_partition"], row["raw_offset"], row["raw_row"])
             id_ = row["event_id"]
-            row["event_id"] = self._rewriter.repeat(id_, *place) if owned[index] else renames[id_]
+            row["event_id"] = (
+                self._rewriter.rename_duplicate(id_, *row_key) if owned[index] else renames[id_]
+            )
         return _put(rows, changed, new)
 
     def users(self, rows: pa.Table) -> pa.Table | None:
         """Return the profiles of others, without mentions."""
         owned = _mask(is_any(rows["id"], self._people.users))
-        others = rows.filter(pa.array(~owned))
+        other_rows = rows.filter(pa.array(~owned))
         self.counts["profiles"] += int(owned.sum())
-        new = self.items(others)
-        return new if new is not None else others if owned.any() else None
+        new = self.items(other_rows)
+        return new if new is not None else other_rows if owned.any() else None
 
     def items(self, rows: pa.Table) -> pa.Table | None:
         """Return profiles without mentions."""
@@ -170,12 +178,12 @@ class TableRewriter:
     def answers(self, rows: pa.Table) -> pa.Table | None:
         """Return the answers to others, without mentions and with their exemptions."""
         owned = _mask(self._people.owns(rows))
-        others = rows.filter(pa.array(~owned))
+        other_rows = rows.filter(pa.array(~owned))
         self.counts["answers"] += int(owned.sum())
-        new = self._answers_of_others(others)
-        return new if new is not None else others if owned.any() else None
+        new = self._responses_of_others(other_rows)
+        return new if new is not None else other_rows if owned.any() else None
 
-    def _answers_of_others(self, rows: pa.Table) -> pa.Table | None:
+    def _responses_of_others(self, rows: pa.Table) -> pa.Table | None:
         renames = self._choose_renames(rows, ("request_id", "session_id"))
         exempt = self._mark_exempt(rows)
         decided = _mask(self._people.decided(rows))
@@ -195,8 +203,8 @@ class TableRewriter:
                 row["query"] = None
             if mentioned[index]:
                 self._remove_hashes(row)
-            if exempt[index] and UNLINKED not in (row["degraded"] or ()):
-                row["degraded"] = [*(row["degraded"] or ()), UNLINKED]
+            if exempt[index] and ERASED_EXEMPTION not in (row["degraded"] or ()):
+                row["degraded"] = [*(row["degraded"] or ()), ERASED_EXEMPTION]
         return _put(rows, changed, [_replace_values(row, renames) for row in new])
 
     def _mark_exempt(self, rows: pa.Table) -> np.ndarray:
@@ -225,14 +233,16 @@ class TableRewriter:
 
     def _remove_hashes(self, row: dict[str, Any]) -> None:
         """Put a missing value in place of hashes of erased ids."""
-        gone = self._hashes | {hash_ % (1 << 64) for hash_ in self._hashes}
+        removed = self._hashes | {hash_ % (1 << 64) for hash_ in self._hashes}
         if row["categorical"] is not None:
-            row["categorical"] = [0 if one in gone else one for one in row["categorical"]]
+            row["categorical"] = [0 if value in removed else value for value in row["categorical"]]
         if row["sequences"]:
             sequences = unpack_sequences(row["sequences"]).items()
             row["sequences"] = pack_sequences(
                 {
-                    name: [[0 if one in gone else one for one in column] for column in columns]
+                    name: [
+                        [0 if value in removed else value for value in column] for column in columns
+                    ]
                     for name, columns in sequences
                 }
             )

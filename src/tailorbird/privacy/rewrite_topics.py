@@ -14,43 +14,43 @@ from typing import TYPE_CHECKING
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock
-from tailorbird.events.suppression import FOLDER, TAKEN
+from tailorbird.events.suppression import FOLDER, LAST_ERASURE_FILE
 from tailorbird.privacy.journal import journal_path, write_private
 from tailorbird.router.erasure.topics import RoutedTopics, lock_routed_topics
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka import Cluster, KafkaLog, marker, topic_reset
-from tailorbird.stream.kafka.logs import SHUFFLED, KafkaLogSet
+from tailorbird.stream.kafka.logs import SHUFFLED_PREFIX, KafkaLogSet
 from tailorbird.stream.kafka.topic_reset import TopicSpec
-from tailorbird.stream.released import Released
+from tailorbird.stream.released import ReleasedPositions
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaWriter
 
 # below `data/erasure`: the name under which this machine's erasure may have a marker in the cluster
-_MARKED = "marked"
+_MARKED_STEP = "marked"
 
 
 @dataclass
 class Topics:
-    """The writers of all topics of a project. `raw`, `answers`, `shuffled` (and scores): by the
+    """The writers of all topics of a project. `raw`, `response_logs`, `shuffled` (and scores): by the
     topic's name, one for each partition.
     """
 
     stream: KafkaLogSet
     routed: RoutedTopics
     raw: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
-    answers: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
+    response_logs: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
     shuffled: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
 
     @property
     def _all(self) -> "list[list[KafkaWriter]]":
         return [
             writers
-            for by_topic in (self.raw, self.answers, self.shuffled)
+            for by_topic in (self.raw, self.response_logs, self.shuffled)
             for writers in by_topic.values()
         ]
 
-    def behind(self, released: Released) -> list[str]:
+    def behind(self, released: ReleasedPositions) -> list[str]:
         """Return the logs with rows that are not in the lake yet. Raises LagError."""
         raw = [
             stored_block.partition
@@ -58,28 +58,28 @@ class Topics:
             for stored_block in writers
             if stored_block.end() > released.raw_position(stored_block.partition)
         ]
-        answers = [
+        responses = [
             stored_block.partition
-            for writers in self.answers.values()
+            for writers in self.response_logs.values()
             for stored_block in writers
             if stored_block.end() > released.responses_position(stored_block.partition)
         ]
         return [
             *raw,
-            *answers,
+            *responses,
             *(["routed"] if self.routed.end() > max(released.routed_position(), 1) else []),
         ]
 
     def describe(self) -> list[TopicSpec]:
         """Return how all topics are made again."""
-        mine = [
+        own_topics = [
             topic_reset.describe_topic(
                 [stored_block.address for stored_block in writers],
                 [stored_block.end() for stored_block in writers],
             )
             for writers in self._all
         ]
-        return [*mine, *self.routed.describe()]
+        return [*own_topics, *self.routed.describe()]
 
     def empty(self, topics: list[TopicSpec], clock: Clock) -> int:
         """Empty all topics and return their number; what was emptied before stays."""
@@ -87,7 +87,7 @@ class Topics:
             for writer in writers:
                 writer.check_sole_writer()
                 writer.close()
-        for held in (self.raw, self.answers, self.shuffled):
+        for held in (self.raw, self.response_logs, self.shuffled):
             held.clear()
         by_name = {topic.topic: topic for topic in topics}
         for name, spec in by_name.items():
@@ -106,7 +106,7 @@ class Topics:
     def publish(self, data: Path, suppressed: bytes, key: bytes) -> None:
         """Give other machines the suppression list, and let them in again."""
         number = topic_reset.record_erasure(self.stream.cluster, suppressed, key).number
-        write_private(data / FOLDER / TAKEN, b"%d" % number)
+        write_private(data / FOLDER / LAST_ERASURE_FILE, b"%d" % number)
         release(self.stream.cluster, data)
 
     def close(self) -> None:
@@ -125,12 +125,12 @@ def hold_topics(
     stream = KafkaLogSet(replace(stream.cluster, erasing=True), stream.folder)
     erasure_token = _read_erasure_token(data) or marker.new_erasure_token()
     write_private(
-        data / FOLDER / _MARKED, erasure_token.encode()
+        data / FOLDER / _MARKED_STEP, erasure_token.encode()
     )  # first: a marker that nobody here knows of would keep all out
     try:
         marker.set_marker(stream.cluster, erasure_token)
     except NotReadyError:
-        (data / FOLDER / _MARKED).unlink(missing_ok=True)  # it is another's, and stays
+        (data / FOLDER / _MARKED_STEP).unlink(missing_ok=True)  # it is another's, and stays
         raise
     faults.at("erase.marked")
     try:
@@ -152,7 +152,7 @@ def hold_topics(
                         open_writer(stream.scores, partition="scores")
                     ]
                 for log in stream.response_logs().values():
-                    held.answers.setdefault(log.topic, []).append(
+                    held.response_logs.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
                     )
                 yield held
@@ -176,14 +176,14 @@ def release(cluster: Cluster, data: Path) -> bool:
     """Remove this machine's marker; return whether it stood."""
     erasure_token = _read_erasure_token(data)
     is_cleared = erasure_token is not None and marker.clear_marker(cluster, erasure_token)
-    (data / FOLDER / _MARKED).unlink(missing_ok=True)
+    (data / FOLDER / _MARKED_STEP).unlink(missing_ok=True)
     return is_cleared
 
 
 def _read_erasure_token(data: Path) -> str | None:
     """Return whose marker this machine's is; an empty file is anybody's."""
     try:
-        return (data / FOLDER / _MARKED).read_text() or marker.new_erasure_token()
+        return (data / FOLDER / _MARKED_STEP).read_text() or marker.new_erasure_token()
     except FileNotFoundError:
         return None
 
@@ -203,7 +203,7 @@ def logs_of(stream: KafkaLogSet, spec: TopicSpec) -> list[KafkaLog]:
         return list(stream.raw_parts(producer))
     if kind == "index":
         return list(stream.snapshots())
-    if kind == SHUFFLED:
+    if kind == SHUFFLED_PREFIX:
         schema, _, _ = producer.rpartition("-")
         return list(stream.shuffled(schema, count))
     return [stream.share(number, stream.folder).routed for number in range(count)]

@@ -55,7 +55,7 @@ _MAGIC = {
     b"SQLite f": ".db",
 }
 _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
-_WHO = {"user_id": "user_id", "anonymous_id": "anonymous_id", "person": "person", "id": "user_id"}
+_IDS = {"user_id": "user_id", "anonymous_id": "anonymous_id", "person": "person", "id": "user_id"}
 _VALUES = ("type", "item_id", "device", "country", "slot", "experiment", "arm", "model")
 _ARROW_BLOCKS = ("events", "quarantine", "duplicates")
 _ZSTD_BLOCKS = ("index", "piece")  # the router's tables, see `router.routed_log.topic`
@@ -97,9 +97,9 @@ class Needles:
             id_ for id_ in people.ids if len(id_) < EMBEDDED_ID_LENGTH_MIN or id_ in ambiguous
         }
         self._ids = IdMatcher(people.ids - self.by_field)
-        named = [("user_id", user) for user in people.users & self.by_field]
-        named += [("anonymous_id", device) for device in people.devices & self.by_field]
-        named += [
+        named_ids = [("user_id", user) for user in people.users & self.by_field]
+        named_ids += [("anonymous_id", device) for device in people.devices & self.by_field]
+        named_ids += [
             ("person", person)
             for person in people.persons
             if _strip_prefix(person) in self.by_field
@@ -107,11 +107,11 @@ class Needles:
         self._fields = StringMatcher(
             {
                 form
-                for name, one in named
+                for name, one in named_ids
                 for form in (_name_field(name, one), _name_field(name, one, " "))
             }
         )
-        self._longer = sorted(one.encode(errors="surrogatepass") for one in longer)
+        self._longer = sorted(value.encode(errors="surrogatepass") for value in longer)
         self.longest = max(self._ids.longest, self._fields.longest) + 8  # and what is around it
 
     def find(self, data: bytes | memoryview) -> list[int]:
@@ -222,9 +222,9 @@ def search(
                 size += len(data) if label == "the file" else 0
                 if label in (_PACKED_DAMAGED, _UNREADABLE):
                     count, where = count + 1, where or label
-                elif places := needles.find(data):
-                    count += len(places)
-                    where = where or f"{label} at byte {places[0]}"
+                elif offsets := needles.find(data):
+                    count += len(offsets)
+                    where = where or f"{label} at byte {offsets[0]}"
         report.bytes += size
         on_read(size)
         if count:
@@ -248,8 +248,8 @@ def _search_blocks(
         on_read(len(block.payload))
         report.bytes += len(block.payload)
         for label, data in _of_block(block.kind, block.payload, block.receipt):
-            if places := needles.find(data):
-                report.matches.append(Match(where, len(places), label))
+            if offsets := needles.find(data):
+                report.matches.append(Match(where, len(offsets), label))
 
 
 def _of_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple[str, bytes]]:
@@ -349,10 +349,10 @@ def _read_database(source: str) -> Iterator[tuple[str, bytes]]:
             rows = connection.execute(f'SELECT * FROM "{table}"')
             while row_chunk := list(islice(rows, _ROWS)):
                 cells = [
-                    _to_bytes(one)
+                    _to_bytes(value)
                     for row in row_chunk
-                    for one in row
-                    if isinstance(one, str | bytes)
+                    for value in row
+                    if isinstance(value, str | bytes)
                 ]
                 yield f"table {table}", b"\n".join(cells)
     finally:
@@ -371,9 +371,9 @@ def _read_columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
                 continue
             values = column.drop_null().unique().to_pylist()
             yield f"column {name}", b"\n".join(map(_to_bytes, values))
-            if name in _WHO:
+            if name in _IDS:
                 fields = [
-                    _name_field(_WHO[name], value) for value in values if isinstance(value, str)
+                    _name_field(_IDS[name], value) for value in values if isinstance(value, str)
                 ]
                 yield f"column {name}", b"\n".join(fields)
 

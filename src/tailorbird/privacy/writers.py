@@ -55,7 +55,7 @@ class Writers:
 
     lake: LakeRole
     raw: dict[str, EmbeddedWriter] = field(default_factory=dict)
-    answers: dict[str, EmbeddedWriter] = field(default_factory=dict)
+    response_logs: dict[str, EmbeddedWriter] = field(default_factory=dict)
     routed: EmbeddedWriter | None = None
     scores: EmbeddedWriter | None = None
     topics: "Topics | None" = None
@@ -102,7 +102,9 @@ def _open(
     for producer, path in response_logs(stream).items():
         with open_reader(path) as reader:
             partition = reader.partition
-        writers.answers[producer] = stack.enter_context(open_writer(path, partition=partition))
+        writers.response_logs[producer] = stack.enter_context(
+            open_writer(path, partition=partition)
+        )
     if scores_path(stream).exists():
         log = open_writer(scores_path(stream), partition="scores")
         writers.scores = stack.enter_context(log)
@@ -161,7 +163,7 @@ def _require_in_lake(project: Project, writers: Writers, *, check_topics: bool) 
     behind = [name for name, log in writers.raw.items() if log.end() > released.raw_position(name)]
     behind += [
         name
-        for name, log in writers.answers.items()
+        for name, log in writers.response_logs.items()
         if log.end() > released.responses_position(name)
     ]
     if writers.routed is not None and writers.routed.end() > max(released.routed_position(), 1):

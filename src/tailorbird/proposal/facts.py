@@ -78,13 +78,13 @@ class Facts:
         return self.log.best_window <= DAY
 
 
-def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
+def facts_of(main_source: SourceGuess, sources: list[SourceGuess]) -> Facts:
     """Derive the facts from the main file of events and the files of profiles."""
-    roles = {column.role: column.column for column in main.columns}
+    roles = {column.role: column.column for column in main_source.columns}
     attribute_kinds: dict[
         tuple[str, str], str
     ] = {}  # (owner, attribute) → kind; several files may have one
-    for guess in chosen:
+    for guess in sources:
         if guess.kind == "events":
             continue
         for column in guess.columns:
@@ -95,25 +95,30 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
                     kind_of_column(column.column, guess.sample.column(column.column)),
                 )
 
-    shown = [name for name in main.types if name not in EXCLUDED_TYPES]
-    kind = primary_type(shown)
+    user_types = [name for name in main_source.types if name not in EXCLUDED_TYPES]
+    kind = primary_type(user_types)
     return Facts(
         type=kind,
-        types=tuple(shown),
-        log=measure_log(main, [written for written, name in main.values.items() if name == kind]),
+        types=tuple(user_types),
+        log=measure_log(
+            main_source, [written for written, name in main_source.values.items() if name == kind]
+        ),
         has_price="properties.price" in roles,
         has_quantity="properties.quantity" in roles
         and normalise_name(roles.get("properties.price", "")) not in _LINE_TOTAL_NAMES,
         has_session="session_id" in roles,
-        has_search="search" in main.types,
+        has_search="search" in main_source.types,
         context=tuple(name for name in CONTEXT if f"context.{name}" in roles),
         **attribute_fields(attribute_kinds),
     )
 
 
-def primary_type(shown: Sequence[str]) -> str:
+def primary_type(user_types: Sequence[str]) -> str:
     """Return the event type that recommendations optimise, from types ordered by frequency."""
-    return next((name for name in _PRIMARY_TYPES if name in shown), shown[0] if shown else "click")
+    return next(
+        (name for name in _PRIMARY_TYPES if name in user_types),
+        user_types[0] if user_types else "click",
+    )
 
 
 def attribute_fields(attribute_kinds: Mapping[tuple[str, str], str]) -> dict[str, Any]:

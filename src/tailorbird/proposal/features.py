@@ -63,9 +63,9 @@ def _propose_declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
     yield from _user_declarations(facts, reasons, long)
     if facts.has_price:
         paid = "purchase" if "purchase" in facts.types else kind
-        spent = "price * quantity" if facts.has_quantity else "price"
+        spend_expression = "price * quantity" if facts.has_quantity else "price"
         yield (
-            f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="{spent}", '
+            f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="{spend_expression}", '
             f'unit=0.01, max=100_000, window="{long}")'
         )
         yield (
@@ -73,7 +73,11 @@ def _propose_declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
             f'unit=0.01, max=100_000, window="{long}")'
         )
         reasons.append(
-            (spent, "features", "a number on each event: what people spend, what items cost")
+            (
+                spend_expression,
+                "features",
+                "a number on each event: what people spend, what items cost",
+            )
         )
     if facts.category:
         yield (

@@ -81,7 +81,10 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
                 reason or f"{facts.log.span_days:.0f} days of events",
             )
         )
-    short, long = f"popular:{window_text(boards[0])}", f"popular:{window_text(boards[1])}"
+    short_window, long_window = (
+        f"popular:{window_text(boards[0])}",
+        f"popular:{window_text(boards[1])}",
+    )
     sources: dict[str, int] = {}
     if facts.has_repeats:
         sources["repeat"] = 200 if facts.log.repeats >= _REPEAT_SHARE_HIGH else 60
@@ -94,7 +97,7 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
             )
         )
     knn_source = "item_knn:2" if facts.type in ("click", "view") else "item_knn:10"
-    sources |= {short: 160, knn_source: 100}
+    sources |= {short_window: 160, knn_source: 100}
     reason = (
         "of the last two items: a click follows the one before"
         if knn_source == "item_knn:2"
@@ -110,7 +113,7 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
                 f"a session has {facts.log.session_events:.1f} events, as a mean",
             )
         )
-    sources[long] = 100
+    sources[long_window] = 100
     if facts.log.new_items >= _NEW_ITEMS_SHARE_MIN:
         sources["new_items"] = 40
         reason = (
@@ -118,7 +121,7 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
         )
         reasons.append(("new_items", "source", reason))
     if facts.category == CATEGORY_ATTRIBUTE:
-        sources[f"{long}:category"] = 60
+        sources[f"{long_window}:category"] = 60
     return _Sources(sources, list(dict.fromkeys(_propose_columns(facts, boards, sources, reasons))))
 
 
@@ -144,17 +147,17 @@ def _propose_columns(
     facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons
 ) -> Iterator[str]:
     """Yield the sources whose rank and score the ranker reads, though they add no candidates."""
-    named = [f"popular:{window_text(window)}" for window in boards[2:]]
-    if named:
+    other_boards = [f"popular:{window_text(window)}" for window in boards[2:]]
+    if other_boards:
         reasons.append(
             (
-                ", ".join(named),
+                ", ".join(other_boards),
                 "column",
                 "these windows tell nearly as much: the ranker sees the share of the traffic "
                 "in each",
             )
         )
-    yield from (name for name in named if name not in sources)
+    yield from (name for name in other_boards if name not in sources)
     yield from (name for name in ("item_knn:2", "item_knn:10") if name not in sources)
     if "session_knn" in sources:
         yield "stan"

@@ -29,7 +29,7 @@ _PROBE_MOMENTS, _NEXT_EVENTS, _TOP_ITEMS = (
     200,
     20,
 )  # moments, events after each, items of the list that is judged
-_US = {"s": 1e6, "ms": 1e3, "us": 1.0}
+_MICROSECONDS_PER = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _to_micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | 
             pa.int64()
         )
     if pa.types.is_integer(times.type) or pa.types.is_floating(times.type):
-        return pc.multiply(times.cast(pa.float64()), _US[guess.ts_unit]).cast(
+        return pc.multiply(times.cast(pa.float64()), _MICROSECONDS_PER[guess.ts_unit]).cast(
             pa.int64(), safe=False
         )
     if guess.ts_format:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.contract import LIVE, SOURCE_KINDS
+from tailorbird.candidates.contract import SERVED_KINDS, SOURCE_KINDS
 from tailorbird.candidates.own import KIND as OWN
 from tailorbird.candidates.query import RequestLists, source_of
 from tailorbird.errors import DeclarationError
@@ -41,7 +41,7 @@ class Baseline:
         """
         names = tuple(part.strip() for part in text.split(JOIN))
         for name in names:
-            if source_of(name).kind not in LIVE:
+            if source_of(name).kind not in SERVED_KINDS:
                 raise DeclarationError(
                     f"{name!r} orders no items",
                     where=f"baseline {text}",

@@ -285,9 +285,9 @@ class Bundle:
             raise BundleError("it has no golden rows", where=where)
         raw = np.column_stack(list(self.raw(matrix).values()))
         if not np.allclose(raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE):
-            worst = float(np.abs(raw - expected).max())
+            largest_difference = float(np.abs(raw - expected).max())
             raise BundleError(
-                f"its model answers its golden rows differently here, by up to {worst:.2g}",
+                f"its model answers its golden rows differently here, by up to {largest_difference:.2g}",
                 where=where,
                 fix="tailorbird train",
             )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 BLOCKS_MAX = 500  # of an isotonic table; each has two knots
-_TILT = 1e-7
+_SLOPE_MIN = 1e-7
 _EDGE = 1e-7  # distance of probabilities from 0 and 1 before the logarithm
 
 
@@ -39,7 +39,7 @@ class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
         block.
         """
         p = np.interp(raw, self.x, self.y)
-        return np.clip(p + _TILT * raw / (1.0 + np.abs(raw)), 0.0, 1.0)
+        return np.clip(p + _SLOPE_MIN * raw / (1.0 + np.abs(raw)), 0.0, 1.0)
 
 
 class Platt(msgspec.Struct, frozen=True, tag="platt"):

@@ -22,12 +22,12 @@ Matrix = npt.NDArray[np.float32]
 
 FILE, SUFFIX = "models.py", ".own"
 FEATURES = "features"
-REQUIRED = ("fit",)
+REQUIRED_METHODS = ("fit",)
 _NAME = "estimator_name"  # as `models.registration` sets it
 
 
 @dataclass
-class _Declared:
+class _ModelsFile:
     """The `models.py` of the opened project, run when a family of it is first needed."""
 
     file: Path | None = None
@@ -35,10 +35,10 @@ class _Declared:
     families: Mapping[str, type] | None = None
 
 
-_declared = _Declared()
+_declared = _ModelsFile()
 
 
-def use_file(file: Path | None) -> None:
+def use_models_file(file: Path | None) -> None:
     """Take own models from a file; None or a file that is missing has none."""
     source = file.read_bytes() if file is not None and file.is_file() else b""
     digest = blake2b(source, digest_size=8).hexdigest() if source else ""
@@ -93,7 +93,9 @@ def _require_protocol(family: type, name: str, file: Path) -> type:
     where = f"{file}, class {family.__name__}"
     if not isinstance(name, str) or not name.isidentifier():
         raise DeclarationError(f"{name!r} is no name", where=where, fix="such as recency")
-    if missing := [method for method in REQUIRED if not callable(getattr(family, method, None))]:
+    if missing := [
+        method for method in REQUIRED_METHODS if not callable(getattr(family, method, None))
+    ]:
         raise DeclarationError(f"has no method {missing[0]}", where=where, fix=f"add {missing[0]}")
     if hasattr(family, "save") and not callable(getattr(family, "load", None)):
         raise DeclarationError(
@@ -171,7 +173,7 @@ def checked_scores(
 
 
 @dataclass(frozen=True)
-class _Port:
+class _TensorInfo:
     """An input or an output of a session."""
 
     name: str
@@ -187,11 +189,11 @@ class OwnSession:
     heads: tuple[str, ...]
     where: str
 
-    def get_inputs(self) -> list[_Port]:
-        return [_Port(FEATURES, (None, None))]
+    def get_inputs(self) -> list[_TensorInfo]:
+        return [_TensorInfo(FEATURES, (None, None))]
 
-    def get_outputs(self) -> list[_Port]:
-        return [_Port("scores", (None, len(self.heads)))]
+    def get_outputs(self) -> list[_TensorInfo]:
+        return [_TensorInfo("scores", (None, len(self.heads)))]
 
     def run(
         self, output_names: list[str], input_feed: Mapping[str, Matrix]

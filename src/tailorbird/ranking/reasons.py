@@ -83,7 +83,7 @@ class Reason:
 
 
 FOR_YOU = Reason("for_you", "Picked for you")
-MORE = Reason(
+OTHER_REASON = Reason(
     "more", "More to see"
 )  # The reason for an item without a model and without any other reason.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import parse_duration
 
-ON = ("view", "click", "cart", "purchase")
+TRIGGER_TYPES = ("view", "click", "cart", "purchase")
 SIZE_MAX = 200
 
 
@@ -35,7 +35,7 @@ class ChurnScore:
     model: str = "churn"
     above: float = 0.7
     below: float = -1.0
-    on: Sequence[str] = ON
+    on: Sequence[str] = TRIGGER_TYPES
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class NextBest:
 
     slot: str
     size: int = 0
-    on: Sequence[str] = ON
+    on: Sequence[str] = TRIGGER_TYPES
     every: str = "10m"
     name: str = ""
 

@@ -27,12 +27,12 @@ import numpy.typing as npt
 from tailorbird.errors import BundleError
 
 Floats = npt.NDArray[np.float64]
-Places = npt.NDArray[np.intp]
+Indices = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
 FOLDER, SUFFIX = "trees", ".msgpack"
 LEAF = -1
-SET, MISSING_LEFT, NAN_MISSING, ZERO_MISSING = 1, 2, 4, 8  # bits of `kind`
+CATEGORY_SET, MISSING_LEFT, NAN_MISSING, ZERO_MISSING = 1, 2, 4, 8  # bits of `kind`
 _ZERO = 1e-35  # LightGBM's kZeroThreshold: values that count as 0
 _ELEMENTS = 2_000_000  # rows × path elements × quadrature nodes at a time: some 16 MB a temporary
 
@@ -69,29 +69,29 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         n = len(self.feature)
         lists = (self.threshold, self.left, self.right, self.kind, self.cover, self.value)
-        inner = [node for node, feature in enumerate(self.feature) if feature >= 0]
-        sound = (
+        inner_nodes = [node for node, feature in enumerate(self.feature) if feature >= 0]
+        is_valid = (
             all(len(values) == n for values in lists)
             and all(0 <= root < n for root in self.roots)
             and all(
                 node < self.left[node] < n and node < self.right[node] < n and self.cover[node] > 0
-                for node in inner
+                for node in inner_nodes
             )
-            and all(self.feature[node] < self.columns for node in inner)
+            and all(self.feature[node] < self.columns for node in inner_nodes)
             and all(
                 0 <= self.threshold[node] < len(self.sets)
-                for node in inner
-                if self.kind[node] & SET
+                for node in inner_nodes
+                if self.kind[node] & CATEGORY_SET
             )
         )
-        if not sound:
+        if not is_valid:
             raise BundleError("its trees are no trees", fix="tailorbird train")
 
     @cached_property
     def _paths(self) -> "_Paths":
         return _paths_of(self)
 
-    def raw(self, matrix: npt.NDArray[np.floating]) -> Floats:
+    def raw_scores(self, matrix: npt.NDArray[np.floating]) -> Floats:
         """Return the raw score of each row, (n,), before the link."""
         paths = self._paths
         reached = paths.reaches_leaf(_goes_left(self, paths, matrix))
@@ -104,13 +104,13 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         """
         paths = self._paths
         values = np.zeros((len(matrix), self.columns))
-        step = max(1, _ELEMENTS // max(1, paths.z.size * paths.at.size))
+        step = max(1, _ELEMENTS // max(1, paths.cover_share.size * paths.quadrature_nodes.size))
         for start in range(0, len(matrix), step):
             rows = slice(start, start + step)
             values[rows] = paths.shapley(_goes_left(self, paths, matrix[rows]), self.columns)
         return values, paths.expected
 
-    def linked(self, raw: Floats) -> Floats:
+    def apply_link(self, raw: Floats) -> Floats:
         """Apply the link to raw scores."""
         if self.link == "identity":
             return raw
@@ -132,54 +132,60 @@ class _Paths:
         element_starts: where an element's steps begin; elements are sorted by leaf.
         leaf_starts: where a leaf's elements begin.
         leaf: of each element.
-        z: of each element, the share of training rows that go its way.
+        cover_share: of each element, the share of training rows that go its way.
         feature: of each element; `by_feature` sorts them, `feature_starts` says where each of
             `features` begins.
         leaf_value: (L,), of leaves below an inner root.
         constant: the sum of trees that are one leaf.
         expected: the mean over training rows.
-        at, weight: Gauss-Legendre nodes over (0, 1).
+        quadrature_nodes, quadrature_weights: Gauss-Legendre nodes over (0, 1).
     """
 
-    nodes: Places
-    step_node: Places
+    nodes: Indices
+    step_node: Indices
     step_left: Mask
-    element_starts: Places
-    leaf_starts: Places
-    leaf: Places
-    z: Floats
-    by_feature: Places
-    features: Places
-    feature_starts: Places
+    element_starts: Indices
+    leaf_starts: Indices
+    leaf: Indices
+    cover_share: Floats
+    by_feature: Indices
+    features: Indices
+    feature_starts: Indices
     leaf_value: Floats
     constant: float
     expected: float
-    at: Floats
-    weight: Floats
+    quadrature_nodes: Floats
+    quadrature_weights: Floats
 
     def follows_path(self, lefts: Mask) -> Mask:
         """Return whether each row follows each element, (n, E)."""
         steps = lefts[:, self.step_node] == self.step_left
         return (
             np.logical_and.reduceat(steps, self.element_starts, axis=1)
-            if self.z.size
+            if self.cover_share.size
             else np.zeros((len(lefts), 0), bool)
         )
 
     def reaches_leaf(self, lefts: Mask) -> Mask:
         """Return whether each row ends in each leaf, (n, L)."""
-        if not self.z.size:
+        if not self.cover_share.size:
             return np.zeros((len(lefts), 0), bool)
         return np.logical_and.reduceat(self.follows_path(lefts), self.leaf_starts, axis=1)
 
     def shapley(self, lefts: Mask, columns: int) -> Floats:
         contributions = np.zeros((len(lefts), columns))
-        if not self.z.size:
+        if not self.cover_share.size:
             return contributions
         followed = self.follows_path(lefts).astype(np.float64)
-        factor = followed[:, :, None] * self.at + self.z[:, None] * (1.0 - self.at)
+        factor = followed[:, :, None] * self.quadrature_nodes + self.cover_share[:, None] * (
+            1.0 - self.quadrature_nodes
+        )
         remaining = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
-        share = (remaining @ self.weight) * (followed - self.z) * self.leaf_value[self.leaf]
+        share = (
+            (remaining @ self.quadrature_weights)
+            * (followed - self.cover_share)
+            * self.leaf_value[self.leaf]
+        )
         contributions[:, self.features] = np.add.reduceat(
             share[:, self.by_feature], self.feature_starts, axis=1
         )
@@ -196,7 +202,7 @@ def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) ->
         (nan | (np.abs(x) <= _ZERO)) & (kind & ZERO_MISSING > 0)
     )
     goes_left = np.where(missing, kind & MISSING_LEFT > 0, np.where(nan, 0.0, x) <= threshold)
-    for node in np.flatnonzero(kind & SET).tolist():
+    for node in np.flatnonzero(kind & CATEGORY_SET).tolist():
         codes = np.where(nan[:, node] | (x[:, node] < 0), -1, np.nan_to_num(x[:, node])).astype(
             np.int64
         )
@@ -224,13 +230,13 @@ def _paths_of(trees: Trees) -> _Paths:
         while stack:
             node_id, path = stack.pop()
             if feature[node_id] >= 0:
-                before, branches = path.get(feature[node_id], (1.0, []))
+                share_before, branches = path.get(feature[node_id], (1.0, []))
                 for child, is_left in ((trees.right[node_id], False), (trees.left[node_id], True)):
-                    grown = (
-                        before * cover[child] / cover[node_id],
+                    extended = (
+                        share_before * cover[child] / cover[node_id],
                         [*branches, (node_index[node_id], is_left)],
                     )
-                    stack.append((child, {**path, feature[node_id]: grown}))
+                    stack.append((child, {**path, feature[node_id]: extended}))
                 continue
             leaf_starts.append(len(z))
             for column, (share, path_steps) in path.items():
@@ -254,15 +260,15 @@ def _paths_of(trees: Trees) -> _Paths:
         element_starts=np.array(element_starts, np.intp),
         leaf_starts=np.array(leaf_starts, np.intp),
         leaf=np.array(leaf, np.intp),
-        z=np.maximum(np.array(z), 1e-12),
+        cover_share=np.maximum(np.array(z), 1e-12),
         by_feature=by_feature,
         features=features,
         feature_starts=feature_starts,
         leaf_value=np.array(values),
         constant=constant,
         expected=constant + expected,
-        at=(x + 1.0) / 2.0,
-        weight=weight / 2.0,
+        quadrature_nodes=(x + 1.0) / 2.0,
+        quadrature_weights=weight / 2.0,
     )
 
 
@@ -280,9 +286,11 @@ def rescale_contributions(
         contributions: (n, columns), which with `base` add up to the raw scores.
         transform: from raw scores (n,) to the target scale.
     """
-    moved = contributions.sum(axis=1)
-    after = transform(base + moved) - transform(np.full(1, base))
-    slope = np.divide(after, moved, out=np.zeros_like(moved), where=np.abs(moved) > 1e-12)
+    raw_change = contributions.sum(axis=1)
+    target_change = transform(base + raw_change) - transform(np.full(1, base))
+    slope = np.divide(
+        target_change, raw_change, out=np.zeros_like(raw_change), where=np.abs(raw_change) > 1e-12
+    )
     return contributions * slope[:, None]
 
 

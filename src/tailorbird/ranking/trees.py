@@ -55,7 +55,7 @@ def read_trees(
                 fix="tailorbird train",
             )
         if not np.allclose(
-            trees.linked(trees.raw(matrix)),
+            trees.apply_link(trees.raw_scores(matrix)),
             raw[:, index],
             rtol=TREES_TOLERANCE,
             atol=TREES_TOLERANCE,

@@ -21,8 +21,8 @@ Floats = npt.NDArray[np.float32]
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 TOKENS_MAX = 64  # A title and its category are shorter.
-BATCH = 64
-REMEMBERED_MAX = 20_000  # vectors; 30 MB where they have 384 dimensions
+BATCH_TEXTS = 64
+CACHED_TEXTS_MAX = 20_000  # vectors; 30 MB where they have 384 dimensions
 
 
 class TextEncoder:
@@ -71,7 +71,7 @@ class TextEncoder:
         names = [entry.name for entry in self._session.get_outputs()]
         self._output = "sentence_embedding" if "sentence_embedding" in names else names[0]
         self.digest = blake2b(model + tokenizer, digest_size=8).hexdigest()
-        self._remembered: dict[str, Floats] = {}
+        self._cached_vectors: dict[str, Floats] = {}
 
     @classmethod
     def from_folder(cls, folder: Path) -> "TextEncoder":
@@ -93,8 +93,8 @@ class TextEncoder:
         lengths = np.array([len(text) for text in texts])
         order = np.argsort(lengths, kind="stable")  # Texts of similar length need little padding.
         parts = [
-            self._encode_batch([texts[i] for i in order[start : start + BATCH].tolist()])
-            for start in range(0, len(texts), BATCH)
+            self._encode_batch([texts[i] for i in order[start : start + BATCH_TEXTS].tolist()])
+            for start in range(0, len(texts), BATCH_TEXTS)
         ]
         if not parts:
             return np.zeros((0, 0), np.float32)
@@ -103,19 +103,19 @@ class TextEncoder:
         vectors[lengths == 0] = 0.0
         return vectors
 
-    def encode_remembered(self, texts: Sequence[str]) -> Floats:
+    def encode_cached(self, texts: Sequence[str]) -> Floats:
         """Return the unit vector of each text as `encode` does, without encoding recent ones again.
 
         Meant for queries, and for items that came after the index was built. `texts` is not empty.
         """
-        vectors = {text: self._remembered.get(text) for text in texts}
+        vectors = {text: self._cached_vectors.get(text) for text in texts}
         missing = [text for text, vector in vectors.items() if vector is None]
         if missing:
             encoded = dict(zip(missing, self.encode(missing), strict=True))
             vectors |= encoded
-            if len(self._remembered) + len(encoded) > REMEMBERED_MAX:
-                self._remembered.clear()
-            self._remembered.update(encoded)
+            if len(self._cached_vectors) + len(encoded) > CACHED_TEXTS_MAX:
+                self._cached_vectors.clear()
+            self._cached_vectors.update(encoded)
         return np.stack([vector for text in texts if (vector := vectors[text]) is not None])
 
     def _encode_batch(self, texts: list[str]) -> Floats:

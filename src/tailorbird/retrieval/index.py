@@ -67,7 +67,7 @@ class SearchResult:
     scores: Floats
 
 
-NOTHING = SearchResult(np.zeros(0, np.intp), np.zeros(0))
+NO_RESULT = SearchResult(np.zeros(0, np.intp), np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class Index:
             counts: popularity of each item, (n,).
         """
         if self.item_clusters is None:
-            return NOTHING
+            return NO_RESULT
         scores = self.item_clusters.scores(counts, recent, decay)
         scores[recent] = 0.0
         if self.shown is not None:
@@ -287,7 +287,7 @@ class Index:
 
     def _match_all(self, text: str, n: int, synonyms: Sequence[Phrase]) -> SearchResult:
         if self.text is None:
-            return NOTHING
+            return NO_RESULT
         try:
             rows, scores = self.text.search(text, n, synonyms)
         except (ValueError, OSError) as error:

@@ -117,13 +117,13 @@ class Inverted:
             np.concatenate([rows, self._stale_rows]),
             np.concatenate([products, all_vectors[self._stale_rows] @ user]),
         )
-        rest = order[self.measured.lists :]
-        sizes = np.diff(self.begin)[rest]
+        other_lists = order[self.measured.lists :]
+        sizes = np.diff(self.begin)[other_lists]
         rest_log_sums = np.where(
             sizes > 0,
             np.log(np.maximum(sizes, 1))
-            + means_products[rest]
-            + (length * deviation[rest]) ** 2 / 2,
+            + means_products[other_lists]
+            + (length * deviation[other_lists]) ** 2 / 2,
             -np.inf,
         )
         maximum = max(
@@ -156,12 +156,12 @@ class Inverted:
 
     def extended(self, changed: Rows, total: int) -> "Inverted":
         """Return the file for `total` rows, with changed rows and new ones at the end."""
-        stale = np.zeros(total, np.bool_)
+        is_stale = np.zeros(total, np.bool_)
         if self.stale is not None:
-            stale[: self.stale.size] = self.stale
-        stale[len(self.rows) :] = True
-        stale[changed] = True
-        extended = replace(self, stale=stale)
+            is_stale[: self.stale.size] = self.stale
+        is_stale[len(self.rows) :] = True
+        is_stale[changed] = True
+        extended = replace(self, stale=is_stale)
         extended.__dict__["_moments"] = self._moments
         return extended
 

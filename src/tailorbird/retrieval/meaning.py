@@ -91,7 +91,7 @@ class Meaning:
         vectors[: len(self.vectors)] = self.vectors
         if rows.size:
             # Every overlay starts from the index, so the same texts come again and again.
-            vectors[rows] = self.encoder.encode_remembered(texts)
+            vectors[rows] = self.encoder.encode_cached(texts)
         return replace(self, vectors=vectors)
 
     def mix(
@@ -104,7 +104,7 @@ class Meaning:
             rows, scores: BM25 matches, best first.
             visible: bool (n,): items that may be added; None is all.
         """
-        vector = self.encoder.encode_remembered([query])[0]
+        vector = self.encoder.encode_cached([query])[0]
         bm25_shares = scores / max(float(scores.max(initial=0.0)), 1e-9)
         if len(self.vectors) > EXHAUSTIVE_MAX:
             cosines = self.vectors[rows] @ vector

@@ -82,7 +82,7 @@ class _Pruner:
 
     def tick(self) -> None:
         if self._prune_before:
-            if not self._router.prune_some(self._prune_before):
+            if not self._router.prune_batch(self._prune_before):
                 self._prune_before = 0
         elif self._request is not None:
             if not self._request.is_alive():

@@ -237,16 +237,16 @@ class Router:
         The caller knows that lake and workers have them.
         """
         count = 0
-        while deleted := self.prune_some(before):
+        while deleted := self.prune_batch(before):
             count += deleted
         return count
 
-    def prune_some(self, before: int) -> int:
+    def prune_batch(self, before: int) -> int:
         """Delete some blocks in one transaction and return how many; 0 when none are left.
 
         A summary of their items stays, see `router.routed_log.pruned`.
         """
-        return self._log.prune_some(
+        return self._log.prune_batch(
             before, before_delete=partial(pruned.summarize_blocks, self._log.connection)
         )
 

@@ -119,7 +119,7 @@ class DeclaredExperiments:
 
 
 @dataclass(frozen=True)
-class _Running:
+class _RunningExperiment:
     """A running experiment of this server's slots."""
 
     enrolment: Enrolment
@@ -149,8 +149,8 @@ class LiveExperiments:
         self._registry, self._slots = registry, slots
         self._versions: ArmVersions = versions or _NoVersions()
         self._file_stamp: FileStamp | None = None
-        self._running: Sequence[_Running] = ()
-        self._by_slot: Mapping[str, Sequence[_Running]] = {}
+        self._running: Sequence[_RunningExperiment] = ()
+        self._by_slot: Mapping[str, Sequence[_RunningExperiment]] = {}
         self._loaded: frozenset[str] = frozenset()
         self._permanent = DeclaredExperiments()
         self.loop = PeriodicTask("experiments", self.tick, interval_s=poll_s, run_at_start=False)
@@ -226,7 +226,7 @@ class LiveExperiments:
 
     def _publish(self) -> None:
         """Swap in the experiments whose versions are loaded."""
-        by_slot: dict[str, list[_Running]] = {}
+        by_slot: dict[str, list[_RunningExperiment]] = {}
         for running in self._running:
             if running.versions <= self._loaded:
                 by_slot.setdefault(running.enrolment.experiment.slot, []).append(running)
@@ -234,7 +234,7 @@ class LiveExperiments:
         names = [run.enrolment.experiment.name for runs in by_slot.values() for run in runs]
         log.info("experiments run: %s", ", ".join(names) or "none")
 
-    def _enrol(self, started: StartedExperiment) -> _Running | None:
+    def _enrol(self, started: StartedExperiment) -> _RunningExperiment | None:
         experiment = Experiment.from_dict(started.declaration)
         missing = {started.slot, *experiment.slots.values()} - self._slots.keys()
         if missing:
@@ -254,7 +254,7 @@ class LiveExperiments:
         enrolment = Enrolment(
             experiment, started.first, started.size, started.ramp, started.versions
         )
-        return _Running(enrolment, condition)
+        return _RunningExperiment(enrolment, condition)
 
 
 def _force_arm(arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:

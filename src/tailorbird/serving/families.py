@@ -36,15 +36,17 @@ def merge_families(encoded: Iterable[bytes]) -> bytes:
     families: dict[str, Metric] = {}
     for part in encoded:
         for family in msgspec.msgpack.decode(part, type=list[_Family]):
-            merged = families.setdefault(family.name, Metric(family.name, family.text, family.kind))
+            merged_family = families.setdefault(
+                family.name, Metric(family.name, family.text, family.kind)
+            )
             for name, labels, value in family.samples:
-                merged.add_sample(name, labels, value)
+                merged_family.add_sample(name, labels, value)
     registry = CollectorRegistry()
-    registry.register(_Collected(families.values()))
+    registry.register(_CollectedFamilies(families.values()))
     return generate_latest(registry)
 
 
-class _Collected:
+class _CollectedFamilies:
     """Families that are collected already, as a collector."""
 
     def __init__(self, families: Iterable[Metric]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tailorbird.errors import StorageError, fix_for_os_error
 
-ANSWER_TIMEOUT_S = 0.5
+RESPONSE_TIMEOUT_S = 0.5
 _LISTENER_REQUEST, _METRICS_REQUEST = b"l", b"m"
 log = logging.getLogger(__name__)
 
@@ -68,13 +68,13 @@ class HandoverSocket:
                 return
             with connection:
                 try:
-                    connection.settimeout(ANSWER_TIMEOUT_S)
+                    connection.settimeout(RESPONSE_TIMEOUT_S)
                     if _is_same_user(connection):
-                        self._answer(connection)
+                        self._respond(connection)
                 except OSError as error:
                     log.warning("a request for the listener or the metrics failed: %s", error)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _respond(self, connection: socket.socket) -> None:
         request = connection.recv(1)
         if request == _LISTENER_REQUEST:
             socket.send_fds(connection, [_LISTENER_REQUEST], [self._listener.fileno()])
@@ -82,9 +82,9 @@ class HandoverSocket:
             connection.sendall(self._metrics())
 
 
-def request_listener(run: Path) -> socket.socket | None:
+def request_listener(run_folder: Path) -> socket.socket | None:
     """Return the listening socket of a server that runs on this project; None without one."""
-    for path in sorted(run.glob("*serve-*.sock")):
+    for path in sorted(run_folder.glob("*serve-*.sock")):
         with suppress(OSError), _connect(path) as connection:
             connection.sendall(_LISTENER_REQUEST)
             _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
@@ -95,10 +95,10 @@ def request_listener(run: Path) -> socket.socket | None:
     return None
 
 
-def request_metrics(run: Path, own: str) -> Iterator[bytes]:
-    """Yield the encoded metrics of each other server that runs; `own` is the producer to skip."""
-    for path in sorted(run.glob("*serve-*.sock")):
-        if path.stem == own:
+def request_metrics(run_folder: Path, own_producer: str) -> Iterator[bytes]:
+    """Yield the encoded metrics of each other server that runs; `own_producer` is the producer to skip."""
+    for path in sorted(run_folder.glob("*serve-*.sock")):
+        if path.stem == own_producer:
             continue
         with suppress(OSError), _connect(path) as connection:
             connection.sendall(_METRICS_REQUEST)
@@ -111,7 +111,7 @@ def request_metrics(run: Path, own: str) -> Iterator[bytes]:
 @contextmanager
 def _connect(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(ANSWER_TIMEOUT_S)
+        connection.settimeout(RESPONSE_TIMEOUT_S)
         with _short_name(path) as name:
             connection.connect(name)
         yield connection

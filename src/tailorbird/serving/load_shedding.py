@@ -41,7 +41,7 @@ class OverloadedError(StorageError):
 
 
 @dataclass
-class Ticket:
+class AdmittedRequest:
     """One admitted request: its kind, relative size, expected cost and wait, and time."""
 
     kind: str
@@ -104,7 +104,7 @@ class Shedder:
         if self.is_full(is_primary=is_primary):
             raise OverloadedError(self.record_refusal())
 
-    def admit(self, kind: str, units: float = 1.0, *, is_primary: bool = True) -> Ticket:
+    def admit(self, kind: str, units: float = 1.0, *, is_primary: bool = True) -> AdmittedRequest:
         """Admit a request of `units` times the usual size of its kind. Raise OverloadedError as
         `require_room`.
         """
@@ -114,9 +114,9 @@ class Shedder:
             wait_s = self._backlog_s / self._threads
             self._backlog_s += cost_s
             self.waiting += 1
-        return Ticket(kind, units, cost_s, wait_s, self._now())
+        return AdmittedRequest(kind, units, cost_s, wait_s, self._now())
 
-    def start(self, ticket: Ticket) -> float:
+    def start(self, ticket: AdmittedRequest) -> float:
         """Start it in a thread, and return the seconds waited. Raise OverloadedError if that is too
         long.
         """
@@ -129,7 +129,7 @@ class Shedder:
             raise OverloadedError(self.record_refusal())
         return waited
 
-    def finish(self, ticket: Ticket, seconds: float | None) -> None:
+    def finish(self, ticket: AdmittedRequest, seconds: float | None) -> None:
         """Record that it finished after so many seconds of work; None: it was not started."""
         with self._lock:
             self.waiting -= 1

@@ -33,7 +33,7 @@ Filters = Annotated[
     ),
 ]
 
-# Explanations of the codes of `Answer.degraded` for people, with what to do.
+# Explanations of the codes of `RecommendResponse.degraded` for people, with what to do.
 DEGRADED = {
     "model": "no model could score: tailorbird train learns one",
     "candidates": "no candidate tables are published yet: the role `candidates` reads the log, "
@@ -139,7 +139,7 @@ class FacetCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     high: float | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An answer. Send its `request_id` with the impressions and clicks that follow it.
 
     `degraded` names what was missing, by the stable codes of docs/reference/degraded.md:
@@ -184,7 +184,7 @@ class ChurnReason(msgspec.Struct, frozen=True):
     text: str
 
 
-class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ChurnResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The probability that a person leaves.
 
     `gone` is the probability that they stay away for the window that churn.py declares, `purchases`

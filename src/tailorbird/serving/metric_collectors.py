@@ -295,21 +295,21 @@ class CollectorMetrics:
             ("tailorbird_events_accepted", "Events acknowledged.", now.accepted),
             ("tailorbird_log_commits", "Commits of the raw log.", now.batches),
             ("tailorbird_log_failures", "Commits of the raw log that failed.", now.failures),
-            ("tailorbird_answers", "Answers given.", now.answers),
+            ("tailorbird_answers", "Answers given.", now.responses),
             (
                 "tailorbird_answers_dropped",
                 "Answers that could not be logged.",
-                now.answers_dropped,
+                now.responses_dropped,
             ),
             (
                 "tailorbird_answers_lost",
                 "Answers that the last run lost by dying, at most.",
-                now.answers_lost,
+                now.responses_lost,
             ),
             (
                 "tailorbird_answers_ahead",
                 "Answers dated ahead of the clock, as what they read of is. Alarm on any.",
-                now.answers_ahead,
+                now.responses_ahead,
             ),
             (
                 "tailorbird_clock_set_back",
@@ -328,7 +328,7 @@ class CollectorMetrics:
             (
                 "tailorbird_answers_waiting",
                 "Answers that a crash now would lose.",
-                now.answers_waiting,
+                now.responses_waiting,
             ),
             ("tailorbird_log_queue_bytes", "Bytes that wait for the log.", now.queue_bytes),
             ("tailorbird_log_open", "1 while the log takes writes.", int(now.open)),

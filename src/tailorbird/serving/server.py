@@ -56,7 +56,7 @@ from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.serving.models.churn import ChurnModels
 from tailorbird.serving.models.rollout import Rollout
 from tailorbird.serving.models.schemas import Schemas
-from tailorbird.serving.models.warm_up import Warming, wait_until_warm, warm
+from tailorbird.serving.models.warm_up import WarmUp, wait_until_warm, warm_up_model
 from tailorbird.serving.pipeline.deadlines import Budgets
 from tailorbird.serving.pipeline.editorial import LiveLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
@@ -271,7 +271,7 @@ def _assemble(
     def load(folder: Path) -> Bundle:
         bundle = schemas.complete(load_bundle(folder))
         catalogue.overlay_for(bundle.index)  # so that the first request after the swap need not
-        warm(bundle)
+        warm_up_model(bundle)
         return bundle
 
     probe = ProbedBundles(options.run, probe_in_child) if options.probe else None
@@ -293,7 +293,7 @@ def _assemble(
         tables=tables,
     )
     pipeline = build_pipeline(
-        answer_log=collector,
+        response_log=collector,
         rng=np.random.default_rng(),
         watcher=metrics,
         pseudonyms=options.pseudonyms,
@@ -308,8 +308,8 @@ def _assemble(
     churn = ChurnModels(
         options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
     )
-    warming = Warming(
-        build_pipeline(answer_log=None, rng=np.random.default_rng()), catalogue, options.slots
+    warming = WarmUp(
+        build_pipeline(response_log=None, rng=np.random.default_rng()), catalogue, options.slots
     )
     service = Service(
         pipeline,

@@ -10,12 +10,12 @@ from tailorbird.simulator.picture import item_picture
 from tailorbird.simulator.population import Population
 from tailorbird.simulator.site import Site
 from tailorbird.simulator.truth import Expected, Truth
-from tailorbird.simulator.wire import BOT, Arrival, Dirt, InjectedCounts
+from tailorbird.simulator.wire import BOT, Arrival, DefectRates, InjectedCounts
 
 __all__ = [
     "BOT",
     "Arrival",
-    "Dirt",
+    "DefectRates",
     "Expected",
     "History",
     "HistoryFile",

@@ -55,8 +55,8 @@ def _attention_table() -> Floats:
     return np.float64(1.0) / (1.0 + ATTENTION_LOST[:, None] * np.arange(POSITIONS_MAX))
 
 
-_SEEN = _seen_table()  # (devices, positions)
-_ATTENTION = _attention_table()
+_SEEN_PROBABILITY = _seen_table()  # (devices, positions)
+_ATTENTION_BY_POSITION = _attention_table()
 assert len(DEPTH_CHANCES) == len(ATTENTION_LOST) == len(DEVICES)
 
 
@@ -72,8 +72,8 @@ def list_probabilities(
         raise ValueError(f"a list has at most {POSITIONS_MAX} items, got {k}")
     device = taste.users.device[user]
     utility = taste.utility(user, items, day) + relevance
-    seen_probability = _SEEN[device, :k]
-    click_if_seen = _ATTENTION[device, :k] * sigmoid(utility)
+    seen_probability = _SEEN_PROBABILITY[device, :k]
+    click_if_seen = _ATTENTION_BY_POSITION[device, :k] * sigmoid(utility)
     return ListProbabilities(
         seen_probability,
         seen_probability * click_if_seen,

@@ -28,7 +28,7 @@ from tailorbird.simulator.traffic import (
     draw_visits,
     list_pleasures,
 )
-from tailorbird.simulator.wire import Arrival, Dirt, EventFactory, Network, write_lines
+from tailorbird.simulator.wire import Arrival, DefectRates, EventFactory, Network, write_lines
 from tailorbird.simulator.world import Ints
 
 REGISTRATION_PROBABILITY = 0.12  # by visitors without an account, at the end of a visit
@@ -46,7 +46,7 @@ class History:
         taste: Taste,
         search_box: SearchBox,
         *,
-        dirt: Dirt,
+        defects: DefectRates,
         size: int,
     ) -> None:
         self.population = new_population(taste.users)
@@ -54,9 +54,9 @@ class History:
         self._rng = np.random.default_rng([seed, 3])
         self._start, self._days = start, days
         self._taste, self._search_box = taste, search_box
-        self._dirt = dirt
+        self._dirt = defects
         self._policy = HousePolicy(search_box, taste.items.count, size)
-        self._network = Network(seed, dirt, "h", taste.users, server_fields=True)
+        self._network = Network(seed, defects, "h", taste.users, server_fields=True)
         self._event_factory = EventFactory(taste.users, taste.items)
         self._visits = 0
 
@@ -157,15 +157,15 @@ class History:
                 continue
             listed = [ids[item] for item in items[row][:count]]
             base["request_id"] = f"hr{self.requests + row:x}"
-            answer = {
+            response = {
                 "slot": "search" if query else "home",
                 "model": MODEL,
                 "propensities": propensities[row][:count],
             }
             if query:
-                answer["query"] = query
+                response["query"] = query
             arrivals += send(
-                {"type": "answer", "ts": ts, **base, "items": listed, "answer": answer}
+                {"type": "answer", "ts": ts, **base, "items": listed, "answer": response}
             )
             arrivals += send(
                 {

@@ -9,7 +9,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events import DAY, SystemClock
 from tailorbird.pages.notebook import text_html
 from tailorbird.simulator.site import Site
-from tailorbird.simulator.wire import Dirt, InjectedCounts
+from tailorbird.simulator.wire import DefectRates, InjectedCounts
 
 LINES_PER_REPORT = 5_000
 
@@ -69,7 +69,7 @@ def write_history(
         raise UsageError(f"expected 0 or more, got {seed}", where="--seed")
     start = (SystemClock().now() // DAY - days) * DAY
     site = Site(seed, users=users, items=items, start=start, days=days + 60)
-    history = site.history(days, dirt=Dirt() if has_faults else Dirt.none())
+    history = site.history(days, defects=DefectRates() if has_faults else DefectRates.none())
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = 0
     unfinished = out.with_name(f"{out.name}.part")

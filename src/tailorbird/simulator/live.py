@@ -38,7 +38,7 @@ from tailorbird.simulator.wire import (
     BOT,
     BOT_AGENT,
     Arrival,
-    Dirt,
+    DefectRates,
     EventFactory,
     InjectedCounts,
     Network,
@@ -120,7 +120,7 @@ class LiveTraffic:
         search_box: SearchBox,
         population: Population,
         *,
-        dirt: Dirt,
+        defects: DefectRates,
         prefix: str,
     ) -> None:
         self.population = population
@@ -130,10 +130,10 @@ class LiveTraffic:
         self._drawn_until = start  # end of the drawn visits
         self._background_until = start
         self._prefix = prefix
-        self._network = Network(seed, dirt, prefix, taste.users, server_fields=False)
+        self._network = Network(seed, defects, prefix, taste.users, server_fields=False)
         self._event_factory = EventFactory(taste.users, taste.items)
-        self._bots = _BOT_LISTS_A_DAY if dirt.bot_views_per_day else 0
-        self._bot_views = dirt.bot_views_per_day
+        self._bots = _BOT_LISTS_A_DAY if defects.bot_views_per_day else 0
+        self._bot_views = defects.bot_views_per_day
         self._due: list[
             tuple[int, int, int, str, int]
         ] = []  # (at, number, visitor, session, lists before)
@@ -202,10 +202,10 @@ class LiveTraffic:
         users = taste.users
         day, length = (start - self._site_start) / DAY, (end - start) / DAY
         rate = self.population.visit_rate(users, day, (start // DAY + 3) % 7)
-        local = ((start // MINUTE + np.asarray(UTC_OFFSETS_MIN)[users.country]) // 60) % 24
-        visits = rng.poisson(rate * HOUR_SHARE[local] * 24 * length)
-        new = (users.joined > day) & (users.joined <= day + length) & ~self.population.left
-        for user in np.repeat(np.arange(users.count), np.maximum(visits, new)).tolist():
+        local_hour = ((start // MINUTE + np.asarray(UTC_OFFSETS_MIN)[users.country]) // 60) % 24
+        visits = rng.poisson(rate * HOUR_SHARE[local_hour] * 24 * length)
+        is_new = (users.joined > day) & (users.joined <= day + length) & ~self.population.has_left
+        for user in np.repeat(np.arange(users.count), np.maximum(visits, is_new)).tolist():
             self._schedule(int(rng.integers(start, end)), user, self._session_id(), 0)
         for _ in range(int(rng.poisson(self._bots * length))):
             self._schedule(int(rng.integers(start, end)), -1, self._session_id(), 0)
@@ -282,12 +282,12 @@ class LiveTraffic:
             user=user,
         )
         positions = np.flatnonzero(rng.random(seen_count) < chances.click_if_seen[0, :seen_count])
-        bought = 0
+        purchase_count = 0
         for position in positions.tolist():
             item = items[0, position]
             cart = rng.random() < chances.cart_if_clicked[0, position]
             purchase = cart and rng.random() < behaviour.PURCHASE_GIVEN_CART
-            bought += purchase
+            purchase_count += purchase
             dwell = behaviour.dwell_seconds(
                 rng, chances.utility[0, position], self._taste.items.quality[item]
             )
@@ -306,7 +306,9 @@ class LiveTraffic:
         quality = self._taste.items.quality[items[0, positions]].sum()
         self.population.update_satisfaction(
             user_index,
-            behaviour.list_pleasure(np.array([len(positions)]), quality, np.array([bought])),
+            behaviour.list_pleasure(
+                np.array([len(positions)]), quality, np.array([purchase_count])
+            ),
         )
         return arrivals
 

@@ -13,9 +13,9 @@ from tailorbird.simulator.behaviour import PLEASURE_USUAL
 from tailorbird.simulator.world import Floats, Ints, Users
 
 MEMORY = 0.9  # weight of earlier satisfaction, per list seen
-EAGERNESS = 1.5  # effect of satisfaction on the log rate of visits
+VISIT_RATE_EFFECT = 1.5  # effect of satisfaction on the log rate of visits
 LEAVING_PROBABILITY = 0.01  # after a visit, at average satisfaction
-DISAPPOINTMENT = 6.0  # effect of satisfaction on its logarithm
+LEAVE_EFFECT = 6.0  # effect of satisfaction on its logarithm
 # Relative visits by local hour, and by day of the week from Monday.
 _HOURS = np.array(
     [2, 1, 1, 1, 1, 2, 4, 7, 8, 8, 8, 9, 11, 10, 8, 8, 9, 11, 14, 17, 19, 18, 12, 6],
@@ -30,21 +30,25 @@ class Population:
     """State of all users, shape (users,) each."""
 
     satisfaction: Floats  # 0 is average
-    left: npt.NDArray[np.bool_]
+    has_left: npt.NDArray[np.bool_]
     logged_in: npt.NDArray[np.bool_]  # events then carry the user id
 
     def copy(self) -> "Population":
         return replace(
             self,
             satisfaction=self.satisfaction.copy(),
-            left=self.left.copy(),
+            left=self.has_left.copy(),
             logged_in=self.logged_in.copy(),
         )
 
     def visit_rate(self, users: Users, day: float, weekday: int) -> Floats:
         """Return expected visits per day of each active user, shape (users,)."""
-        is_active = ~self.left & (users.joined <= day)
-        rate = users.visits_a_day * WEEKDAY_FACTOR[weekday] * np.exp(EAGERNESS * self.satisfaction)
+        is_active = ~self.has_left & (users.joined <= day)
+        rate = (
+            users.visits_a_day
+            * WEEKDAY_FACTOR[weekday]
+            * np.exp(VISIT_RATE_EFFECT * self.satisfaction)
+        )
         return np.where(is_active, rate, 0.0)
 
     def update_satisfaction(self, user: Ints, pleasure: Floats) -> None:
@@ -52,7 +56,7 @@ class Population:
 
         user (n,), repeats allowed; pleasure (n,).
         """
-        n = len(self.left)
+        n = len(self.has_left)
         lists = np.bincount(user, minlength=n)
         has_lists = lists > 0
         mean = (
@@ -66,12 +70,12 @@ class Population:
 
     def remove_leavers(self, rng: np.random.Generator, user: Ints) -> None:
         """Let some visitors leave for good, more likely the dissatisfied; users are distinct."""
-        chance = LEAVING_PROBABILITY * np.exp(-DISAPPOINTMENT * self.satisfaction[user])
-        self.left[user[rng.random(len(user)) < chance]] = True
+        chance = LEAVING_PROBABILITY * np.exp(-LEAVE_EFFECT * self.satisfaction[user])
+        self.has_left[user[rng.random(len(user)) < chance]] = True
 
 
 def new_population(users: Users) -> Population:
     n = users.count
     return Population(
-        satisfaction=np.zeros(n), left=np.zeros(n, bool), logged_in=users.member.copy()
+        satisfaction=np.zeros(n), has_left=np.zeros(n, bool), logged_in=users.member.copy()
     )

@@ -8,8 +8,8 @@ import numpy as np
 
 from tailorbird.simulator.world import Floats, Ints, Items
 
-RELEVANT = 2.0  # utility of an item with all the query's words
-FOREIGN = -2.0  # utility of an item with none
+MATCH_UTILITY = 2.0  # utility of an item with all the query's words
+MISMATCH_UTILITY = -2.0  # utility of an item with none
 TYPO_CHANCE = 0.06
 
 
@@ -57,7 +57,7 @@ class SearchBox:
     def relevance(self, query: str, items: Ints) -> Floats:
         """Return the utility that the query adds to each item."""
         share = self.match(query, items)
-        return np.where(share > 0, RELEVANT * share, FOREIGN)
+        return np.where(share > 0, MATCH_UTILITY * share, MISMATCH_UTILITY)
 
 
 def make_typo(word: str) -> str:

@@ -12,7 +12,7 @@ from tailorbird.simulator.population import Population, new_population
 from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste, first_era, next_era
 from tailorbird.simulator.truth import Truth
-from tailorbird.simulator.wire import Dirt
+from tailorbird.simulator.wire import DefectRates
 from tailorbird.simulator.world import draw_items, draw_users
 
 START = 1_790_553_600_000_000 // DAY * DAY  # a midnight in September 2026
@@ -76,7 +76,7 @@ class Site:
             )
         self.taste.eras.append(next_era(rng, self.users, self.items, last, day, strength))
 
-    def history(self, days: int, *, dirt: Dirt | None = None) -> History:
+    def history(self, days: int, *, defects: DefectRates | None = None) -> History:
         """Return days of traffic from the start under the house policy; iterate it once."""
         return History(
             self.seed,
@@ -84,7 +84,7 @@ class Site:
             days,
             self.taste,
             self.box,
-            dirt=dirt or Dirt(),
+            defects=defects or DefectRates(),
             size=self._list_size,
         )
 
@@ -93,7 +93,7 @@ class Site:
         start: int,
         population: Population | None = None,
         *,
-        dirt: Dirt | None = None,
+        defects: DefectRates | None = None,
         prefix: str = "l",
     ) -> LiveTraffic:
         """Return live traffic from `start` on, with the users as history left them.
@@ -108,6 +108,6 @@ class Site:
             self.taste,
             self.box,
             state,
-            dirt=dirt or Dirt(),
+            defects=defects or DefectRates(),
             prefix=prefix,
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailorbird.events import combine
-from tailorbird.simulator.words import SHELVES
+from tailorbird.simulator.words import CATEGORY_WORDS
 from tailorbird.simulator.world import (
     AGE_GROUPS,
     COUNTRIES,
@@ -31,14 +31,14 @@ from tailorbird.simulator.world import (
 )
 
 LEVEL = -3.5
-URGE = 0.9
+URGE_WEIGHT = 0.9
 URGES_A_DAY = 6  # the category changes every four hours
 NOVELTY_DAYS = 7.0
-_C = len(SHELVES)
+_C = len(CATEGORY_WORDS)
 
 
 @dataclass(frozen=True)
-class Era:
+class TastePeriod:
     """Tastes from `start` (days) until the next era."""
 
     start: float
@@ -51,7 +51,7 @@ class Era:
     novelty: float
 
 
-def first_era(rng: np.random.Generator, users: Users, items: Items) -> Era:
+def first_era(rng: np.random.Generator, users: Users, items: Items) -> TastePeriod:
     return _draw_era(rng, users, items, start=-np.inf, thrift=0.3, novelty=0.7)
 
 
@@ -59,10 +59,10 @@ def next_era(
     rng: np.random.Generator,
     users: Users,
     items: Items,
-    previous: Era,
+    previous: TastePeriod,
     start: float,
     strength: float,
-) -> Era:
+) -> TastePeriod:
     """Return the era after a shift: strength 0 changes nothing, 1 replaces all tastes."""
     new = _draw_era(rng, users, items, start=start, thrift=-1.0, novelty=-0.3)
     shared = 0.3 * strength
@@ -76,7 +76,7 @@ def next_era(
         mixed = (1 - strength) * a + strength * opposite
         return mixed * (np.std(a) / np.std(mixed))
 
-    return Era(
+    return TastePeriod(
         start=start,
         base=mix(previous.base, new.base, shared),
         season=mix(previous.season, new.season, shared),
@@ -95,9 +95,9 @@ def _draw_era(
     start: float,
     thrift: float,
     novelty: float,
-) -> Era:
+) -> TastePeriod:
     base = rng.gumbel(0.0, 0.19, items.count)  # a long upper tail: few hits
-    return Era(
+    return TastePeriod(
         start=start,
         base=base - np.euler_gamma * 0.19 + 0.08 * items.quality,
         season=0.12 * rng.normal(size=_C),
@@ -113,12 +113,12 @@ def _draw_era(
 class Taste:
     """Utilities of items for users at times; a pure function of its arguments."""
 
-    def __init__(self, users: Users, items: Items, eras: list[Era], seed: int) -> None:
+    def __init__(self, users: Users, items: Items, eras: list[TastePeriod], seed: int) -> None:
         self.users = users
         self.items = items
         self.eras = eras
         self._seed = np.array(seed, np.uint64)
-        self._usual = np.log([shelf.price for shelf in SHELVES])
+        self._usual = np.log([shelf.price for shelf in CATEGORY_WORDS])
 
     def utility(self, user: Ints, items: Ints, day: Floats) -> Floats:
         """Return the log odds of a click on an examined item, (n, k).
@@ -150,7 +150,7 @@ class Taste:
             all_items, day
         )
 
-    def lasting(self, user: Ints, day: Floats, era: Era) -> Floats:
+    def lasting(self, user: Ints, day: Floats, era: TastePeriod) -> Floats:
         """Return category tastes without the passing urge, shape (n, categories)."""
         users = self.users
         angle = (users.drift[user] * day)[:, None]
@@ -169,14 +169,14 @@ class Taste:
         uniform = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
         return np.argmax(1.5 * lasting - np.log(-np.log(uniform)), axis=1)
 
-    def _compute_utility(self, era: Era, user: Ints, items: Ints, day: Floats) -> Floats:
+    def _compute_utility(self, era: TastePeriod, user: Ints, items: Ints, day: Floats) -> Floats:
         lasting = self.lasting(user, day, era)
         urge = self.urge(user, day, lasting)
         category = self.items.category[items]
         day_column = day[:, None]
         result = self._shared_taste(era, items, day_column)
         result += np.take_along_axis(lasting, category, axis=1)
-        result += URGE * (category == urge[:, None])
+        result += URGE_WEIGHT * (category == urge[:, None])
         result += np.einsum("nd,nkd->nk", era.style[user], self.items.style[items])
         result -= (
             era.thrift
@@ -185,7 +185,7 @@ class Taste:
         )
         return result
 
-    def _shared_taste(self, era: Era, items: Ints, day: Day) -> Floats:
+    def _shared_taste(self, era: TastePeriod, items: Ints, day: Day) -> Floats:
         table = self.items
         wave = table.wave_size[items] * np.sin(
             2 * np.pi * day / table.wave_days[items] + table.wave_phase[items]

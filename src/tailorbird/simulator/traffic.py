@@ -71,7 +71,7 @@ def draw_visits(
     user = np.repeat(np.arange(users.count), visit_counts)
     local_minute = rng.choice(24, len(user), p=HOUR_SHARE) * 60 + rng.uniform(0, 60, len(user))
     start = day + np.mod(local_minute - users.offset_min(user), 1440.0) / 1440.0
-    new = np.flatnonzero((users.joined > day) & (users.joined < day + 1) & ~population.left)
+    new = np.flatnonzero((users.joined > day) & (users.joined < day + 1) & ~population.has_left)
     user, start = np.concatenate([user, new]), np.concatenate([start, users.joined[new]])
     order = np.argsort(start, kind="stable")
     lists = np.minimum(rng.geometric(1 - CONTINUE_PROBABILITY, len(user)), LISTS_MAX)

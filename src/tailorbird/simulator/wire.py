@@ -44,7 +44,7 @@ class Arrival(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Dirt:
+class DefectRates:
     """Rates of dirt in the traffic. `Dirt.none()` is clean.
 
     Args:
@@ -63,7 +63,7 @@ class Dirt:
     bot_views_per_day: float = 250.0
 
     @classmethod
-    def none(cls) -> "Dirt":
+    def none(cls) -> "DefectRates":
         return cls(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -91,18 +91,18 @@ class Network:
     """Sends events with random delays and dirt; `prefix` keeps its event ids unique."""
 
     def __init__(
-        self, seed: int, dirt: Dirt, prefix: str, users: Users, *, server_fields: bool
+        self, seed: int, defects: DefectRates, prefix: str, users: Users, *, server_fields: bool
     ) -> None:
         self.injected = InjectedCounts()
         self._random = Random(f"{seed}/{prefix}/wire")
-        self._dirt = dirt
+        self._dirt = defects
         self._prefix = prefix
         self._server_fields = server_fields  # bodies carry received_at, as imports may
         self._number = 0
         clocks = Random(f"{seed}/clocks")
         self._skew = [0] * users.count
         for user in range(users.count):
-            if clocks.random() < dirt.skewed_users:
+            if clocks.random() < defects.skewed_users:
                 self._skew[user] = int(
                     clocks.choice((-1, 1)) * clocks.uniform(10 * MINUTE, 3 * HOUR)
                 )
@@ -117,15 +117,15 @@ class Network:
             return [self._encode_arrival(event, event["ts"] + 1_000)]
         sent_ts = event["ts"]
         received_ts = sent_ts + int(30_000 + 90_000 * self._random.expovariate(1.0))
-        dirt, draw = self._dirt, chance()
+        defects, draw = self._dirt, chance()
         arrivals: list[Arrival] = []
         if self._skew[user]:
             event["ts"] += self._skew[user]
             event["sent_at"] = sent_ts + self._skew[user]
             self.injected.skewed += 1
-        elif draw < dirt.late:
+        elif draw < defects.late:
             received_ts = self._draw_late_arrival(sent_ts)
-        elif draw < dirt.late + dirt.duplicates:
+        elif draw < defects.late + defects.duplicates:
             self.injected.duplicates += 1
             arrivals.append(
                 self._encode_arrival(
@@ -133,7 +133,7 @@ class Network:
                 )
             )
         arrivals.append(self._encode_arrival(event, received_ts))
-        if dirt.malformed and chance() < dirt.malformed:
+        if defects.malformed and chance() < defects.malformed:
             arrivals.append(self._make_malformed(event, received_ts + 5_000))
         return arrivals
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CategoryWords:
     """A category: its words, typical price, and the closing sentence of its descriptions."""
 
     category: str
@@ -21,8 +21,8 @@ class Shelf:
 
 def _make_shelf(
     category: str, price: float, nouns: str, adjectives: str, materials: str, sentence: str
-) -> Shelf:
-    return Shelf(
+) -> CategoryWords:
+    return CategoryWords(
         category,
         price,
         tuple(nouns.split(", ")),
@@ -32,7 +32,7 @@ def _make_shelf(
     )
 
 
-SHELVES = (
+CATEGORY_WORDS = (
     _make_shelf(
         "coats",
         120,
@@ -132,7 +132,7 @@ SHELVES = (
     ),
 )
 
-CATEGORIES = tuple(shelf.category for shelf in SHELVES)
+CATEGORIES = tuple(shelf.category for shelf in CATEGORY_WORDS)
 
 COLOURS = {
     "moss green": "#6b7f4e",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.simulator.words import BRANDS, COLOURS, SHELVES
+from tailorbird.simulator.words import BRANDS, CATEGORY_WORDS, COLOURS
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -113,7 +113,7 @@ def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: in
     count = at_start + later
     before = -rng.exponential(60.0, at_start) - 0.5
     arrival = np.sort(np.concatenate([before, rng.uniform(0, days, later)]))
-    category = rng.choice(len(SHELVES), count, p=_zipf_weights(len(SHELVES), 0.5))
+    category = rng.choice(len(CATEGORY_WORDS), count, p=_zipf_weights(len(CATEGORY_WORDS), 0.5))
     # A brand covers a few categories only, so brand and category are both informative.
     brand = (category * 3 + rng.integers(0, 9, count)) % len(BRANDS)
     words = [rng.integers(0, n, count) for n in (8, 8, 6)]
@@ -121,13 +121,13 @@ def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: in
     titles, descriptions = _draw_texts(category, brand, colour, *words)
     style = (
         0.75 * rng.normal(size=(len(BRANDS), STYLES))[brand]
-        + 0.5 * rng.normal(size=(len(SHELVES), 6, STYLES))[category, words[2]]
+        + 0.5 * rng.normal(size=(len(CATEGORY_WORDS), 6, STYLES))[category, words[2]]
         + 0.35 * rng.normal(size=(count, STYLES))
     )
     level = np.exp(0.35 * rng.normal(size=len(BRANDS)))[brand] * np.exp(
         0.3 * rng.normal(size=count)
     )
-    price = np.round(np.array([shelf.price for shelf in SHELVES])[category] * level) - 0.05
+    price = np.round(np.array([shelf.price for shelf in CATEGORY_WORDS])[category] * level) - 0.05
     return Items(
         titles=titles,
         descriptions=descriptions,
@@ -172,7 +172,7 @@ def _draw_texts(
     titles, descriptions = [], []
     colours = tuple(COLOURS)
     for c, b, k, n, a, m in zip(category, brand, colour, noun, adjective, material, strict=True):
-        shelf = SHELVES[c]
+        shelf = CATEGORY_WORDS[c]
         titles.append(f"{shelf.adjectives[a]} {shelf.materials[m]} {shelf.nouns[n]}".capitalize())
         descriptions.append(f"{titles[-1]} in {colours[k]}, by {BRANDS[b]}. {shelf.sentence}")
     return titles, descriptions

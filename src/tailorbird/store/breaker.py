@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 
-FAILURES = 3  # consecutive; one late response is no outage
+FAILURES_MAX = 3  # consecutive; one late response is no outage
 OPEN_S = 1.0
 
 
 class Breaker:
-    """A circuit breaker shared by all callers of a server; `opened` counts its openings.
+    """A circuit breaker shared by all callers of a server; `open_count` counts its openings.
 
     >>> moment = [0.0]
     >>> breaker = Breaker(failures=2, open_s=1.0, now=lambda: moment[0])
@@ -29,7 +29,7 @@ class Breaker:
     def __init__(
         self,
         *,
-        failures: int = FAILURES,
+        failures: int = FAILURES_MAX,
         open_s: float = OPEN_S,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -37,7 +37,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._failure_count = 0
         self._retry_at = 0.0
-        self.opened = 0
+        self.open_count = 0
 
     @property
     def is_open(self) -> bool:
@@ -63,5 +63,5 @@ class Breaker:
         """Record a failed or late call."""
         with self._lock:
             self._failure_count += 1
-            self.opened += self._failure_count == self._failures
+            self.open_count += self._failure_count == self._failures
             self._retry_at = self._now() + self._open_s

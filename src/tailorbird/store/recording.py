@@ -6,7 +6,7 @@ from tailorbird.store.protocol import Snapshot, Transaction
 
 OWN_PREFIX = b"\xff"  # prefix of the keys of `store.published` in the local store
 COMMIT_KEY = OWN_PREFIX + b"n"
-_CHANGED = OWN_PREFIX + b"k"
+_CHANGED_PREFIX = OWN_PREFIX + b"k"
 
 
 class PublicSnapshot:
@@ -65,7 +65,7 @@ def pack_keys(keys: Iterable[bytes]) -> bytes:
 
 def changed_key(sequence: int) -> bytes:
     """Return the key under which the changed keys of a commit are stored."""
-    return _CHANGED + sequence.to_bytes(8, "big")
+    return _CHANGED_PREFIX + sequence.to_bytes(8, "big")
 
 
 def unpack_keys(packed: bytes) -> Iterator[bytes]:

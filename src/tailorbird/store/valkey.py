@@ -30,7 +30,7 @@ from tailorbird.store.versions import (
 )
 
 # commands used on one server, in database 0
-ACL = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"
+ACL_COMMANDS = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"
 TOMBSTONE_MS = 120_000  # longer than the lifetime of a snapshot
 
 
@@ -146,10 +146,10 @@ class ValkeyCopies:
     def prune(self, project: str, keep: Collection[str], *, unnamed: bool) -> dict[str, int]:
         """Delete copies that are not kept by scanning the server's keys, see `CopyTarget.prune`."""
         deleted: dict[str, int] = {}
-        live: dict[bytes, bool] = {}
+        is_claimed: dict[bytes, bool] = {}
         with self._guarded():
             for keys in self._client.keys(b"tb:" if unnamed else f"tb:{project}:".encode()):
-                dead: list[bytes] = []
+                unclaimed_keys: list[bytes] = []
                 for key in keys:
                     schema, prefix = _schema_of(key, project.encode())
                     if (
@@ -158,15 +158,15 @@ class ValkeyCopies:
                         or schema in keep
                     ):
                         continue
-                    if prefix not in live:
-                        live[prefix] = self._client.read([prefix + b"+"])[0] is not None
-                    if not live[prefix]:
-                        dead.append(key)
+                    if prefix not in is_claimed:
+                        is_claimed[prefix] = self._client.read([prefix + b"+"])[0] is not None
+                    if not is_claimed[prefix]:
+                        unclaimed_keys.append(key)
                         if key[len(prefix) :].startswith(b"."):
                             deleted[schema] = deleted.get(schema, 0) + 1
                         else:
                             deleted.setdefault(schema, 0)
-                self._client.delete(dead)
+                self._client.delete(unclaimed_keys)
         return deleted
 
     def names(self, project: str) -> list[str]:
@@ -272,7 +272,7 @@ class ValkeyCopies:
             if self._breaker is not None:
                 self._breaker.record_success()
         except redis.exceptions.NoPermissionError as error:
-            fix = f"let the user of store.url have its keys, and the commands {ACL}"
+            fix = f"let the user of store.url have its keys, and the commands {ACL_COMMANDS}"
             raise StorageError(
                 f"the server refused a command: {error}", where=self.where, fix=fix
             ) from error
@@ -326,7 +326,7 @@ def open_copies(
     return ValkeyCopies(client, name, where, breaker, hedge, replica_client)
 
 
-_OURS = re.compile(
+_KEY_PATTERN = re.compile(
     rb"tb:(?:([A-Za-z0-9_-]+):)?([0-9a-f]{12}(?:\.part-[0-9]+-of-[0-9]+)?):(?=[@+.])"
 )
 
@@ -336,7 +336,7 @@ def _schema_of(key: bytes, project: bytes) -> tuple[str | None, bytes]:
 
     The schema is `tb:SCHEMA` where the key names no project, and None for a foreign key.
     """
-    match = _OURS.match(key)
+    match = _KEY_PATTERN.match(key)
     if match is None or match[1] not in (None, project):
         return None, b""
     return match[2].decode() if match[1] is not None else f"tb:{match[2].decode()}", match[0]

@@ -30,7 +30,12 @@ from tailorbird.stream.partitions import (
 )
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, RawWriter, StoredBlock
 from tailorbird.stream.reading import EmbeddedReader
-from tailorbird.stream.released import Released, read_history_end, read_prunable, read_released
+from tailorbird.stream.released import (
+    ReleasedPositions,
+    read_history_end,
+    read_prunable,
+    read_released,
+)
 
 __all__ = [
     "HISTORICAL_PRODUCERS",
@@ -49,7 +54,7 @@ __all__ = [
     "LogWriter",
     "RawAddress",
     "RawWriter",
-    "Released",
+    "ReleasedPositions",
     "StoredBlock",
     "Stream",
     "log_address",

@@ -294,15 +294,15 @@ class EmbeddedWriter:
     def prune(self, before: int) -> int:
         """Prune blocks, see `LogWriter.prune`; later blocks reuse the space."""
         count = 0
-        while chunk := self.prune_some(before):
+        while chunk := self.prune_batch(before):
             count += chunk
         return count
 
-    def prune_each(self, before: Sequence[int]) -> int:
-        """Prune the one partition, see `prune_some`."""
-        return self.prune_some(before[0])
+    def prune_partitions(self, before: Sequence[int]) -> int:
+        """Prune the one partition, see `prune_batch`."""
+        return self.prune_batch(before[0])
 
-    def prune_some(
+    def prune_batch(
         self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
     ) -> int:
         """Prune some blocks in one transaction and return how many; 0 if none are left.

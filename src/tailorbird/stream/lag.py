@@ -21,7 +21,7 @@ from tailorbird.stream.log_set import log_address, log_set
 from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import Address, Stream
 from tailorbird.stream.protocol import BacklogReader
-from tailorbird.stream.released import Released, try_read_released
+from tailorbird.stream.released import ReleasedPositions, try_read_released
 
 EVERY_S = 10.0
 _ROUTED = "routed"
@@ -137,14 +137,14 @@ class LagMeter:
                     yield Lag(reader, address.stem, 0, 0, 0, position)
                 continue
             self._readers[address] = log_reader
-            waiting = log_reader.waiting(position)
+            waiting = log_reader.backlog_after(position)
             yield Lag(
                 reader,
                 address.stem,
                 waiting.rows,
                 waiting.blocks,
                 _first_received_at(waiting.receipts),
-                waiting.beyond,
+                waiting.rows_past_end,
             )
 
     def _open(self, address: Address) -> BacklogReader:
@@ -221,7 +221,7 @@ def _router_positions(stream: Stream) -> dict[str, int] | None:
     return slowest
 
 
-def waiting_rows(released: Released, stream: Stream) -> dict[str, int]:
+def waiting_rows(released: ReleasedPositions, stream: Stream) -> dict[str, int]:
     """Return the rows of raw and response logs that are in no table yet, by log name.
 
     Logs without such rows, and those that cannot be read, are left out.

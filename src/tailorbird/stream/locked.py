@@ -61,8 +61,8 @@ def read_expected_ends(stream: Stream, producer: str, lake: Storage | None) -> M
         routers = []
     lake_has = None if lake is None else try_read_released(lake)
     logs = log_set(stream)
-    raw, answers = logs.raw_stems(producer), logs.response_log(producer).stem
-    ends = dict.fromkeys([*raw, answers], 0)
+    raw, responses = logs.raw_stems(producer), logs.response_log(producer).stem
+    ends = dict.fromkeys([*raw, responses], 0)
     for part in routers:
         for stem, name in raw.items():
             ends[stem] = max(ends[stem], part.get(name, 0))
@@ -71,7 +71,7 @@ def read_expected_ends(stream: Stream, producer: str, lake: Storage | None) -> M
             ends[stem] = max(
                 ends[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
             )
-        ends[answers] = max(ends[answers], lake_has.tables.get("answers", {}).get(answers, 0))
+        ends[responses] = max(ends[responses], lake_has.tables.get("answers", {}).get(responses, 0))
     return ends
 
 

@@ -42,25 +42,25 @@ class StoredBlock(msgspec.Struct, frozen=True):
         return self.offset + self.block.rows
 
 
-RECEIPTS = 4  # number of receipts that `LogReader.waiting` returns
+BACKLOG_RECEIPTS = 4  # number of receipts that `LogReader.backlog_after` returns
 
 
 class Backlog(msgspec.Struct, frozen=True):
     """Unread rows after a position, their blocks (messages), and the receipts of the first blocks.
 
-    `beyond` is the number of rows by which the position is past the end of a log that was lost.
+    `rows_past_end` is the number of rows by which the position is past the end of a log that was lost.
     """
 
     rows: int
     blocks: int
     receipts: tuple[bytes, ...] = ()
-    beyond: int = 0
+    rows_past_end: int = 0
 
 
 class BacklogReader(Protocol):
     """The part of `LogReader` that shows how much waits."""
 
-    def waiting(self, position: int) -> Backlog:
+    def backlog_after(self, position: int) -> Backlog:
         """Return what a reader at `position` has yet to read, without pruned rows."""
         ...
 
@@ -130,7 +130,7 @@ class RawWriter(Protocol):
         """Commit all appends as one when the block ends, and none if it raises."""
         ...
 
-    def prune_each(self, before: Sequence[int]) -> int:
+    def prune_partitions(self, before: Sequence[int]) -> int:
         """Delete some blocks that end at or before the position of their partition.
 
         Returns how many were deleted.
@@ -170,6 +170,6 @@ class LogWriter(RawWriter, Protocol):
         """Delete the blocks that end at or before `before` and return how many there were."""
         ...
 
-    def prune_some(self, before: int) -> int:
+    def prune_batch(self, before: int) -> int:
         """Delete some of these blocks, so that appends need not wait; return how many."""
         ...

@@ -13,7 +13,7 @@ import apsw
 
 from tailorbird.errors import DamageError, InputError, NotReadyError
 from tailorbird.stream import chain, sqlite
-from tailorbird.stream.protocol import RECEIPTS, Backlog, Block, StoredBlock
+from tailorbird.stream.protocol import BACKLOG_RECEIPTS, Backlog, Block, StoredBlock
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS log(
@@ -150,7 +150,7 @@ class EmbeddedReader:
             end = self._last_end()
         return end
 
-    def waiting(self, position: int) -> Backlog:
+    def backlog_after(self, position: int) -> Backlog:
         with self.snapshot() as connection:
             end = self._last_end()
             below = connection.execute(
@@ -165,7 +165,7 @@ class EmbeddedReader:
             ).get
             receipts = connection.execute(
                 "SELECT receipt FROM block WHERE offset >= ? ORDER BY offset LIMIT ?",
-                (first_block, RECEIPTS),
+                (first_block, BACKLOG_RECEIPTS),
             )
             rows = max(0, end - max(position, log_row(connection)[2]))
             waiting = Backlog(

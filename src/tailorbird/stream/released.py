@@ -21,13 +21,13 @@ import msgspec
 from tailorbird.errors import DamageError
 from tailorbird.storage_paths import Storage, UnreachableError
 
-FILE = "positions.json"
-BACKED_UP = "backed-up.json"  # the same as of the newest backup, where logs are topics
+POSITIONS_FILE = "positions.json"
+BACKUP_POSITIONS_FILE = "backed-up.json"  # the same as of the newest backup, where logs are topics
 _HOLD_US = 7 * 86_400_000_000
 _CHECKSUM = "checksum"
 
 
-class Released(msgspec.Struct, frozen=True):
+class ReleasedPositions(msgspec.Struct, frozen=True):
     """The released positions for the logs' writers. A log without a position is needed whole."""
 
     safe: dict[str, int] = {}
@@ -48,10 +48,10 @@ class Released(msgspec.Struct, frozen=True):
         return self.safe.get("routed", 0)
 
 
-_R = TypeVar("_R", bound=Released)
+_R = TypeVar("_R", bound=ReleasedPositions)
 
 
-def seal(content: dict[str, Any]) -> bytes:
+def encode_with_checksum(content: dict[str, Any]) -> bytes:
     """Encode the content of the file with its checksum."""
     return msgspec.json.format(
         msgspec.json.encode({**content, _CHECKSUM: _compute_digest(content)}, order="sorted"),
@@ -59,10 +59,10 @@ def seal(content: dict[str, Any]) -> bytes:
     )
 
 
-def unseal(data: bytes) -> dict[str, Any]:
+def decode_with_checksum(data: bytes) -> dict[str, Any]:
     """Decode the file without its checksum, or raise ValueError if it does not match.
 
-    >>> unsealed(sealed({"ledger": 42}))
+    >>> decode_with_checksum(encode_with_checksum({"ledger": 42}))
     {'ledger': 42}
     """
     content = msgspec.json.decode(data, type=dict[str, Any])
@@ -80,19 +80,21 @@ def _compute_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def try_read_released(lake: Storage) -> Released | None:
+def try_read_released(lake: Storage) -> ReleasedPositions | None:
     """Return the released positions, or None where they are absent or unreadable."""
     try:
-        return msgspec.convert(unseal((lake / FILE).read_bytes()), Released)
+        return msgspec.convert(
+            decode_with_checksum((lake / POSITIONS_FILE).read_bytes()), ReleasedPositions
+        )
     except (OSError, ValueError):
         return None
 
 
-class _BackedUp(Released, frozen=True):
+class _BackedUpPositions(ReleasedPositions, frozen=True):
     backed_up_at: int = 0
 
 
-def read_prunable(lake: Storage) -> Released:
+def read_prunable(lake: Storage) -> ReleasedPositions:
     """Return the positions before which nobody needs the logs, a restored backup included.
 
     A backup holds no topic, so rows stay that the newest one lacks, for up to a week.
@@ -101,10 +103,10 @@ def read_prunable(lake: Storage) -> Released:
         DamageError, StorageError: a file is damaged or cannot be read.
     """
     released = read_released(lake)
-    backed_up = _read(lake / BACKED_UP, _BackedUp)
+    backed_up = _read(lake / BACKUP_POSITIONS_FILE, _BackedUpPositions)
     if backed_up is None or backed_up.backed_up_at < time.time() * 1e6 - _HOLD_US:
         return released
-    return Released(
+    return ReleasedPositions(
         safe={log: min(end, backed_up.safe.get(log, 0)) for log, end in released.safe.items()},
         routed={
             producer: min(end, backed_up.routed.get(producer, 0))
@@ -131,7 +133,7 @@ def read_history_end(lake: Storage, log_start: int) -> int:
     return end
 
 
-def read_released(lake: Storage) -> Released:
+def read_released(lake: Storage) -> ReleasedPositions:
     """Return the released positions of a lake; empty if it has none yet.
 
     Raises:
@@ -141,12 +143,12 @@ def read_released(lake: Storage) -> Released:
     >>> read_released(Path("no-such-lake")).raw("serve-1")
     0
     """
-    return _read(lake / FILE, Released) or Released()
+    return _read(lake / POSITIONS_FILE, ReleasedPositions) or ReleasedPositions()
 
 
 def _read(path: Storage, kind: type[_R]) -> _R | None:
     try:
-        return msgspec.convert(unseal(path.read_bytes()), kind)
+        return msgspec.convert(decode_with_checksum(path.read_bytes()), kind)
     except FileNotFoundError:
         return None
     except UnreachableError:
@@ -155,6 +157,6 @@ def _read(path: Storage, kind: type[_R]) -> _R | None:
         raise DamageError(
             f"cannot be read: {error}",
             where=str(path),
-            fix=f"tailorbird lake repair for {FILE}, a backup for {BACKED_UP}; until then nothing "
+            fix=f"tailorbird lake repair for {POSITIONS_FILE}, a backup for {BACKUP_POSITIONS_FILE}; until then nothing "
             "is pruned",
         ) from error

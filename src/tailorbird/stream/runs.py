@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX
-from tailorbird.events.contract.contract import ERASED
+from tailorbird.events.contract.contract import ERASED_BODY
 
 _RUN_BYTES, _REFUSED_BYTES = 1 << 30, 64 << 20  # held in memory
 _SLICE_ROWS = 2_000
@@ -124,7 +124,7 @@ def _disambiguate(rows: pa.Table) -> pa.ChunkedArray:
     number = 1
     for row, repeats in enumerate(same.to_pylist(), 1):
         number = number + 1 if repeats else 1
-        if repeats and lines[row] != ERASED:
+        if repeats and lines[row] != ERASED_BODY:
             fields = msgspec.json.decode(lines[row])
             lines[row] = msgspec.json.encode(
                 {**fields, "event_id": f"{fields['event_id']}~{number}"}

@@ -306,18 +306,18 @@ def evaluate(
 def _make_scorer(model: FittedModel, data: SplitData) -> Scorer:
     return partial(
         model.score,
-        series=data.plan.retrieval.series,
+        index_series=data.plan.retrieval.series,
         objective=data.dataset.slot.objective,
-        live=data.plan.live,
+        live_columns=data.plan.live,
     )
 
 
 def _score(
-    collected: _Probabilities, head: str, scorer: Scorer, piece: FeatureChunk
+    collected: _Probabilities, head: str, scorer: Scorer, chunk: FeatureChunk
 ) -> tuple[Mapping[str, Floats], Floats]:
-    heads, value = scorer(piece)
+    heads, value = scorer(chunk)
     collected.scores.append(heads[head])
-    collected.labels.append(piece.part.labels[head])
+    collected.labels.append(chunk.part.labels[head])
     return heads, value
 
 

@@ -20,7 +20,7 @@ from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import Split, split_at, split_by_time
 from tailorbird.training.fit.inputs import Parts
 from tailorbird.training.fit.retrieval import RetrievalChoice, choose_retrieval
-from tailorbird.training.settings import QUICK_ANSWER_REQUESTS, TrainSettings
+from tailorbird.training.settings import QUICK_LOGGED_REQUESTS, TrainSettings
 from tailorbird.training.stage_times import StageTimer
 
 
@@ -37,7 +37,7 @@ class CandidatePlan:
         self,
         material: Material,
         features: FeatureSet,
-        live: LiveColumns,
+        live_columns: LiveColumns,
         *,
         baselines: Sequence[str] = (),
     ) -> Replay:
@@ -46,7 +46,7 @@ class CandidatePlan:
             features,
             self.slot,
             material.codes,
-            live,
+            live_columns,
             baselines=baselines,
             sources=self.sources,
             retriever=self.retrieval.retriever(),
@@ -120,7 +120,7 @@ def build_parts(
     limit = settings.requests
     if material.is_logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
-        limit = min(limit, QUICK_ANSWER_REQUESTS) if settings.quick else limit
+        limit = min(limit, QUICK_LOGGED_REQUESTS) if settings.quick else limit
     train = thin_evenly(split.train, limit, settings.seed)
     validation = thin_evenly(split.validation, settings.test_requests, settings.seed)
     test = thin_evenly(split.test, settings.test_requests, settings.seed)

@@ -104,7 +104,7 @@ def evaluate_rivals(
     features: FeatureSet,
     parts: Parts,
     plan: CandidatePlan,
-    series: IndexSeries,
+    index_series: IndexSeries,
     fitted: FittedModel,
     rivals: Rivals,
     slot: Slot,
@@ -117,11 +117,13 @@ def evaluate_rivals(
         [plan.live, *(bundle.encoder.live for bundle in rivals.bundles.values())]
     )
     scorers: dict[str, Scorer] = {
-        MODEL_NAME: partial(fitted.score, series=series, objective=slot.objective, live=live)
+        MODEL_NAME: partial(
+            fitted.score, index_series=index_series, objective=slot.objective, live_columns=live
+        )
     }
     for version, bundle in rivals.bundles.items():
         scorers[version] = version_scorer(
-            bundle, series, slot.objective, live, features, material.events
+            bundle, index_series, slot.objective, live, features, material.events
         )
     replay = plan.replay(material, features, live, baselines=plan.baselines)
     return evaluate_scorers(
@@ -144,7 +146,7 @@ def estimate_off_policy(
     features: FeatureSet,
     split: Split,
     plan: CandidatePlan,
-    series: IndexSeries,
+    index_series: IndexSeries,
     fitted: FittedModel,
     rivals: Rivals,
     slot: Slot,
@@ -157,9 +159,11 @@ def estimate_off_policy(
         return None
     live = merge_live_columns([plan.live, champion.encoder.live])
     scorers: dict[str, Scorer] = {
-        MODEL_NAME: partial(fitted.score, series=series, objective=slot.objective, live=live),
+        MODEL_NAME: partial(
+            fitted.score, index_series=index_series, objective=slot.objective, live_columns=live
+        ),
         champion.version: version_scorer(
-            champion, series, slot.objective, live, features, material.events
+            champion, index_series, slot.objective, live, features, material.events
         ),
     }
     timer.report("off-policy", 0, 1)
@@ -169,7 +173,7 @@ def estimate_off_policy(
         features,
         slot,
         plan.replay(material, features, live),
-        series,
+        index_series,
         scorers,
         ts_from=max(split.validation_until, champion.manifest.window.ts_to),
         settings=settings,

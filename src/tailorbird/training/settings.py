@@ -9,7 +9,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.training.dataset.clicks import Scheme
+from tailorbird.training.dataset.clicks import SamplingScheme
 from tailorbird.training.dataset.request_choice import Rows, RowSettings
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
@@ -24,7 +24,7 @@ Position = Literal["column", "weights", "none"]
 REQUESTS = 25_000
 QUICK_REQUESTS, QUICK_TEST_REQUESTS = 6_000, 2_000
 # Where logged responses are learned from, whose candidates are looked up request by request.
-QUICK_ANSWER_REQUESTS = 10_000
+QUICK_LOGGED_REQUESTS = 10_000
 SEED_MAX = 1_000_000_000  # LightGBM takes 32 bits, and some draws add to the seed
 
 
@@ -88,7 +88,7 @@ class TrainSettings:
     quick: bool = False
     rows: Rows = "auto"
     arm: str = ""
-    scheme: Scheme | None = None
+    scheme: SamplingScheme | None = None
     requests: int = REQUESTS
     test_requests: int = 6_000
     validation_from: int = 0

@@ -31,8 +31,8 @@ SCHEMA = pa.schema(
         ("count", pa.float64()),
     ]
 )
-_LARGEST = 241  # the bin of the largest number; its negative is that of the smallest
-_WIDTH = 2 * _LARGEST + 2  # and one for missing values
+_LARGEST_BIN = 241  # the bin of the largest number; its negative is that of the smallest
+_NUMBER_BINS = 2 * _LARGEST_BIN + 2  # and one for missing values
 
 Row = tuple[str, str, bool, str, float]
 Ints = npt.NDArray[np.int64]
@@ -48,57 +48,61 @@ class FeatureSketch:
 
     def __init__(self, numeric: Sequence[str], categorical: Sequence[str]) -> None:
         self._numeric, self._categorical = numeric, categorical
-        self._numbers = np.zeros((len(numeric), _WIDTH))
-        self._groups = np.zeros((len(categorical), CATEGORIES + 1))
+        self._number_counts = np.zeros((len(numeric), _NUMBER_BINS))
+        self._category_counts = np.zeros((len(categorical), CATEGORIES + 1))
 
-    def watch(self, chunks: Iterable[FeatureChunk]) -> Iterator[FeatureChunk]:
+    def count_chunks(self, chunks: Iterable[FeatureChunk]) -> Iterator[FeatureChunk]:
         """Yield the chunks, and count the rows of each."""
         for chunk in chunks:
             rows, weights = first_rows(chunk.part)
-            self._numbers += _count(chunk.rows.numeric[rows], number_bins, _WIDTH, weights)
+            self._number_counts += _count(
+                chunk.rows.numeric[rows], number_bins, _NUMBER_BINS, weights
+            )
             keys = chunk.rows.categorical[rows]
-            self._groups += _count(keys, category_bins, CATEGORIES + 1, weights)
+            self._category_counts += _count(keys, category_bins, CATEGORIES + 1, weights)
             yield chunk
 
     def rows(self) -> list[Row]:
         """Return the histograms counted so far."""
         return [
-            *number_rows("feature", self._numeric, self._numbers),
-            *category_rows("feature", self._categorical, self._groups),
+            *number_rows("feature", self._numeric, self._number_counts),
+            *category_rows("feature", self._categorical, self._category_counts),
         ]
 
 
-def first_rows(part: Dataset) -> tuple[Ints, Floats]:
+def first_rows(dataset: Dataset) -> tuple[Ints, Floats]:
     """Return a row of each request, and how many each stands for.
 
     It is the item that was shown first, or the first candidate of a drawn request.
     """
-    if part.position.any():
-        rows = np.flatnonzero(part.position == 1)
-        return rows, part.weight[rows]
-    rows = part.offsets[:-1][np.diff(part.offsets) > 0]
+    if dataset.position.any():
+        rows = np.flatnonzero(dataset.position == 1)
+        return rows, dataset.weight[rows]
+    rows = dataset.offsets[:-1][np.diff(dataset.offsets) > 0]
     return rows, np.ones(len(rows))
 
 
-def label_rows(part: Dataset) -> list[Row]:
+def label_rows(dataset: Dataset) -> list[Row]:
     """Return the histogram of each label, of all rows."""
-    names = list(part.labels)
-    values = np.column_stack([part.labels[name].astype(np.float32) for name in names])
-    return number_rows("label", names, _count(values, number_bins, _WIDTH, part.weight))
+    names = list(dataset.labels)
+    values = np.column_stack([dataset.labels[name].astype(np.float32) for name in names])
+    return number_rows("label", names, _count(values, number_bins, _NUMBER_BINS, dataset.weight))
 
 
-def score_rows(part: Dataset, value: Floats) -> list[Row]:
+def score_rows(dataset: Dataset, value: Floats) -> list[Row]:
     """Return the histogram of the best value of each request.
 
     Args:
-        value: of each row of `part`, shape (n,).
+        value: of each row of `dataset`, shape (n,).
     """
-    starts = part.offsets[:-1][np.diff(part.offsets) > 0]
+    starts = dataset.offsets[:-1][np.diff(dataset.offsets) > 0]
     best = np.maximum.reduceat(value, starts)[:, None] if len(starts) else np.zeros((0, 1))
-    return number_rows("score", ["score"], _count(best, number_bins, _WIDTH))
+    return number_rows("score", ["score"], _count(best, number_bins, _NUMBER_BINS))
 
 
-def value_of(heads: Mapping[str, Floats], objective: Mapping[str, float], rows: int) -> Floats:
+def objective_value(
+    heads: Mapping[str, Floats], objective: Mapping[str, float], rows: int
+) -> Floats:
     """Return the value of each row by the objective, shape (rows,); absent heads are left out."""
     return sum(
         (weight * heads[name] for name, weight in objective.items() if name in heads),
@@ -126,14 +130,14 @@ def bins_of(values: npt.NDArray[np.floating]) -> Ints:
     """Return the bin of each finite number: four an octave, by sign; 0 for zero."""
     with np.errstate(divide="ignore"):
         octave = np.floor(4.0 * np.log2(np.abs(values.astype(np.float64)))) + 81
-    bins = np.where(values == 0, 0, np.clip(octave, 1, _LARGEST))
+    bins = np.where(values == 0, 0, np.clip(octave, 1, _LARGEST_BIN))
     return (np.sign(values) * bins).astype(np.int64)
 
 
 def number_bins(values: npt.NDArray[np.floating]) -> Ints:
     """Return the column of `number_rows` of each number; NaN and infinity are missing."""
     is_known = np.isfinite(values)
-    return np.where(is_known, bins_of(np.where(is_known, values, 0)) + _LARGEST + 1, 0)
+    return np.where(is_known, bins_of(np.where(is_known, values, 0)) + _LARGEST_BIN + 1, 0)
 
 
 def category_bins(keys: npt.NDArray[np.uint64]) -> Ints:
@@ -159,7 +163,7 @@ def category_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
 
 def count_numbers(kind: str, names: Sequence[str], values: npt.NDArray[np.floating]) -> list[Row]:
     """Return the histograms of numbers, shape (rows, columns)."""
-    return number_rows(kind, names, _count(values, number_bins, _WIDTH))
+    return number_rows(kind, names, _count(values, number_bins, _NUMBER_BINS))
 
 
 def count_categories(kind: str, names: Sequence[str], keys: npt.NDArray[np.uint64]) -> list[Row]:
@@ -168,7 +172,7 @@ def count_categories(kind: str, names: Sequence[str], keys: npt.NDArray[np.uint6
 
 
 def _number_label(bin_: int) -> str:
-    return str(bin_ - _LARGEST - 1) if bin_ else MISSING
+    return str(bin_ - _LARGEST_BIN - 1) if bin_ else MISSING
 
 
 def _count(

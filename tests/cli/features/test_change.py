@@ -44,19 +44,19 @@ def made(tmp_path_factory) -> Path:
     project = make_project(tmp_path_factory.mktemp("change") / "shop")
     promote(project, project.features, "old")
     with (
-        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector,
         Roles(project, CLOCK) as roles,
     ):
-        door.submit(json.dumps(item_events()).encode())
+        collector.submit(json.dumps(item_events()).encode())
         roles.step()
-        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
+        parts = InProcessServer(project, CLOCK, collector=collector, seed=1)
         for number in range(REQUEST_COUNT):
-            door.submit(json.dumps(some_events(number)).encode())
+            collector.submit(json.dumps(some_events(number)).encode())
             answer = parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
             assert answer.degraded == []
             roles.step()
         parts.close()
-        door.close()
+        collector.close()
         roles.drain()
     return project.root
 
@@ -290,7 +290,7 @@ def test_only_an_added_feature_is_computed_and_spans_are_respected(project, tmp_
 
 def test_a_killed_backfill_resumes_with_the_same_result(project, tmp_path):
     size = 60_000
-    newest = pc.max(Lake(open_project(project).paths.lake).answers(["ts"])["ts"])
+    newest = pc.max(Lake(open_project(project).paths.lake).responses(["ts"])["ts"])
     people = pa.array([f"u{row % 7}" for row in range(size)])
     pq.write_table(
         pa.table(
@@ -429,11 +429,11 @@ def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothi
     stamp = part.stat().st_mtime_ns
     opened = open_project(project)
     with (
-        EventCollector(opened.paths.stream, "serve-1", opened.plan, CLOCK) as door,
+        EventCollector(opened.paths.stream, "serve-1", opened.plan, CLOCK) as collector,
         Roles(opened, CLOCK) as roles,
     ):
-        door.submit(json.dumps(some_events(1_000)).encode())
-        door.close()
+        collector.submit(json.dumps(some_events(1_000)).encode())
+        collector.close()
         roles.drain()
     lake = Lake(project / "data" / "lake")
     assert lake.newest_p() == pc.max(lake.table("events", ["p"])["p"]).as_py() > first["p"]

@@ -32,12 +32,12 @@ def project(tmp_path):
     made = make_project(tmp_path / "shop")
     clock = SystemClock()
     with (
-        EventCollector(made.paths.stream, "serve-1", made.plan, clock) as door,
+        EventCollector(made.paths.stream, "serve-1", made.plan, clock) as collector,
         Roles(made, clock) as roles,
     ):
-        door.submit(json.dumps(item_events()).encode())
+        collector.submit(json.dumps(item_events()).encode())
         for number in range(20):
-            door.submit(json.dumps(some_events(number)).encode())
+            collector.submit(json.dumps(some_events(number)).encode())
         roles.step()
         roles.drain()
     return made

@@ -212,7 +212,7 @@ def test_any_body_of_a_webhook(format_: str, data: st.DataObject) -> None:
         )
     )
     line_list = body_to_lines(format_, body.encode(errors="surrogatepass"))
-    _accounted(line_list, Receipt(NOW, "door", "ndjson", format_))
+    _accounted(line_list, Receipt(NOW, "collector", "ndjson", format_))
 
 
 def test_json_nested_beyond_measure() -> None:
@@ -239,5 +239,5 @@ def test_a_client_cannot_choose_the_reason() -> None:
     _, (refusal,) = check(forged, Receipt(NOW), RoutePlan())
     assert refusal.code == "unknown_field"
     for line in body_to_lines("segment", forged) + body_to_lines("cloudevents", forged):
-        _, (refusal,) = check(line, Receipt(NOW, "door", "ndjson", "segment"), RoutePlan())
+        _, (refusal,) = check(line, Receipt(NOW, "collector", "ndjson", "segment"), RoutePlan())
         assert refusal.code == "missing"

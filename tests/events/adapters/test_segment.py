@@ -283,7 +283,7 @@ def test_a_client_cannot_set_the_arrival_time_of_traits() -> None:
     for body in (message, [message], {"batch": [message], "receivedAt": "2001-01-01T00:00:00Z"}):
         (_, profile), refused = check(
             b"\n".join(body_to_lines("segment", json.dumps(body).encode())),
-            Receipt(NOW, "door", "ndjson", "segment"),
+            Receipt(NOW, "collector", "ndjson", "segment"),
             RoutePlan(),
         )
         assert refused == []

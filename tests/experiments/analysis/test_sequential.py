@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.experiments.analysis.sequential import (
-    SPENDING,
+    SPENDING_FUNCTIONS,
     boundaries,
     conditional_power,
     estimate_after_stopping,
@@ -29,7 +29,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("spending", SPENDING)
+@pytest.mark.parametrize("spending", SPENDING_FUNCTIONS)
 def test_five_equal_looks_have_the_published_boundaries(spending: str) -> None:
     bounds = boundaries(FIVE, planned=1.0, spending=spending)
     assert bounds == pytest.approx(PUBLISHED[spending], abs=0.001)
@@ -38,7 +38,7 @@ def test_five_equal_looks_have_the_published_boundaries(spending: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     steps=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12),
-    spending=st.sampled_from(SPENDING),
+    spending=st.sampled_from(SPENDING_FUNCTIONS),
     overrun=st.floats(0.8, 1.3),
 )
 def test_the_level_holds_for_unequal_late_and_extra_looks(

@@ -11,7 +11,7 @@ from tests.support.names import ITEMS
 from tests.support.people import left_of
 
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
-from tailorbird.events.suppression import RENAMED
+from tailorbird.events.suppression import RENAMED_PREFIX
 from tailorbird.lake import Lake
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase
@@ -22,14 +22,14 @@ KINDS = ("view", "click", "purchase", "search", "identify")
 
 def prepare(site: Site) -> None:
     """What the people do who leave, a report that names one, and all of it in state and lake."""
-    with site.door() as door:
+    with site.collector() as collector:
         for user in LEAVERS:
-            told = door.submit(json.dumps(_events(user)).encode())
+            told = collector.submit(json.dumps(_events(user)).encode())
             assert all(each.accepted for each in told), told
-            door.submit(
+            collector.submit(
                 json.dumps({"event_id": f"{user}-bad", "type": "clack", "user_id": user}).encode()
             )
-            door.submit(json.dumps(_events(user)[:2]).encode())
+            collector.submit(json.dumps(_events(user)[:2]).encode())
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
     report = site.project.paths.reports / "page.html"
@@ -56,7 +56,7 @@ def finish(site: Site, told: Told) -> None:
         f"left of the erased: {where}" for where in left_of(site.folder / "shop", b"leaver-number")
     ]
     rows = Lake(site.project.paths.lake).events(["event_id", "person"])
-    fresh = [id_ for id_ in rows["event_id"].to_pylist() if id_.startswith(RENAMED)]
+    fresh = [id_ for id_ in rows["event_id"].to_pylist() if id_.startswith(RENAMED_PREFIX)]
     expected = sum(len(_events(user)) for user in LEAVERS)
     wrong += (
         [f"{len(fresh)} events of the erased in the lake, {expected} expected"]
@@ -66,7 +66,7 @@ def finish(site: Site, told: Told) -> None:
     strangers = [
         person
         for person in rows["person"].to_pylist()
-        if person and person.removeprefix(ANONYMOUS_PREFIX).startswith(RENAMED)
+        if person and person.removeprefix(ANONYMOUS_PREFIX).startswith(RENAMED_PREFIX)
     ]
     wrong += (
         ["events of the erased are tied together"] if len(set(strangers)) != len(strangers) else []

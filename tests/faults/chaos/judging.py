@@ -98,8 +98,8 @@ def recover(site: Site, ledger: Told, bodies: int) -> None:
         ledger.sent.update(event["event_id"] for event in body(ledger.seed, number))
     resent = [number for number in waiting if number % 2 == 0]
     if resent:
-        with site.door() as door:
-            ledger.take(submit(door, ledger.seed, number) for number in resent)
+        with site.collector() as collector:
+            ledger.take(submit(collector, ledger.seed, number) for number in resent)
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
 

@@ -248,7 +248,7 @@ def full_disk(folder: Path, kills: int) -> dict[str, Any]:
             until(
                 lambda: _status(up.port, "/v1/events", _CLICK) == 507,
                 30,
-                "the door goes on as if there were space",
+                "the collector goes on as if there were space",
             )
             answered = [_status(up.port, "/v1/recommend", _ASK) for _ in range(100)]
             if set(answered) != {200}:

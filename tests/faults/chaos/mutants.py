@@ -65,7 +65,7 @@ def _cut(site: str) -> None:
 
 
 def _acknowledge_before_the_sync() -> None:
-    _cut("door.sync_before_ack")
+    _cut("collector.sync_before_ack")
 
 
 def _synchronous_normal_instead_of_full() -> None:
@@ -88,7 +88,7 @@ def _acknowledge_what_was_not_committed() -> None:
 
 def _a_click_before_its_answer() -> None:
     """Write responses down later."""
-    record, submit, waiting = EventCollector.record_answer, EventCollector.submit, []
+    record, submit, waiting = EventCollector.record_response, EventCollector.submit, []
 
     def late(self: EventCollector, *arguments: Any) -> bool:
         waiting.append(arguments)
@@ -100,7 +100,7 @@ def _a_click_before_its_answer() -> None:
             record(self, *waiting.pop(0))
         return decisions
 
-    EventCollector.record_answer, EventCollector.submit = late, first  # pyrefly: ignore
+    EventCollector.record_response, EventCollector.submit = late, first  # pyrefly: ignore
 
 
 def _no_deduplication() -> None:
@@ -259,8 +259,8 @@ def _the_manifest_before_its_file() -> None:
 
 def _pruned_before_it_is_verified() -> None:
     """Trust the router's word."""
-    released.Released.raw_position = lambda self, producer: 1 << 40  # pyrefly: ignore
-    released.Released.routed_position = lambda self: 1 << 40  # pyrefly: ignore
+    released.ReleasedPositions.raw_position = lambda self, producer: 1 << 40  # pyrefly: ignore
+    released.ReleasedPositions.routed_position = lambda self: 1 << 40  # pyrefly: ignore
 
 
 def _a_dry_run_for_a_vacuum() -> None:
@@ -305,11 +305,11 @@ def _a_batch_loses_its_last_body() -> None:
 
 
 MUTANTS = (
-    Mutant(_acknowledge_before_the_sync, ("door",), "kill"),
+    Mutant(_acknowledge_before_the_sync, ("collector",), "kill"),
     Mutant(_synchronous_normal_instead_of_full, ("acknowledge",), "power"),
     Mutant(_acknowledge_what_was_not_committed, ("acknowledge",), "sync"),
     Mutant(_a_batch_loses_its_last_body, ("acknowledge",), "none"),
-    Mutant(_a_click_before_its_answer, ("door",), "none"),
+    Mutant(_a_click_before_its_answer, ("collector",), "none"),
     Mutant(_no_deduplication, ("router",), "none"),
     Mutant(_the_routers_position_outside_its_transaction, ("router",), "kill"),
     Mutant(_the_index_before_the_output, ("router",), "kill"),

@@ -74,8 +74,8 @@ def _shrink_limits(checkpoints: bool = True) -> None:
 def _send(site: Site, first: int, end: int) -> None:
     """Send bodies undisturbed."""
     ledger = site.read_ledger()
-    with site.door() as door:
-        ledger.take(submit(door, ledger.seed, number) for number in range(first, end))
+    with site.collector() as collector:
+        ledger.take(submit(collector, ledger.seed, number) for number in range(first, end))
     ledger.bodies = end
     ledger.write(site.ledger)
 
@@ -117,11 +117,11 @@ def _do_nothing(site: Site) -> None:
     pass
 
 
-def _door(site: Site, report: Tell) -> None:
+def _collector(site: Site, report: Tell) -> None:
     seed = site.read_ledger().seed
-    with site.door(flush_s=0.0) as door:
+    with site.collector(flush_s=0.0) as collector:
         for number in range(BEFORE, AFTER):
-            report(**submit(door, seed, number))
+            report(**submit(collector, seed, number))
 
 
 def _router(site: Site, report: Tell) -> None:
@@ -176,11 +176,11 @@ def _load(site: Site, report: Tell) -> None:
 def _prune(site: Site, report: Tell) -> None:
     """Delete what the lake has from the logs of collector and router, while events come in."""
     project, seed = site.project, site.read_ledger().seed
-    with site.door(flush_s=0.0) as door:
-        pruner = Pruner(door, project.paths.lake)
+    with site.collector(flush_s=0.0) as collector:
+        pruner = Pruner(collector, project.paths.lake)
         for number in range(BEFORE, AFTER):
             pruner.tick()
-            report(**submit(door, seed, number))
+            report(**submit(collector, seed, number))
     with Router(project.stream, project.plan, clock=CLOCK) as router:
         router.prune(releasable_offset(project))
         router.step()
@@ -248,8 +248,8 @@ def _prepare_erasure(site: Site) -> None:
 
 
 SCENES = (
-    Scene("door", _door, _do_nothing),
-    Scene("acknowledge", _door, _do_nothing, checkpoints=False),
+    Scene("collector", _collector, _do_nothing),
+    Scene("acknowledge", _collector, _do_nothing, checkpoints=False),
     Scene("router", _router, _send_rest),
     Scene("worker", _worker, _routed),
     Scene("lake", _lake, _routed),

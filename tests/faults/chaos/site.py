@@ -18,7 +18,7 @@ from tests.support.roles import make_project
 
 from tailorbird.config import Project, open_project
 from tailorbird.events import SystemClock
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.serving.collector.collector import EventCollector
 
 CLOCK = SystemClock()
@@ -85,7 +85,7 @@ class Site:
     def read_ledger(self) -> Told:
         return Told.read(self.ledger)
 
-    def door(self, **options: Any) -> EventCollector:
+    def collector(self, **options: Any) -> EventCollector:
         project = self.project
         return EventCollector(project.paths.stream, PRODUCER, project.plan, CLOCK, **options)
 
@@ -144,7 +144,7 @@ def body_of_its_own(seed: int, number: int) -> list[dict[str, Any]]:
     return [an_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
 
 
-def answer(seed: int, number: int) -> tuple[bytes, AnswerRecord]:
+def answer(seed: int, number: int) -> tuple[bytes, ResponseRecord]:
     """Return the response that the click of a body follows: its event, and its record."""
     items = [ITEMS[(number + n) % 30] for n in range(3)]
     now = CLOCK.now()
@@ -162,20 +162,20 @@ def answer(seed: int, number: int) -> tuple[bytes, AnswerRecord]:
             "propensities": [1.0, 0.5, 0.25],
         },
     }
-    record = AnswerRecord(
+    record = ResponseRecord(
         request_id=f"r{seed}-{number}", ts=now, p=1, commit=1, schema_hash="abc", items=items
     )
     return msgspec.json.encode(event), record
 
 
 def submit(
-    door: EventCollector, seed: int, number: int, *, answered: bool = True
+    collector: EventCollector, seed: int, number: int, *, answered: bool = True
 ) -> dict[str, Any]:
     """Send a body, after the response that it follows; return the outcome as the ledger has it."""
     if answered:
-        door.record_answer(*answer(seed, number))
+        collector.record_response(*answer(seed, number))
     events = body(seed, number)
-    decisions = door.submit(json.dumps(events).encode())
+    decisions = collector.submit(json.dumps(events).encode())
     pairs = list(zip(events, decisions, strict=True))
     return {
         "body": number,

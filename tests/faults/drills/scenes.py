@@ -124,7 +124,7 @@ def index(folder: Path, requests: int) -> DrillResult:
 def disk(folder: Path, requests: int) -> DrillResult:
     first, last = SYNC_FAILS, SYNC_FAILS + requests // 1_500  # some two thirds of the time
     spans: list[Span] = []
-    with site(folder, faults=f"door.before_sync=raise@{first}-{last}") as site_:
+    with site(folder, faults=f"collector.before_sync=raise@{first}-{last}") as site_:
         asking, failures = Asking(site_, requests), "tailorbird_log_failures_total"
         until(lambda: asking.over() or site_.metric(failures) > 0, 60, "no sync failed")
         with span(spans):
@@ -178,7 +178,7 @@ def broker(folder: Path, requests: int) -> DrillResult:
                     pause(STOOD_STILL_S, asking.over)
                     refused += site_.refuses_events()
                     broker_.go_on()
-                    until(site_.accepts_events, 60, "the door does not take events again")
+                    until(site_.accepts_events, 60, "the collector does not take events again")
             what = (
                 "the broker of events and answers stands still (SIGSTOP) for eight seconds, "
                 "again and again"
@@ -193,13 +193,13 @@ def broker(folder: Path, requests: int) -> DrillResult:
             result.more["answers_without_it"] = sum(
                 bool(site_.ask(url)["items"]) for url in site_.urls for _ in range(50)
             )
-            until(site_.refuses_events, 30, "the door does not notice that the broker is dead")
+            until(site_.refuses_events, 30, "the collector does not notice that the broker is dead")
             broker_.start()
             started = time.monotonic()
             until(
                 site_.accepts_events,
                 90,
-                "the door does not take events on a broker that lost everything",
+                "the collector does not take events on a broker that lost everything",
             )
             result.more["taken_again_empty_s"] = time.monotonic() - started
             if result.more["answers_without_it"] != 50 * len(site_.urls):

@@ -11,7 +11,7 @@ from tailorbird.features.event_columns.extracts import extract, extract_profiles
 from tailorbird.features.event_columns.fields import TextHashCache, text_keys
 from tailorbird.features.layout.sources import source_of
 from tailorbird.features.online.apply import HOT_ONE, HotKeys
-from tailorbird.features.state.tiles import NEVER
+from tailorbird.features.state.tiles import NEVER_TS
 
 user, item, category = entity("user"), entity("item"), entity("item.category")
 
@@ -187,9 +187,9 @@ def test_recurring_texts_have_the_same_keys_however_small_the_cache():
 def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
     hot = HotKeys(HOT_ONE)
     keys = np.array([1, 2, 3], np.uint64)
-    hot.note(keys, np.array([10, 20, NEVER]))
+    hot.note(keys, np.array([10, 20, NEVER_TS]))
     hot.note(keys[:1], np.array([30]))
-    hot.note(keys[1:2], np.array([NEVER]))
+    hot.note(keys[1:2], np.array([NEVER_TS]))
     assert hot.pop_due(20).tolist() == []
     hot.note(keys[2:], np.array([25]))
     assert hot.pop_due(30).tolist() == [1, 3]

@@ -170,13 +170,18 @@ class Site(RuleBasedStateMachine):
     aimed: tuple[str, ...] = ()  # declarations instead of those drawn
 
     @initialize(
-        lines=words.declarations(), doors=st.booleans(), unit=st.sampled_from(UNITS), data=st.data()
+        lines=words.declarations(),
+        collectors=st.booleans(),
+        unit=st.sampled_from(UNITS),
+        data=st.data(),
     )
-    def open(self, lines: tuple[str, ...], doors: bool, unit: int, data: st.DataObject) -> None:
+    def open(
+        self, lines: tuple[str, ...], collectors: bool, unit: int, data: st.DataObject
+    ) -> None:
         folder = tempfile.mkdtemp(prefix="tailorbird-fuzz-")
         lines = self.aimed or lines
         self.unit, self.lines = unit, lines
-        self.world = World(Path(folder) / "site", lines, doors=doors)
+        self.world = World(Path(folder) / "site", lines, collectors=collectors)
         self._count(lines)
         self._come(data, data.draw(st.integers(6, 20), label="size"))
 
@@ -204,7 +209,7 @@ class Site(RuleBasedStateMachine):
         self._come(data, size)
 
     def _come(self, data: st.DataObject, size: int) -> None:
-        (self._bodies if self.site.doors else self._routed)(data, size)
+        (self._bodies if self.site.collectors else self._routed)(data, size)
 
     def _routed(self, data: st.DataObject, size: int) -> None:
         """A block of routed events, on edges of tiles or as they come."""
@@ -223,18 +228,18 @@ class Site(RuleBasedStateMachine):
         self.site.append(rows)
 
     def _bodies(self, data: st.DataObject, size: int) -> None:
-        """Some events at a door, whose clock and whose client's clock are off; some were sent
+        """Some events at a collector, whose clock and whose client's clock are off; some were sent
         before.
         """
         site = self.site
         site.now += data.draw(st.sampled_from([0, 0, 1, 1, 3, 13]), label="steps") * self.unit
         site.clock.advance_to(max(site.clock.now(), site.now))
-        door, skew = data.draw(
+        collector, skew = data.draw(
             st.sampled_from([("north", 0), ("south", -90 * SECOND), ("south", 45 * SECOND)]),
-            label="door",
+            label="collector",
         )
         offset = data.draw(st.sampled_from([0, 0, HOUR, -40 * DAY]), label="offset")
-        source = data.draw(st.sampled_from(["door", "door", "import"]), label="source")
+        source = data.draw(st.sampled_from(["collector", "collector", "import"]), label="source")
         body = []
         for _ in range(size):
             if self.sent and data.draw(st.integers(0, 4), label="again") == 0:
@@ -247,7 +252,7 @@ class Site(RuleBasedStateMachine):
                 one["ts"] += offset
             self.sent.append(one)
             body.append(one)
-        site.post(f"{door}-{source}", site.now + skew, body, source)
+        site.post(f"{collector}-{source}", site.now + skew, body, source)
 
     @rule()
     def route(self) -> None:

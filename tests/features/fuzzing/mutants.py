@@ -350,7 +350,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
 
 def differences(scene: Scene, folder: Path) -> list[str]:
     """Return the differences in a scene."""
-    world = World(folder, AIMED, doors=False)
+    world = World(folder, AIMED, collectors=False)
     try:
         scene(world)
         return world.differences([ReadRequest("u1", now=BASE)])

@@ -1,4 +1,4 @@
-"""A small site that a test moves by hand: doors or a routed log, router, worker, readers, lake,
+"""A small site that a test moves by hand: collectors or a routed log, router, worker, readers, lake,
 crashes, changed declarations.
 
 Whatever is read of it is kept with the declarations that it was read by, and at the end held
@@ -61,17 +61,17 @@ class CutShort(Exception):
 
 
 class World:
-    """The site. With `doors` events come as bodies through the router, else as routed events
+    """The site. With `collectors` events come as bodies through the router, else as routed events
     straight into its log.
 
     `read` may be asked between any two of its steps; the folder is the caller's.
     """
 
-    def __init__(self, folder: Path, lines: Sequence[str], *, doors: bool) -> None:
+    def __init__(self, folder: Path, lines: Sequence[str], *, collectors: bool) -> None:
         self.folder = folder
         self.stream = folder / "stream"
         self.stream.mkdir(parents=True)
-        self.doors = doors
+        self.collectors = collectors
         self.now = BASE
         self.clock = SimulatedClock(BASE)
         self.sets: list[FeatureSet] = [words.feature_set(lines)]
@@ -83,17 +83,17 @@ class World:
         self.routed_blocks: list[pa.Table] = []  # of the routed log, block by block
         self._end = 0  # of what of it is known
         self._seen: set[tuple[str, str]] = set()
-        self.log = None if doors else kit.Log(self.stream)
-        self.router = self._router() if doors else None
+        self.log = None if collectors else kit.Log(self.stream)
+        self.router = self._router() if collectors else None
         self.worker = self._worker()
         self.reader: Reader | None = None
 
     # What comes in
 
-    def post(self, door: str, received_at: int, body: Sequence[dict], source: str) -> None:
-        """A body at a door."""
+    def post(self, collector: str, received_at: int, body: Sequence[dict], source: str) -> None:
+        """A body at a collector."""
         receipt = msgspec.json.encode(Receipt(received_at, source))
-        with open_writer(raw_path(self.stream, door), partition=door) as log:
+        with open_writer(raw_path(self.stream, collector), partition=collector) as log:
             log.append([Block("body", len(body), msgspec.json.encode(body), receipt)])
 
     def append(self, events: Sequence[dict]) -> None:

@@ -18,7 +18,7 @@ from tailorbird.events.clock import HOUR, MINUTE, SECOND
 from tailorbird.features import FeatureSet, ReadRequest, entity, total, variance
 from tailorbird.features.declare import checks
 from tailorbird.features.declare.limits import EVENTS_MAX
-from tailorbird.features.migration.plan import LARGEST, compare_sets
+from tailorbird.features.migration.plan import INT64_MAX, compare_sets
 
 EVENTS_THAT_FIT = 4
 MAX, UNIT = 1e15, 5e-4
@@ -64,7 +64,7 @@ def _purchases(user: str, prices: list[float]) -> list[dict]:
     ],
 )
 def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
-    world = World(tmp_path / "site", LINES, doors=False)
+    world = World(tmp_path / "site", LINES, collectors=False)
     users = [f"u{n}" for n in range(1, 6)]  # together far above 2^63
     try:
         for user in users:
@@ -95,7 +95,7 @@ def test_the_proof_of_the_plan_is_of_as_many_as_fit_and_no_more():
     for proof in proofs.values():
         assert proof.units_max == round(MAX / UNIT)
         assert proof.events >= EVENTS_THAT_FIT
-        assert proof.events * proof.units_max <= LARGEST < (proof.events + 1) * proof.units_max
+        assert proof.events * proof.units_max <= INT64_MAX < (proof.events + 1) * proof.units_max
 
 
 def test_what_does_not_hold_enough_events_is_refused_at_the_very_unit():

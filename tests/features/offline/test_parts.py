@@ -40,7 +40,7 @@ from tailorbird.features.state.progress import (
     routed_log_offsets,
 )
 from tailorbird.features.state.state import read_local_position
-from tailorbird.lake.tables import ANSWERS
+from tailorbird.lake.tables import RESPONSES_SCHEMA
 
 
 @pytest.mark.slow
@@ -181,10 +181,10 @@ def test_a_backfill_by_parts_does_not_depend_on_the_memory_setting(kit, tmp_path
 def test_positions_of_different_numbers_of_workers_stand_in_one_array() -> None:
     answers = pa.Table.from_pylist(
         [
-            dict.fromkeys(ANSWERS.names) | {"p": p, "positions": some}
+            dict.fromkeys(RESPONSES_SCHEMA.names) | {"p": p, "positions": some}
             for p, some in [(9, None), (8, [7, 8]), (6, [4, 6, 5])]
         ],
-        schema=ANSWERS,
+        schema=RESPONSES_SCHEMA,
     )
     p = positions_of(answers)
     assert p.shape == (3, 6)

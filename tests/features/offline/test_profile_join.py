@@ -65,12 +65,12 @@ class Site:
 
     def send(self, events):
         with (
-            EventCollector(self.stream, "serve-1", self.plan, self.clock) as door,
+            EventCollector(self.stream, "serve-1", self.plan, self.clock) as collector,
             Router(self.stream, self.plan, clock=self.clock) as router,
         ):
             for start in range(0, len(events), 10):
                 self.clock.advance_to(self.clock.now() + 10 * SECOND)
-                decisions = door.submit(json.dumps(events[start : start + 10]).encode())
+                decisions = collector.submit(json.dumps(events[start : start + 10]).encode())
                 assert all(decision.accepted for decision in decisions), decisions
                 while router.step(100).rows:
                     pass

@@ -20,7 +20,7 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.schemas import Schemas
 from tailorbird.serving.models.state import StateReader
 from tailorbird.store import CopyTarget
-from tailorbird.store.breaker import FAILURES
+from tailorbird.store.breaker import FAILURES_MAX
 
 pytestmark = needs_valkey
 
@@ -173,11 +173,11 @@ def test_failures_add_up_over_schemas_and_reopened_readers(tmp_path, features):
         readers = [schemas._acquire(each).reader for each in (features, other)]
         server.kill()
         errors = []
-        for n in range(FAILURES + 2):
+        for n in range(FAILURES_MAX + 2):
             with pytest.raises(NotReadyError) as error:
                 readers[n % 2].read(ReadRequest(person="u1", now=1), ITEMS)
             errors.append("did not answer lately" in str(error.value))
-        assert errors == [False] * FAILURES + [True] * 2
+        assert errors == [False] * FAILURES_MAX + [True] * 2
         schemas.close()
 
 

@@ -24,12 +24,12 @@ CLOCK = SystemClock()
 @pytest.fixture
 def project(tmp_path):
     made = make_project(tmp_path / "shop")
-    with EventCollector(made.paths.stream, "serve-1", made.plan, CLOCK) as door:
+    with EventCollector(made.paths.stream, "serve-1", made.plan, CLOCK) as collector:
         clicks = [
             {"event_id": f"e{n}", "type": "click", "user_id": f"u{n % 40}", "item_id": f"i{n % 7}"}
             for n in range(400)
         ]
-        assert all(decision.accepted for decision in door.submit(json.dumps(clicks).encode()))
+        assert all(decision.accepted for decision in collector.submit(json.dumps(clicks).encode()))
     with Router(made.paths.stream, made.plan, clock=CLOCK) as router:
         router.step()
     with worker(made) as first:

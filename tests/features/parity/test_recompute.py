@@ -14,7 +14,7 @@ from tailorbird.events.contract.schema import ROUTED
 from tailorbird.events.keys import hash64
 from tailorbird.features import FeatureSet, attribute, count, entity, sequence, time_since
 from tailorbird.features.parity.recompute import parity
-from tailorbird.lake.tables import ANSWERS
+from tailorbird.lake.tables import RESPONSES_SCHEMA
 
 START = 1_790_000_000 * SECOND
 USER, ITEM = entity("user"), entity("item")
@@ -95,10 +95,12 @@ SECOND_ONE = FIRST | {
 
 def answers(*rows):
     packed = [
-        dict.fromkeys(ANSWERS.names) | row | {"sequences": msgspec.msgpack.encode(row["sequences"])}
+        dict.fromkeys(RESPONSES_SCHEMA.names)
+        | row
+        | {"sequences": msgspec.msgpack.encode(row["sequences"])}
         for row in rows
     ]
-    return pa.Table.from_pylist(packed, schema=ANSWERS)
+    return pa.Table.from_pylist(packed, schema=RESPONSES_SCHEMA)
 
 
 def test_responses_that_read_the_routed_events_are_equal():

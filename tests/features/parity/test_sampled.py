@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY, SECOND, SimulatedClock
-from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.events.answer_record import ResponseRecord, encode_responses
 from tailorbird.features import (
     FeatureSet,
     ReadRequest,
@@ -101,7 +101,7 @@ class Shop:
         numeric = rows.numeric.copy()
         if wrong:
             numeric[1, FEATURES.numeric.index("mine")] += 1
-        record = AnswerRecord(
+        record = ResponseRecord(
             request_id=f"r{number}",
             ts=rows.t,
             p=rows.p,
@@ -113,7 +113,7 @@ class Shop:
             categorical=rows.categorical.ravel().tolist(),
             sequences=msgspec.msgpack.encode({"recent": rows.sequences["recent"].lists()}),
         )
-        self.answers.append([Block("answers", 1, encode_answers([record]))])
+        self.answers.append([Block("answers", 1, encode_responses([record]))])
 
     def load(self) -> Lake:
         with LakeRole(self.folder, self.folder / "lake", clock=SimulatedClock(self.now)) as role:

@@ -14,7 +14,7 @@ from tailorbird.features.arithmetic.runs import Runs
 from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.layout.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Step
 from tailorbird.features.state.state import Records, StateBatch
-from tailorbird.features.state.tiles import NEVER, FilledLanes
+from tailorbird.features.state.tiles import NEVER_TS, FilledLanes
 
 item = entity("item")
 PHASES = [Phase.reuse, Phase.generate]
@@ -73,7 +73,7 @@ def test_a_reading_record_is_what_the_state_gives_until_its_next_change_and_not_
         same = records.finish(states, between)
         np.testing.assert_array_equal(same[:, READING_HEADER:], readings[:, READING_HEADER:])
         np.testing.assert_array_equal(same[:, NEXT_CHANGE], change)
-        ends = change != NEVER
+        ends = change != NEVER_TS
         after = records.finish(states[ends], change[ends])
         assert (after[:, READING_HEADER:] != readings[ends][:, READING_HEADER:]).any(axis=1).all()
 

@@ -139,7 +139,7 @@ def test_queries_equal_training_windows_for_long_histories_too():
                 np.array([0, last - stretches.begin[last]]),
             )
             longer += len(past.item) > length
-            for context in (past, past.newest(length)):
+            for context in (past, past.truncate(length)):
                 query_source, query_gap = inputs_of(context, ITEMS, length)
                 assert query_source[0].tolist() == source[row].tolist()
                 assert query_gap[0].tolist() == gap[row].tolist()
@@ -221,7 +221,7 @@ def test_the_tower_as_onnx_gives_the_same_vectors(model):
         questions = contexts_of(
             *(rng.integers(0, ITEMS, rng.integers(0, 9)).tolist() for _ in range(rows))
         )
-        item, gap = inputs_of(questions.newest(6), ITEMS, 6)
+        item, gap = inputs_of(questions.truncate(6), ITEMS, 6)
         (vectors,) = session.run(
             None, {"vectors": model.input_vectors[item], "there": item > 0, "gap": gap}
         )

@@ -46,8 +46,8 @@ def site(tmp_path_factory):
         | ({"origin": ORIGIN} if name in BROWSERS else {})
         for name, (token, _) in keys.items()
     }
-    with EventCollector(folder / "stream", "serve-1", PLAN, SystemClock()) as door:
-        service = Service(Prompt(), door, Keys(file=file))
+    with EventCollector(folder / "stream", "serve-1", PLAN, SystemClock()) as collector:
+        service = Service(Prompt(), collector, Keys(file=file))
         app = create_app(service, gorse_routes(service, "home"))
         with TestClient(app, base_url="http://127.0.0.1") as client:
             yield client, headers
@@ -155,8 +155,8 @@ def test_nor_are_the_routes_of_gorse(site, holder, path, body):
 def test_what_was_refused_is_kept_and_no_replay_lets_it_in(tmp_path):
     stream, lake = tmp_path / "stream", tmp_path / "lake"
     rows = [event(name) for name in TYPES]
-    with EventCollector(stream, "serve-1", PLAN, SystemClock()) as door:
-        door.submit(msgspec.json.encode(rows), source="browser")
+    with EventCollector(stream, "serve-1", PLAN, SystemClock()) as collector:
+        collector.submit(msgspec.json.encode(rows), source="browser")
     with Router(stream, PLAN, clock=SystemClock()) as router:
         assert router.step().quarantined == len(NEVER) + 1
     with LakeRole(stream, lake, clock=SystemClock()) as role:

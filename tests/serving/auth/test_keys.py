@@ -179,8 +179,8 @@ def test_a_public_bind_is_safe_with_a_file_of_keys(file, clock):
 
 @pytest.fixture
 def client(tmp_path, file, clock):
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door, Keys(file=file, clock=clock))
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        service = Service(Prompt(), collector, Keys(file=file, clock=clock))
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
             yield client
 

@@ -1,4 +1,4 @@
-"""Limits by key and by address, bodies within a budget, and a door that pushes back before memory
+"""Limits by key and by address, bodies within a budget, and a collector that pushes back before memory
 grows.
 """
 
@@ -45,7 +45,7 @@ def seconds():
 @pytest.fixture
 def make(tmp_path, seconds):
     """A client of a server with these limits, and the headers of a key with those of its own."""
-    open_doors = []
+    open_collectors = []
 
     def make(
         server: ServerLimits | None = None,
@@ -59,23 +59,25 @@ def make(tmp_path, seconds):
         origins = ["https://shop.example"] if page else []
         scopes = ["write"] if page else ["read", "write"]
         token, _ = create_key(file, "k", scopes, 1, origins=origins, limits=own or Limits())
-        door = EventCollector(
+        collector = EventCollector(
             tmp_path,
-            f"serve-{len(open_doors)}",
+            f"serve-{len(open_collectors)}",
             RoutePlan(),
             SystemClock(),
             queue_bytes_max=queue_bytes_max,
         )
-        open_doors.append(door)
-        service = Service(Prompt(), door, Keys(file=file), limiter=Limiter(server, seconds), **more)
+        open_collectors.append(collector)
+        service = Service(
+            Prompt(), collector, Keys(file=file), limiter=Limiter(server, seconds), **more
+        )
         headers = {"authorization": f"Bearer {token}", **({"origin": origins[0]} if page else {})}
         return TestClient(
             create_app(service), base_url="http://127.0.0.1", client=("203.0.113.7", 50_000)
         ), headers
 
     yield make
-    for door in open_doors:
-        door.close()
+    for collector in open_collectors:
+        collector.close()
 
 
 def click(number: int, **more) -> dict:
@@ -606,7 +608,7 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
     stalled, free = threading.Event(), threading.Event()
 
     def stall(site: str) -> None:
-        if site == "door.before_append":
+        if site == "collector.before_append":
             stalled.set()
             free.wait(20)
 
@@ -625,14 +627,14 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
             done, waiting = await asyncio.wait(sent, timeout=3)
             assert stalled.is_set()
             assert waiting, "some wait for the disk"
-            assert door.figures().queue_bytes <= queue
+            assert collector.figures().queue_bytes <= queue
             free.set()
             return await asyncio.gather(*done, *waiting)
 
     with EventCollector(
         tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=queue
-    ) as door:
-        service = Service(Prompt(), door, budget=Budget(bodies))
+    ) as collector:
+        service = Service(Prompt(), collector, budget=Budget(bodies))
         tracemalloc.start()
         try:
             answers = asyncio.run(send())
@@ -646,5 +648,7 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
     assert all(
         int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code != 200
     )
-    assert door.figures().accepted == 100 * sum(answer.status_code == 200 for answer in answers)
+    assert collector.figures().accepted == 100 * sum(
+        answer.status_code == 200 for answer in answers
+    )
     assert peak < senders * len(body) / 2, "all bodies together never lay in memory"

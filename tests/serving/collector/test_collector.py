@@ -1,4 +1,4 @@
-"""The door: what is acknowledged is in the log, in order, whatever happens to the process or the
+"""The collector: what is acknowledged is in the log, in order, whatever happens to the process or the
 disk.
 """
 
@@ -18,7 +18,7 @@ import pytest
 from tailorbird import faults
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
-from tailorbird.events.answer_record import AnswerRecord, decode_answers
+from tailorbird.events.answer_record import ResponseRecord, decode_responses
 from tailorbird.serving.collector import queue
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.decisions import (
@@ -43,8 +43,8 @@ def body(*events: dict) -> bytes:
     return msgspec.json.encode(list(events))
 
 
-def record(number: int) -> AnswerRecord:
-    return AnswerRecord(
+def record(number: int) -> ResponseRecord:
+    return ResponseRecord(
         request_id=f"r{number}", ts=NOW, p=1, commit=1, schema_hash="abc", items=["i1"]
     )
 
@@ -55,9 +55,9 @@ def blocks(stream: Path, producer: str = "serve-1") -> list:
 
 
 @pytest.fixture
-def door(tmp_path):
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SimulatedClock(NOW)) as door:
-        yield door
+def collector(tmp_path):
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SimulatedClock(NOW)) as collector:
+        yield collector
 
 
 def wait_for(condition, seconds: float = 5.0) -> None:
@@ -67,16 +67,16 @@ def wait_for(condition, seconds: float = 5.0) -> None:
         time.sleep(0.005)
 
 
-def test_an_acknowledged_body_is_in_the_log_as_it_came(door, tmp_path):
+def test_an_acknowledged_body_is_in_the_log_as_it_came(collector, tmp_path):
     sent = body(click(1), click(2))
-    assert [decision.accepted for decision in door.submit(sent)] == [True, True]
+    assert [decision.accepted for decision in collector.submit(sent)] == [True, True]
     [block] = blocks(tmp_path)
     assert (block.kind, block.rows, block.payload) == ("body", 2, sent)
-    assert msgspec.json.decode(block.receipt, type=Receipt) == Receipt(NOW, "door", "json")
+    assert msgspec.json.decode(block.receipt, type=Receipt) == Receipt(NOW, "collector", "json")
 
 
-def test_each_event_gets_its_own_decision_and_a_refused_one_is_kept(door, tmp_path):
-    decisions = door.submit(
+def test_each_event_gets_its_own_decision_and_a_refused_one_is_kept(collector, tmp_path):
+    decisions = collector.submit(
         body(click(1), click(2, context={"country": "Norway"}), {"event_id": "e3"})
     )
     assert [(decision.accepted, decision.code, decision.path) for decision in decisions] == [
@@ -85,19 +85,19 @@ def test_each_event_gets_its_own_decision_and_a_refused_one_is_kept(door, tmp_pa
         (False, "missing", "$.type"),
     ]
     assert blocks(tmp_path)[0].rows == 3
-    assert door.figures().refused == {"bad_country": 1, "missing": 1}
+    assert collector.figures().refused == {"bad_country": 1, "missing": 1}
 
 
 @pytest.mark.parametrize("sent", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000])
-def test_a_body_that_is_no_json_is_one_refused_row_and_kept(door, tmp_path, sent):
-    [decision] = door.submit(sent)
+def test_a_body_that_is_no_json_is_one_refused_row_and_kept(collector, tmp_path, sent):
+    [decision] = collector.submit(sent)
     assert not decision.accepted
     assert blocks(tmp_path)[0].payload == sent
 
 
-def test_lines_are_events(door):
+def test_lines_are_events(collector):
     lines = b"\n".join(msgspec.json.encode(click(number)) for number in range(3)) + b"\n{broken\n"
-    assert [decision.accepted for decision in door.submit(lines, "ndjson")] == [
+    assert [decision.accepted for decision in collector.submit(lines, "ndjson")] == [
         True,
         True,
         True,
@@ -108,37 +108,37 @@ def test_lines_are_events(door):
 @pytest.mark.parametrize(
     "field", ["received_at", "answer", "position", "propensity", "person", "counts", "raw_offset"]
 )
-def test_a_client_cannot_set_what_the_server_owns(door, field):
+def test_a_client_cannot_set_what_the_server_owns(collector, field):
     values = {"received_at": NOW, "answer": {"slot": "home"}}
-    [decision] = door.submit(msgspec.json.encode(click(1, **{field: values.get(field, 1)})))
+    [decision] = collector.submit(msgspec.json.encode(click(1, **{field: values.get(field, 1)})))
     assert decision.code in ("server_owned", "unknown_field")
 
 
-def test_an_answer_stands_before_a_click_that_came_after_it(door, tmp_path):
+def test_an_answer_stands_before_a_click_that_came_after_it(collector, tmp_path):
     for number in range(20):
-        door.record_answer(b'{"answer": %d}' % number, record(number))
-        door.submit(body(click(number)))
+        collector.record_response(b'{"answer": %d}' % number, record(number))
+        collector.submit(body(click(number)))
     kinds = [msgspec.json.decode(block.receipt, type=Receipt).source for block in blocks(tmp_path)]
-    assert kinds == ["server", "door"] * 20
+    assert kinds == ["server", "collector"] * 20
 
 
-def test_an_answer_alone_is_synced_within_the_flush_time_with_its_record(door, tmp_path):
-    door.record_answer(b"{}", record(1))
-    assert door.figures().answers_waiting == 1
-    wait_for(lambda: door.figures().answers_waiting == 0)
+def test_an_answer_alone_is_synced_within_the_flush_time_with_its_record(collector, tmp_path):
+    collector.record_response(b"{}", record(1))
+    assert collector.figures().responses_waiting == 1
+    wait_for(lambda: collector.figures().responses_waiting == 0)
     assert [block.payload for block in blocks(tmp_path)] == [b"{}"]
     with open_reader(response_log_path(tmp_path, "serve-1")) as reader:
         [stored] = reader.read(0)
     assert (stored.block.kind, stored.block.rows) == ("answers", 1)
-    assert decode_answers(stored.block.payload) == [record(1)]
+    assert decode_responses(stored.block.payload) == [record(1)]
 
 
 def test_many_senders_share_commits(tmp_path):
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
         threads = [
             threading.Thread(
                 target=lambda start=start: [
-                    door.submit(body(click(start + number))) for number in range(20)
+                    collector.submit(body(click(start + number))) for number in range(20)
                 ]
             )
             for start in range(0, 400, 50)
@@ -147,7 +147,7 @@ def test_many_senders_share_commits(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-        figures = door.figures()
+        figures = collector.figures()
     assert figures.accepted == 160
     assert figures.batches < 160
     stamps = [
@@ -157,25 +157,25 @@ def test_many_senders_share_commits(tmp_path):
 
 
 def test_the_loop_is_free_while_bodies_are_synced(tmp_path):
-    async def send(door: EventCollector) -> list:
+    async def send(collector: EventCollector) -> list:
         return await asyncio.gather(
-            *(door.submit_async(body(click(number))) for number in range(50))
+            *(collector.submit_async(body(click(number))) for number in range(50))
         )
 
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        assert all(decision.accepted for [decision] in asyncio.run(send(door)))
-        assert door.figures().batches < 50
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        assert all(decision.accepted for [decision] in asyncio.run(send(collector)))
+        assert collector.figures().batches < 50
 
 
 def test_a_producer_has_one_door_and_the_next_takes_the_next_name(tmp_path):
-    with open_collector(tmp_path, RoutePlan(), SystemClock()) as door:
-        assert door.producer == "serve-1"
+    with open_collector(tmp_path, RoutePlan(), SystemClock()) as collector:
+        assert collector.producer == "serve-1"
         with pytest.raises(LockedError, match="writing this file"):
             EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock())
         with open_collector(tmp_path, RoutePlan(), SystemClock()) as other:
             assert other.producer == "serve-2"
-    with open_collector(tmp_path, RoutePlan(), SystemClock()) as door:
-        assert door.producer == "serve-1"
+    with open_collector(tmp_path, RoutePlan(), SystemClock()) as collector:
+        assert collector.producer == "serve-1"
 
 
 def arm(monkeypatch, text: str) -> None:
@@ -190,24 +190,26 @@ def disarm(monkeypatch):
     faults._configured_faults.cache_clear()
 
 
-@pytest.mark.parametrize("site", ["door.before_append", "door.before_sync", "stream.before_commit"])
+@pytest.mark.parametrize(
+    "site", ["collector.before_append", "collector.before_sync", "stream.before_commit"]
+)
 def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(
     tmp_path, monkeypatch, disarm, site
 ):
     with EventCollector(
         tmp_path, "serve-1", RoutePlan(), SystemClock(), reopen_after_s=0.3
-    ) as door:
-        door.submit(body(click(1)))
+    ) as collector:
+        collector.submit(body(click(1)))
         arm(monkeypatch, f"{site}=raise")
         with pytest.raises(UnknownOutcomeError, match="under the same event_id"):
-            door.submit(body(click(2)))
-        assert not door.figures().open
+            collector.submit(body(click(2)))
+        assert not collector.figures().open
         with pytest.raises(ClosedError):
-            door.submit(body(click(3)))
-        assert not door.record_answer(b"{}", record(1))
-        wait_for(lambda: door.figures().open)
-        door.submit(body(click(4)))
-        assert (door.figures().failures, door.figures().answers_dropped) == (1, 1)
+            collector.submit(body(click(3)))
+        assert not collector.record_response(b"{}", record(1))
+        wait_for(lambda: collector.figures().open)
+        collector.submit(body(click(4)))
+        assert (collector.figures().failures, collector.figures().responses_dropped) == (1, 1)
     ids = [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)]
     assert ids == ["e1", "e4"]
 
@@ -220,24 +222,26 @@ def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp
         lambda folder: SimpleNamespace(f_frsize=1, f_bavail=free[0], f_blocks=100 << 30),
     )
     monkeypatch.setattr(queue, "CHECK_INTERVAL_S", 0.0)
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        door.submit(body(click(1)))
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        collector.submit(body(click(1)))
         free[0] = queue.RESERVE_BYTES - 1
         with pytest.raises(DiskFullError, match="the disk is almost full"):
-            door.submit(body(click(2)))
-        assert not door.record_answer(b"{}", record(1)), (
+            collector.submit(body(click(2)))
+        assert not collector.record_response(b"{}", record(1)), (
             "an answer is given, and counted as not logged"
         )
         free[0] = queue.RESERVE_BYTES
-        door.submit(body(click(3)))
-        assert (door.figures().open, door.figures().answers_dropped, door.figures().failures) == (
-            True,
-            1,
-            0,
-        )
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock(), reserve_bytes=0) as door:
+        collector.submit(body(click(3)))
+        assert (
+            collector.figures().open,
+            collector.figures().responses_dropped,
+            collector.figures().failures,
+        ) == (True, 1, 0)
+    with EventCollector(
+        tmp_path, "serve-1", RoutePlan(), SystemClock(), reserve_bytes=0
+    ) as collector:
         free[0] = 0
-        door.submit(body(click(4)))
+        collector.submit(body(click(4)))
     assert [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)] == [
         "e1",
         "e3",
@@ -246,35 +250,35 @@ def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp
 
 
 def test_a_full_queue_refuses_before_memory_grows(tmp_path, monkeypatch, disarm):
-    arm(monkeypatch, "door.before_append=stall:0.5")
+    arm(monkeypatch, "collector.before_append=stall:0.5")
     with EventCollector(
         tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=400
-    ) as door:
-        first = threading.Thread(target=lambda: door.submit(body(click(1))))
+    ) as collector:
+        first = threading.Thread(target=lambda: collector.submit(body(click(1))))
         first.start()
-        wait_for(lambda: door.figures().queue_bytes > 0)
+        wait_for(lambda: collector.figures().queue_bytes > 0)
         with pytest.raises(BusyError):
-            door.submit(b" " * 400)
+            collector.submit(b" " * 400)
         first.join()
-        assert door.submit(body(click(2)))[0].accepted
+        assert collector.submit(body(click(2)))[0].accepted
 
 
 def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
     stream, lake = tmp_path / "stream", tmp_path / "lake"
     lake.mkdir()
-    with EventCollector(stream, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(stream, "serve-1", RoutePlan(), SystemClock()) as collector:
         for number in range(5):
-            door.record_answer(b"{}", record(number))
-            door.submit(body(click(number)))
-        wait_for(lambda: door.figures().answers_waiting == 0)
-        pruner = Pruner(door, lake)
+            collector.record_response(b"{}", record(number))
+            collector.submit(body(click(number)))
+        wait_for(lambda: collector.figures().responses_waiting == 0)
+        pruner = Pruner(collector, lake)
         (lake / "positions.json").write_bytes(b"{torn")
         pruner.tick()
         (lake / "positions.json").write_text(
             '{"safe": {"raw-serve-1": 6, "answers-serve-1": 5}, "routed": {"serve-1": 4}}'
         )
         pruner.tick()
-        door.submit(body(click(9)))  # a commit after the prune, so that it has happened
+        collector.submit(body(click(9)))  # a commit after the prune, so that it has happened
     with open_reader(raw_path(stream, "serve-1")) as reader:
         assert reader.start() == 4, "archived to 6, but routed to 4 only"
         assert reader.end() == 11
@@ -283,40 +287,41 @@ def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
 
 
 def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_path, caplog):
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        door.submit(body(click(1)))
-        door.submit(body(click(2)))
-        assert door.figures().set_aside == 0
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        collector.submit(body(click(1)))
+        collector.submit(body(click(2)))
+        assert collector.figures().set_aside == 0
     with (
         open_writer(raw_path(tmp_path, "serve-1"), partition="serve-1") as writer,
         writer.transaction() as connection,
     ):
         connection.execute("UPDATE block SET payload = x'00' WHERE offset = 1")
     for _ in range(2):
-        with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
             metrics = Metrics()
-            metrics.watch_collector(door.figures)
+            metrics.watch_collector(collector.figures)
             assert "tailorbird_log_set_aside 1.0" in metrics.text().decode()
-            assert door.submit(body(click(3)))[0].accepted
+            assert collector.submit(body(click(3)))[0].accepted
     assert [record.levelname for record in caplog.records] == ["CRITICAL"], (
         "told once, when it was found"
     )
     set_aside_files(raw_path(tmp_path, "serve-1"))[0].unlink()
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        assert door.figures().set_aside == 0
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        assert collector.figures().set_aside == 0
 
 
 CHILD = """
 import sys, os
 from pathlib import Path
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.serving.collector.collector import EventCollector
-door = EventCollector(Path(sys.argv[1]), "serve-1", RoutePlan(), SystemClock())
-print("lost", door.figures().answers_lost, flush=True)
+collector = EventCollector(Path(sys.argv[1]), "serve-1", RoutePlan(), SystemClock())
+print("lost", collector.figures().responses_lost, flush=True)
 for number in range(100_000):
-    door.record_answer(b'{"event_id": "a%d"}' % number, AnswerRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x"))
-    door.submit(b'{"event_id": "e%d", "type": "click", "user_id": "u", "item_id": "i"}' % number)
+    record = ResponseRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x")
+    collector.record_response(b'{"event_id": "a%d"}' % number, record)
+    collector.submit(b'{"event_id": "e%d", "type": "click", "user_id": "u", "item_id": "i"}' % number)
     os.write(1, b"ack %d\\n" % number)
 """
 
@@ -332,10 +337,10 @@ def run_child(folder: Path, faults_text: str = "") -> subprocess.Popen:
     "faults_text",
     [
         "",
-        "door.before_append=kill@30",
-        "door.before_sync=kill@30",
-        "door.before_ack=kill@30",
-        "door.after_records=kill@2",
+        "collector.before_append=kill@30",
+        "collector.before_sync=kill@30",
+        "collector.before_ack=kill@30",
+        "collector.after_records=kill@2",
     ],
 )
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, faults_text):
@@ -354,6 +359,6 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, faults_text):
     assert stored == sorted(stored, key=lambda text: (int(text[1:]), text[0])), (
         "each answer stands before its click"
     )
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        assert 0 <= door.figures().answers_lost <= len(stored)
-        assert door.submit(body(click(1)))[0].accepted
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        assert 0 <= collector.figures().responses_lost <= len(stored)
+        assert collector.submit(body(click(1)))[0].accepted

@@ -1,4 +1,4 @@
-"""The door on a broker that fails as it is told: it acknowledges after the delivery report, refuses
+"""The collector on a broker that fails as it is told: it acknowledges after the delivery report, refuses
 in time, and comes back by itself.
 """
 
@@ -9,12 +9,12 @@ import time
 import pytest
 from tests.support.network.brokers import needs_kafka
 from tests.support.roles import until
-from tests.support.serving.collector_topics import door_on, ids, stream_on
+from tests.support.serving.collector_topics import collector_on, ids, stream_on
 
 from tailorbird.errors import DamageError
 from tailorbird.serving.collector.decisions import BusyError, ClosedError
 from tailorbird.stream.lag import LagMeter
-from tailorbird.stream.released import FILE
+from tailorbird.stream.released import POSITIONS_FILE
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 
@@ -33,14 +33,14 @@ def click(event_id, anonymous_id="a1"):
     ).encode()
 
 
-def submit_until_taken(door, body):
+def submit_until_taken(collector, body):
     """As a client does: again, until it is acknowledged."""
     give_up = time.monotonic() + 30
     while True:
         try:
-            return door.submit(body)
+            return collector.submit(body)
         except (ClosedError, BusyError):
-            assert time.monotonic() < give_up, "the door does not come back"
+            assert time.monotonic() < give_up, "the collector does not come back"
             time.sleep(0.05)
 
 
@@ -49,20 +49,20 @@ def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_bac
     mock, tmp_path, partitions
 ):
     stream = stream_on(mock, tmp_path, partitions=partitions)
-    with door_on(stream) as door:
-        assert door.submit(click("e1"))[0].accepted
+    with collector_on(stream) as collector:
+        assert collector.submit(click("e1"))[0].accepted
         mock.set_down(True)
         started_at = time.monotonic()
         with pytest.raises(ClosedError, match="the log cannot be written"):
-            door.submit(click("e2"))
+            collector.submit(click("e2"))
         assert time.monotonic() - started_at < 6, "sending and looking share one deadline"
         with pytest.raises(ClosedError):  # at once, not after another time-out
-            door.submit(click("e3"))
-        assert not door.figures().open
+            collector.submit(click("e3"))
+        assert not collector.figures().open
         mock.set_down(False)
-        assert submit_until_taken(door, click("e4"))[0].accepted
+        assert submit_until_taken(collector, click("e4"))[0].accepted
     assert {"e1", "e4"} <= set(ids(stream)) <= {"e1", "e2", "e4"}
-    assert door.figures().accepted == 2
+    assert collector.figures().accepted == 2
 
 
 @pytest.mark.nightly
@@ -72,15 +72,15 @@ def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mo
     stream = stream_on(
         mock, tmp_path, timeout_s=20
     )  # several answers long: they come one after the other
-    with door_on(stream, queue_bytes_max=3 * len(body)) as door:
-        door.submit(click("e0"))
+    with collector_on(stream, queue_bytes_max=3 * len(body)) as collector:
+        collector.submit(click("e0"))
         mock.answer_after(1.5)
         outcomes = []
 
         def client(number):
             started_at = time.monotonic()
             try:
-                door.submit(body)
+                collector.submit(body)
                 outcomes.append("taken")
             except BusyError:
                 outcomes.append("busy")
@@ -101,7 +101,7 @@ def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mo
 def test_of_two_doors_with_one_name_the_older_stays_closed_and_says_so(mock, tmp_path, caplog):
     one = stream_on(mock, tmp_path / "one")
     two = type(one)(one.cluster, tmp_path / "two")  # a machine that has the same name
-    with door_on(one) as older, door_on(two) as newer:
+    with collector_on(one) as older, collector_on(two) as newer:
         newer.submit(click("n0"))
         with pytest.raises(ClosedError, match="writes this log now"):
             older.submit(click("o0"))
@@ -122,9 +122,9 @@ def test_a_topic_that_lost_what_the_lake_has_is_not_written_to(mock, tmp_path):
     """
     stream, lake = stream_on(mock, tmp_path / "stream", partitions=2), tmp_path / "lake"
     lake.mkdir()
-    (lake / FILE).write_text(json.dumps({"archive": {"raw-s.0": 3}}))
+    (lake / POSITIONS_FILE).write_text(json.dumps({"archive": {"raw-s.0": 3}}))
     with pytest.raises(DamageError, match="ends at 0, but was read up to 3 before"):
-        door_on(stream, lake=lake)
+        collector_on(stream, lake=lake)
     with LagMeter(stream, lake, dict) as meter:
         assert {(lag.reader, lag.log): lag.lost for lag in meter.measure()}["lake", "raw-s.0"] == 3
 
@@ -132,24 +132,26 @@ def test_a_topic_that_lost_what_the_lake_has_is_not_written_to(mock, tmp_path):
 def test_a_door_whose_topic_is_gone_stays_closed(mock, tmp_path):
     stream, lake = stream_on(mock, tmp_path / "stream"), tmp_path / "lake"
     lake.mkdir()
-    with door_on(stream, lake=lake) as door:
-        door.submit(click("e1"))
-        (lake / FILE).write_text(
+    with collector_on(stream, lake=lake) as collector:
+        collector.submit(click("e1"))
+        (lake / POSITIONS_FILE).write_text(
             json.dumps({"archive": {"raw-s": 9}})
         )  # which the topic does not have: as if it had been lost
         mock.set_down(True)
         with pytest.raises(ClosedError):
-            door.submit(click("e2"))
+            collector.submit(click("e2"))
         mock.set_down(False)
         until(
-            lambda: "read up to 9" in refusal(door), 20, "the door does not say why it stays closed"
+            lambda: "read up to 9" in refusal(collector),
+            20,
+            "the collector does not say why it stays closed",
         )
-        assert not door.figures().open
+        assert not collector.figures().open
 
 
-def refusal(door):
+def refusal(collector):
     try:
-        door.submit(click("e3"))
+        collector.submit(click("e3"))
     except ClosedError as error:
         return str(error)
     return ""

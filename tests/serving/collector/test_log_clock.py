@@ -1,4 +1,4 @@
-"""A door by the clock of an old log: clicks are of its time, until the first event that is of
+"""A collector by the clock of an old log: clicks are of its time, until the first event that is of
 today.
 """
 
@@ -41,15 +41,17 @@ def test_the_first_event_of_today_ends_the_time_of_the_log(
     clock.set_lag(LAG)
     with EventCollector(
         tmp_path / "stream", "serve-1", RoutePlan(), clock, log_clock=clock
-    ) as door:
-        assert [each.accepted for each in door.submit(click(1))] == [True]
-        assert [each.accepted for each in door.submit(click(2, ts=to_iso(TODAY + 30 * DAY)))] == [
-            False
-        ], "a mistake is not of today"
+    ) as collector:
+        assert [each.accepted for each in collector.submit(click(1))] == [True]
+        assert [
+            each.accepted for each in collector.submit(click(2, ts=to_iso(TODAY + 30 * DAY)))
+        ] == [False], "a mistake is not of today"
         assert clock.behind == LAG
         assert [
             each.accepted
-            for each in door.submit(click(3, **of_today), source="door" if of_today else "browser")
+            for each in collector.submit(
+                click(3, **of_today), source="collector" if of_today else "browser"
+            )
         ] == [True]
         assert clock.behind == 0
     assert received(tmp_path / "stream") == [TODAY - LAG, TODAY - LAG, TODAY]

@@ -43,10 +43,10 @@ def test_one_body_enters_five_files_and_returns_six_times(
     request.addfinalizer(lambda: threading.setprofile(None))
     request.addfinalizer(lambda: sys.setprofile(None))
     threading.setprofile(note)  # of the writer's thread
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as event_collector:
         sys.setprofile(note)
         is_followed = True
-        assert [decision.accepted for decision in door.submit(BODY)] == [True]
+        assert [decision.accepted for decision in event_collector.submit(BODY)] == [True]
         is_followed = False
         sys.setprofile(None)
     returns = sorted(call for call in calls if call[0] and call[0] != call[1])

@@ -29,10 +29,10 @@ READ_KEY = "read-key-0123456789"
 
 @pytest.fixture
 def service(tmp_path):
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
         yield Service(
             Prompt(),
-            door,
+            collector,
             churn=PromptChurn(),
             formulas=PromptFormulas(),
             scores=PromptScores(),
@@ -455,10 +455,10 @@ def test_segments_libraries_work_unchanged(client, kind):
 
 
 def test_segments_key_is_that_of_basic_authorisation(tmp_path):
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
         keys = Keys(write=[READ_KEY])
         with TestClient(
-            create_app(Service(Prompt(), door, keys=keys)), base_url="http://127.0.0.1:8642"
+            create_app(Service(Prompt(), collector, keys=keys)), base_url="http://127.0.0.1:8642"
         ) as client:
             body = {"batch": [TRACK]}
             assert client.post("/v1/batch", json=body).status_code == 401

@@ -58,8 +58,8 @@ INVENTED = [
 
 @pytest.fixture
 def service(tmp_path):
-    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
-        yield Service(Prompt(), door)
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as collector:
+        yield Service(Prompt(), collector)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Each reason of the contract: the door's answer and the quarantine name the same code and path,
+"""Each reason of the contract: the collector's answer and the quarantine name the same code and path,
 and the event is kept whole.
 """
 
@@ -52,13 +52,13 @@ def test_there_is_an_example_of_every_reason() -> None:
 @pytest.mark.parametrize("code", BAD)
 def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> None:
     body = BAD[code] if isinstance(BAD[code], bytes) else msgspec.json.encode(BAD[code])
-    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
-        service, headers = Service(Prompt(), door), {}
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as collector:
+        service, headers = Service(Prompt(), collector), {}
         if code == "browser_key":
             token, _ = create_key(
                 tmp_path / "keys.json", "page", ["write"], 1, origins=["https://shop.example"]
             )
-            service = Service(Prompt(), door, Keys(file=tmp_path / "keys.json"))
+            service = Service(Prompt(), collector, Keys(file=tmp_path / "keys.json"))
             headers = {"authorization": f"Bearer {token}", "origin": "https://shop.example"}
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
             answer = client.post("/v1/events", content=body, headers=headers)
@@ -76,6 +76,6 @@ def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> 
     )
     assert (quarantined["body"], quarantined["source"]) == (
         body,
-        "browser" if code == "browser_key" else "door",
+        "browser" if code == "browser_key" else "collector",
     )
     assert quarantined["received_at"] is not None

@@ -111,17 +111,19 @@ def stream(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(stream, features, bundle):
     clock = SystemClock()
-    with EventCollector(stream, "serve-1", RoutePlan(), clock) as door:
+    with EventCollector(stream, "serve-1", RoutePlan(), clock) as collector:
         pipeline = Pipeline(
             slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-            answer_log=door,
+            response_log=collector,
             clock=clock,
             rng=np.random.default_rng(0),
             tables=serving_shop.Live(),
         )
-        with TestClient(create_app(Service(pipeline, door)), base_url="http://localhost") as client:
+        with TestClient(
+            create_app(Service(pipeline, collector)), base_url="http://localhost"
+        ) as client:
             yield client
 
 

@@ -1,4 +1,4 @@
-"""Gorse's REST API over a real pipeline, door and router, called as its clients call it."""
+"""Gorse's REST API over a real pipeline, collector and router, called as its clients call it."""
 
 import json
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from tailorbird.serving.auth.limits import Limiter, ServerLimits
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.gorse import gorse_routes, with_hidden_rule
-from tailorbird.serving.http.gorse_lists import RecentAnswers
+from tailorbird.serving.http.gorse_lists import RecentResponses
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
@@ -42,7 +42,7 @@ class Site:
             slots=with_hidden_rule(serving_shop.slots(), "home"),
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features, None)),
-            answer_log=self.collector,
+            response_log=self.collector,
             clock=SystemClock(),
             rng=np.random.default_rng(1),
             tables=serving_shop.Live(["popular:7d:category"]),
@@ -337,7 +337,7 @@ def test_every_route_has_a_scope_and_a_read_key_cannot_write(make):
 
 
 def test_only_the_newest_answers_of_the_newest_people_are_remembered():
-    remembered = RecentAnswers(people_max=2)
+    remembered = RecentResponses(people_max=2)
     for number in range(5):
         remembered.record("u", f"r{number}", ["i", f"i{number}"])
     assert (

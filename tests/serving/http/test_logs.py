@@ -36,8 +36,8 @@ def written(request):
 
 @pytest.fixture
 def service(tmp_path):
-    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
-        yield Service(Prompt(), door, requests=RequestLog(every=True))
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as collector:
+        yield Service(Prompt(), collector, requests=RequestLog(every=True))
 
 
 def client_of(service: Service) -> TestClient:

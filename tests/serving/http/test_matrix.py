@@ -135,10 +135,10 @@ def site(tmp_path_factory):
     }
     headers["browser"]["origin"] = "https://shop.example"
     (folder / "v0001.html").write_text("<!doctype html>")
-    with EventCollector(folder, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(folder, "serve-1", RoutePlan(), SystemClock()) as collector:
         service = Service(
             Prompt(),
-            door,
+            collector,
             Keys(read=[tokens["plain"]], file=file, clock=clock),
             churn=PromptChurn(),
             formulas=PromptFormulas(),

@@ -22,8 +22,8 @@ from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.http.overload import PATHS, EarlyRefusal
 from tailorbird.serving.http.protocol import LimitedHttpProtocol
-from tailorbird.serving.load_shedding import UNMEASURED_COST_S, Ticket
-from tailorbird.serving.messages import Answer, RecommendQuery
+from tailorbird.serving.load_shedding import UNMEASURED_COST_S, AdmittedRequest
+from tailorbird.serving.messages import RecommendQuery, RecommendResponse
 
 QUERY = json.dumps({"slot": "home", "user_id": "u1"}).encode()
 CLICK = json.dumps({"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}).encode()
@@ -44,7 +44,7 @@ class Halting(Prompt):
     def __init__(self, resume: threading.Event) -> None:
         self._resume = resume
 
-    def answer(self, query: RecommendQuery) -> Answer:
+    def answer(self, query: RecommendQuery) -> RecommendResponse:
         assert self._resume.wait(20)
         return super().answer(query)
 
@@ -60,7 +60,7 @@ class Served:
         unread_deadline_s: float = 30.0,
     ) -> None:
         self.service, self.refused, self.received = service, 0, 0
-        self._tickets: list[Ticket] = []
+        self._tickets: list[AdmittedRequest] = []
 
         def counted(data: bytes) -> bytes | None:
             refusal = early_refusal(data)
@@ -156,9 +156,9 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
         service = Service(
-            Prompt(), door, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"]))
+            Prompt(), collector, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"]))
         )
         made = Served(service, EarlyRefusal(service))
         yield made
@@ -216,8 +216,8 @@ def test_the_connection_goes_on_and_what_is_refused_is_counted(served: Served) -
 def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_asks_no_more_is_closed(
     tmp_path: Path,
 ) -> None:
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door)
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        service = Service(Prompt(), collector)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1)
         served.heap()
         for _ in range(8):
@@ -239,8 +239,8 @@ LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     ids=["many", "one", "last"],
 )
 def test_who_reads_no_answer_is_closed(tmp_path: Path, request_bytes: bytes) -> None:
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door)
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        service = Service(Prompt(), collector)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.2)
         served.hang_up()
         with served.another() as peer:
@@ -256,8 +256,8 @@ def test_who_reads_no_answer_is_closed(tmp_path: Path, request_bytes: bytes) -> 
 
 @pytest.mark.slow
 def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door)
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        service = Service(Prompt(), collector)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.5)
         with served.another() as peer:
             peer.sendall(LARGE * 9 + LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
@@ -274,8 +274,8 @@ def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> None:
     """Unread refusals would accumulate in the server's memory."""
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door)
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        service = Service(Prompt(), collector)
         served = Served(service, EarlyRefusal(service))
         served.heap()
         with served.another() as peer:
@@ -342,8 +342,8 @@ def test_what_is_not_plain_goes_the_long_way(served: Served, what: str) -> None:
 def test_what_two_programs_might_read_differently_is_left_to_the_parser(
     tmp_path: Path, doubtful: bytes
 ) -> None:
-    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door)
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        service = Service(Prompt(), collector)
         while not service.shedder.is_full():
             service.shedder.admit("answer")
         early_refusal = EarlyRefusal(service)

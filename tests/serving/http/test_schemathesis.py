@@ -1,5 +1,5 @@
-"""The door by its own word: requests drawn by Schemathesis from `/openapi.json`, valid and not,
-over a real pipeline and door.
+"""The collector by its own word: requests drawn by Schemathesis from `/openapi.json`, valid and not,
+over a real pipeline and collector.
 
 No status but those that the document names, no body but those that it describes, and never a 5xx
 that nobody asked for. `make fuzz-http` draws more of them: FUZZ_EXAMPLES=5000 for each route and
@@ -49,19 +49,19 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 def schema(tmp_path_factory, features, bundle):
     with EventCollector(
         tmp_path_factory.mktemp("drawn"), "serve-1", RoutePlan(), SystemClock()
-    ) as door:
+    ) as collector:
         pipeline = Pipeline(
             slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-            answer_log=door,
+            response_log=collector,
             clock=SystemClock(),
             rng=np.random.default_rng(0),
             tables=serving_shop.Live(),
         )
         service = Service(
             pipeline,
-            door,
+            collector,
             perimeter=Perimeter(),
             churn=PromptChurn(),
             formulas=PromptFormulas(),

@@ -110,7 +110,7 @@ def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late
 
 
 class Site:
-    """A door, a router and the catalogue behind them."""
+    """A collector, a router and the catalogue behind them."""
 
     def __init__(self, folder):
         self.clicks = 0

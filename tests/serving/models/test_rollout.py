@@ -6,7 +6,7 @@ import time
 
 import pytest
 from tests.support.serving.bundles import Seen
-from tests.support.serving.pipeline import AnswerRecorder
+from tests.support.serving.pipeline import ResponseRecorder
 from tests.support.serving.rollout import Open, pipeline_of
 from tests.support.shops import serving_shop
 
@@ -19,7 +19,7 @@ from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.rollout import Rollout
 from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import load_bundle
-from tailorbird.serving.pipeline.shadow import TIMED, ShadowScorer
+from tailorbird.serving.pipeline.shadow import CHAMPION_TIMED_EVERY, ShadowScorer
 
 
 @pytest.fixture
@@ -171,29 +171,29 @@ def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
 
 
 def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout, features):
-    answer_log = AnswerRecorder()
-    pipeline = pipeline_of(rollout, features, answer_log)
+    response_log = ResponseRecorder()
+    pipeline = pipeline_of(rollout, features, response_log)
     query = RecommendQuery(slot="home", user_id="u1")
     before = pipeline.answer(query)
     registry.set_shadow("v0002", by="test", why="look")
     rollout.tick()
     after = pipeline.answer(query)
     assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
-    record = answer_log.records[1]
+    record = response_log.records[1]
     assert (record.shadow, record.model) == ("v0002", "v0001")
     assert record.shadow_scores == sorted(record.shadow_scores), (
         "it likes cheap items, of which the dear ones are shown first"
     )
-    assert answer_log.records[0].shadow is None
-    for _ in range(TIMED):
+    assert response_log.records[0].shadow is None
+    for _ in range(CHAMPION_TIMED_EVERY):
         pipeline.answer(query)
-    timed = [each for each in answer_log.records if each.champion_us]
+    timed = [each for each in response_log.records if each.champion_us]
     assert timed, "the champion scores the same items again, now and then"
     assert all(0 < each.shadow_us < each.latency_us - each.champion_us for each in timed)
     registry.set_shadow("", by="test", why="enough")
     rollout.tick()
     pipeline.answer(query)
-    assert answer_log.records[-1].shadow is None
+    assert response_log.records[-1].shadow is None
 
 
 def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bundle, monkeypatch):
@@ -265,8 +265,8 @@ def start(registry) -> None:
 
 def test_an_arm_is_served_by_the_version_that_it_names(registry, rollout, features, loads):
     live = LiveExperiments(registry, serving_shop.slots(), versions=rollout.arms)
-    answer_log = AnswerRecorder()
-    pipeline = pipeline_of(rollout, features, answer_log, live)
+    response_log = ResponseRecorder()
+    pipeline = pipeline_of(rollout, features, response_log, live)
     start(registry)
     live.refresh()
     models = models_of(pipeline, 40)
@@ -274,11 +274,11 @@ def test_an_arm_is_served_by_the_version_that_it_names(registry, rollout, featur
     assert models == expected
     assert set(expected.values()) == {"v0001", "v0002"}
     assert loads == ["v0001", "v0002"], "the champion is loaded once for both"
-    assert {(each.arm, each.model, each.asked) for each in answer_log.records} == {
+    assert {(each.arm, each.model, each.asked) for each in response_log.records} == {
         ("old", "v0001", "v0001"),
         ("new", "v0002", "v0002"),
     }
-    assert not any(each.degraded for each in answer_log.records)
+    assert not any(each.degraded for each in response_log.records)
     registry.promote("v0002", by="test", why="the arms stay as they are")
     rollout.tick()
     assert models_of(pipeline, 40) == expected

@@ -201,15 +201,15 @@ def test_an_answer_logs_the_schema_that_it_read(
 ):
     from tailorbird.serving.pipeline.protocols import FixedBundle
 
-    class AnswerRecorder:
+    class ResponseRecorder:
         def __init__(self) -> None:
             self.schemas: list[str] = []
 
-        def record_answer(self, event_body, record) -> bool:
+        def record_response(self, event_body, record) -> bool:
             self.schemas.append(record.schema_hash)
             return True
 
-    answer_log = AnswerRecorder()
+    response_log = ResponseRecorder()
     for each in (features, other):
         follow(site.worker(each))
     for each in (bundle, other_bundle):
@@ -217,11 +217,11 @@ def test_an_answer_logs_the_schema_that_it_read(
             slots=serving_shop.slots(),
             bundles=FixedBundle(each),
             feature_provider=schemas,
-            answer_log=answer_log,
+            response_log=response_log,
             clock=site.clock,
             rng=np.random.default_rng(0),
             tables=live,
         )
         assert pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded == []
         assert pipeline.missing() == []
-    assert answer_log.schemas == [features.schema_hash, other.schema_hash]
+    assert response_log.schemas == [features.schema_hash, other.schema_hash]

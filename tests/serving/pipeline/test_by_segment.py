@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import AnswerRecorder, Broken, numbers
+from tests.support.serving.pipeline import Broken, ResponseRecorder, numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.batch import segment_keys
@@ -45,7 +45,7 @@ def ask(features, bundle, live):
             slots={"home": slot},
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, reader or serving_shop.FakeReader(features)),
-            answer_log=answers,
+            response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),
             tables=tables,
@@ -79,13 +79,13 @@ class Overtaken(serving_shop.FakeReader):
 
 
 def test_what_sources_read_is_logged_if_features_read_newer_events(ask, features):
-    answer_log = AnswerRecorder()
-    ask("ES", answers=answer_log, reader=Overtaken(features, {"u1": [(3, "click")]}))
-    logged = unpack_sequences(answer_log.records[0].sequences)
+    response_log = ResponseRecorder()
+    ask("ES", answers=response_log, reader=Overtaken(features, {"u1": [(3, "click")]}))
+    logged = unpack_sequences(response_log.records[0].sequences)
     assert logged["recent"][0] == hash64s(["i3", "i7"]).tolist()
     assert logged[CANDIDATES_READ][0] == hash64s(["i3"]).tolist()
-    ask("ES", answers=answer_log)
-    assert CANDIDATES_READ not in unpack_sequences(answer_log.records[1].sequences)
+    ask("ES", answers=response_log)
+    assert CANDIDATES_READ not in unpack_sequences(response_log.records[1].sequences)
 
 
 def of(answer, source):
@@ -93,8 +93,8 @@ def of(answer, source):
 
 
 def test_each_country_gets_what_is_popular_there_and_may_be_shown(ask):
-    answer_log = AnswerRecorder()
-    answer = ask("ES", answers=answer_log)
+    response_log = ResponseRecorder()
+    answer = ask("ES", answers=response_log)
     assert of(answer, BY_COUNTRY) == {"i5", "i7", "i9", "i11", "i15"}, (
         "i1 is denied, i3 and i13 are out of stock"
     )
@@ -102,10 +102,10 @@ def test_each_country_gets_what_is_popular_there_and_may_be_shown(ask):
     assert {item.reason_code for item in answer.items if item.source == BY_COUNTRY} == {
         "popular_in_segment"
     }
-    assert (answer_log.records[0].candidate_sources, answer_log.records[0].candidate_counts) == (
-        [BY_COUNTRY, "popular"],
-        [5, 3],
-    )
+    assert (
+        response_log.records[0].candidate_sources,
+        response_log.records[0].candidate_counts,
+    ) == ([BY_COUNTRY, "popular"], [5, 3])
     assert of(ask("NO"), BY_COUNTRY) == {"i0", "i2", "i4", "i6", "i8"}
 
 
@@ -140,27 +140,27 @@ def test_of_whom_nothing_is_known_the_countrys_favourites_come_first_where_they_
 
 
 def test_a_country_in_small_letters_is_read_as_events_keep_it(ask, features):
-    reader, answer_log = Listening(features), AnswerRecorder()
+    reader, response_log = Listening(features), ResponseRecorder()
     answer = ask(
         "es",
         slot=Slot("home", sources=SLOT.sources, rules=["context.country == 'ES'"]),
-        answers=answer_log,
+        answers=response_log,
         reader=reader,
     )
     assert len(of(answer, BY_COUNTRY)) == 5
     assert reader.countries == {"ES"}
-    assert answer_log.events[0].context.country == "ES"
+    assert response_log.events[0].context.country == "ES"
 
 
 def test_a_server_reads_the_list_of_the_segment(ask, live):
-    answer_log = AnswerRecorder()
+    response_log = ResponseRecorder()
     for country in ("NO", "ES", "IS"):
-        ask(country, answers=answer_log)
+        ask(country, answers=response_log)
         with live.tables() as tables:
             lists = RequestLists(
                 tables, CandidateRequest(segments=segment_keys({"country": country}))
             )
-            assert answer_log.records[-1].candidate_digests == [
+            assert response_log.records[-1].candidate_digests == [
                 lists.get(name).digest for name in (BY_COUNTRY, "popular")
             ]
-    assert len({tuple(record.candidate_digests) for record in answer_log.records}) == 3
+    assert len({tuple(record.candidate_digests) for record in response_log.records}) == 3

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import AnswerRecorder, numbers
+from tests.support.serving.pipeline import ResponseRecorder, numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.errors import NotReadyError
@@ -63,13 +63,13 @@ class Model:
 @pytest.fixture
 def make(features, bundle, live):
     def make(
-        *, bundles=None, reader=None, slots=None, budgets=None, tables=live, answer_log=None
+        *, bundles=None, reader=None, slots=None, budgets=None, tables=live, response_log=None
     ) -> Pipeline:
         return Pipeline(
             slots=slots or serving_shop.slots(),
             bundles=bundles or FixedBundle(bundle),
             feature_provider=SingleSchema(features, reader or serving_shop.FakeReader(features)),
-            answer_log=answer_log,
+            response_log=response_log,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),
             budgets=budgets or Budgets(),
@@ -80,14 +80,14 @@ def make(features, bundle, live):
 
 
 def test_without_the_store_a_person_is_scored_by_what_was_read_last(make, features):
-    store, answer_log = Store(features), AnswerRecorder()
-    pipeline = make(reader=store, answer_log=answer_log)
+    store, response_log = Store(features), ResponseRecorder()
+    pipeline = make(reader=store, response_log=response_log)
     before = pipeline.answer(QUERY)
     store.is_down = True
     after = pipeline.answer(QUERY)
     assert numbers(after) == numbers(before)
     assert (after.degraded, after.model) == (["last_known"], before.model)
-    assert answer_log.records[1].numeric == [], (
+    assert response_log.records[1].numeric == [], (
         "features that no state has now are never logged as such"
     )
     stranger = pipeline.answer(RecommendQuery(slot="home"))
@@ -148,13 +148,13 @@ def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
 
 
 def test_without_candidate_tables_the_newest_items_are_shown_and_none_is_called_popular(make):
-    answer_log = AnswerRecorder()
-    pipeline = make(tables=None, answer_log=answer_log)
+    response_log = ResponseRecorder()
+    pipeline = make(tables=None, response_log=response_log)
     assert (numbers(answer := pipeline.answer(QUERY)), answer.degraded) == (
         [39, 38, 37, 36, 35, 34],
         ["candidates"],
     )
-    assert answer_log.records[0].candidate_positions == [0, 0, 0, 0], (
+    assert response_log.records[0].candidate_positions == [0, 0, 0, 0], (
         "of four lists, which were empty"
     )
     experiment = Experiment("e", arms={"a": 1.0}, policies={"a": "popular"})
@@ -177,17 +177,17 @@ def test_old_candidate_tables_are_used_and_named(make):
     ("gives", "failure"), [(RuntimeError("no"), "error"), (float("nan"), "not_finite")]
 )
 def test_where_the_model_fails_the_version_before_answers(make, bundle, gives, failure):
-    answer_log = AnswerRecorder()
+    response_log = ResponseRecorder()
     failing, before = Model(bundle, "v0002", gives=gives), Model(bundle, "v0001")
-    pipeline = make(bundles=FixedBundle(failing, before), answer_log=answer_log)
+    pipeline = make(bundles=FixedBundle(failing, before), response_log=response_log)
     answer = pipeline.answer(QUERY)
     assert (answer.degraded, answer.model, len(answer.items)) == (["previous_model"], "v0001", 6)
     assert (
-        answer_log.records[0].asked,
-        answer_log.records[0].failure,
-        answer_log.records[0].model,
+        response_log.records[0].asked,
+        response_log.records[0].failure,
+        response_log.records[0].model,
     ) == ("v0002", failure, "v0001")
-    assert len(answer_log.records) == 1, "an answer that was begun twice is logged once"
+    assert len(response_log.records) == 1, "an answer that was begun twice is logged once"
     for _ in range(5):
         pipeline.answer(QUERY)
     assert failing.calls == 3, "three failures in a row, then it is left alone for a second"
@@ -221,13 +221,13 @@ class Swapped:
 
 
 def test_sources_that_there_is_no_time_for_are_left_out(make):
-    answer_log = AnswerRecorder()
-    answer = make(budgets=Budgets(retrieval_s=0.0), answer_log=answer_log).answer(QUERY)
+    response_log = ResponseRecorder()
+    answer = make(budgets=Budgets(retrieval_s=0.0), response_log=response_log).answer(QUERY)
     assert answer.degraded == ["retrieval"]
     assert {item.source for item in answer.items} == {"popular"}, (
         "of the sources that found something the first is asked in any case"
     )
-    assert answer_log.records[0].candidate_lists == ["item_knn", "popular"]
+    assert response_log.records[0].candidate_lists == ["item_knn", "popular"]
 
 
 def test_no_more_candidates_are_scored_than_there_is_time_for(make):
@@ -263,11 +263,11 @@ def test_diversity_is_left_out_when_it_takes_too_long(make):
 
 
 def test_a_log_that_makes_answers_wait_is_left_alone(make):
-    answer_log = AnswerRecorder()
-    pipeline = make(answer_log=answer_log, budgets=Budgets(log_s=0.0))
+    response_log = ResponseRecorder()
+    pipeline = make(response_log=response_log, budgets=Budgets(log_s=0.0))
     degraded = [pipeline.answer(QUERY).degraded for _ in range(5)]
     assert degraded == [[], [], [], ["log"], ["log"]]
-    assert len(answer_log.records) == 3
+    assert len(response_log.records) == 3
 
 
 def test_a_store_that_is_late_is_left_alone_and_asked_again(make, features):

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import AnswerRecorder
+from tests.support.serving.pipeline import ResponseRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.atomic_write import atomic_write
@@ -48,7 +48,7 @@ def ask(features, bundle, lists, live):
             slots={"home": slot},
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-            answer_log=answers,
+            response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),
             editorial_lists=lists[1],
@@ -64,8 +64,8 @@ def of_list(answer):
 
 
 def test_a_list_gives_as_many_as_the_slot_says_of_what_may_be_shown(ask):
-    answer_log = AnswerRecorder()
-    answer = ask(answers=answer_log)
+    response_log = ResponseRecorder()
+    answer = ask(answers=response_log)
     assert of_list(answer) == {"i30", "i31", "i32"}, (
         "i33 is out of stock, i35 denied, and one nobody knows"
     )
@@ -73,10 +73,10 @@ def test_a_list_gives_as_many_as_the_slot_says_of_what_may_be_shown(ask):
     assert {item.reason_code for item in answer.items if item.source == "editorial:summer"} == {
         "editorial"
     }
-    assert (answer_log.records[0].candidate_sources, answer_log.records[0].candidate_counts) == (
-        ["editorial:summer", "popular"],
-        [3, 2],
-    )
+    assert (
+        response_log.records[0].candidate_sources,
+        response_log.records[0].candidate_counts,
+    ) == (["editorial:summer", "popular"], [3, 2])
 
 
 def test_a_change_is_taken_in_while_it_serves_and_what_cannot_be_read_changes_nothing(

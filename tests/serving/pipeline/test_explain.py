@@ -66,7 +66,7 @@ def explained(folder, features):
         slots={"home": Slot("home", objective=FORMULA, hide_seen=())},
         bundles=FixedBundle(Bundle.load(folder, schema_hash=features.schema_hash)),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-        answer_log=None,
+        response_log=None,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
     )

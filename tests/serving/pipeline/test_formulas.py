@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from tests.support.serving.pipeline import AnswerRecorder
+from tests.support.serving.pipeline import ResponseRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.errors import DeclarationError
@@ -33,12 +33,12 @@ def registry(tmp_path, bundle_folder):
     return registry
 
 
-def pipeline_of(registry, features, answer_log, formulas):
+def pipeline_of(registry, features, response_log, formulas):
     return Pipeline(
         slots=SLOTS,
         bundles=FixedBundle(Bundle.load(registry.champion(), schema_hash=features.schema_hash)),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-        answer_log=answer_log,
+        response_log=response_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
         formulas=formulas,
@@ -46,8 +46,8 @@ def pipeline_of(registry, features, answer_log, formulas):
 
 
 def test_a_formula_is_taken_while_requests_run_and_logged_with_each(registry, features):
-    answer_log, formulas = AnswerRecorder(), LiveFormulas(registry, SLOTS)
-    pipeline = pipeline_of(registry, features, answer_log, formulas)
+    response_log, formulas = ResponseRecorder(), LiveFormulas(registry, SLOTS)
+    pipeline = pipeline_of(registry, features, response_log, formulas)
     query = RecommendQuery(slot="home", user_id="u1", size=3)
     dear = [item.item_id for item in pipeline.answer(query).items]
     set_formula(registry, SLOTS["home"], "-1.0*click", by="ann", why="cheap first")
@@ -59,7 +59,7 @@ def test_a_formula_is_taken_while_requests_run_and_logged_with_each(registry, fe
     set_formula(registry, SLOTS["home"], "", by="ann", why="enough")
     formulas.tick()
     assert [item.item_id for item in pipeline.answer(query).items] == dear
-    assert [(record.formula, record.formula_version) for record in answer_log.records] == [
+    assert [(record.formula, record.formula_version) for record in response_log.records] == [
         ("1.0*click", None),
         ("- 1.0*click", "f0001"),
         ("1.0*click", None),
@@ -95,8 +95,8 @@ def test_an_admin_changes_it_over_http(registry, tmp_path, features):
     pipeline = pipeline_of(registry, features, None, formulas)
     with EventCollector(
         tmp_path / "stream", "serve-1", RoutePlan(), SimulatedClock(serving_shop.NOW)
-    ) as door:
-        service = Service(pipeline, door, formulas=formulas)
+    ) as collector:
+        service = Service(pipeline, collector, formulas=formulas)
         client = TestClient(create_app(service), base_url="http://localhost")
         put = client.put("/v1/formulas/home", json={"formula": "2*click", "why": "a try"})
         assert put.status_code == 200

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from tailorbird.serving.messages import Answer
-from tailorbird.serving.pipeline.notes import explain_answer
+from tailorbird.serving.messages import RecommendResponse
+from tailorbird.serving.pipeline.notes import explain_response
 
-FULL = Answer(
+FULL = RecommendResponse(
     request_id="r1",
     slot="home",
     items=[],
@@ -17,9 +17,9 @@ FULL = Answer(
 
 
 def _explain(
-    answer: Answer = FULL, user: str = "u1", has_history: bool = True, baseline: str = ""
+    answer: RecommendResponse = FULL, user: str = "u1", has_history: bool = True, baseline: str = ""
 ) -> list[str]:
-    return explain_answer(
+    return explain_response(
         answer, user=user, has_history=has_history, baseline=baseline, command="tailorbird -C shop"
     )
 
@@ -56,7 +56,7 @@ def test_a_baseline_a_stranger_and_somebody_unknown() -> None:
 
 
 def test_a_model_that_the_gate_refused_is_named_with_the_command_that_serves_it() -> None:
-    sentences = explain_answer(
+    sentences = explain_response(
         FULL,
         user="u1",
         has_history=True,

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.support import routed
-from tests.support.serving.pipeline import AnswerRecorder, Broken, numbers
+from tests.support.serving.pipeline import Broken, ResponseRecorder, numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.protocol import CandidateRequest, Epoch, NoTables
@@ -29,12 +29,12 @@ from tailorbird.serving.pipeline.protocols import FixedBundle
 
 
 @pytest.fixture
-def answer_log():
-    return AnswerRecorder()
+def response_log():
+    return ResponseRecorder()
 
 
 @pytest.fixture
-def make(features, bundle, answer_log, live):
+def make(features, bundle, response_log, live):
     def make(
         *,
         slots=None,
@@ -42,7 +42,7 @@ def make(features, bundle, answer_log, live):
         reader=None,
         recent=None,
         seed=0,
-        answers=answer_log,
+        answers=response_log,
         tables=live,
     ) -> Pipeline:
         return Pipeline(
@@ -51,7 +51,7 @@ def make(features, bundle, answer_log, live):
             feature_provider=SingleSchema(
                 features, reader or serving_shop.FakeReader(features, recent)
             ),
-            answer_log=answers,
+            response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(seed),
             tables=tables,
@@ -116,10 +116,10 @@ def test_the_model_orders_and_rules_leave_out(make):
     assert all(item.reason and item.reason_code and item.source for item in answer.items)
 
 
-def test_candidates_hold_what_is_answered_heed_its_rules_and_are_not_logged(make, answer_log):
+def test_candidates_hold_what_is_answered_heed_its_rules_and_are_not_logged(make, response_log):
     query = RecommendQuery(slot="home", user_id="u1", exclude=["i5"], size=20)
     item_ids = make().candidates(query)
-    assert not answer_log.events
+    assert not response_log.events
     assert len(item_ids) == len(set(item_ids)) > 0
     assert "i5" not in item_ids
     assert set(ids(make().answer(query))) <= set(item_ids)
@@ -277,12 +277,12 @@ def test_rules_may_look_at_the_person(make):
     )
 
 
-def test_what_is_logged_is_what_was_shown(make, answer_log, features):
+def test_what_is_logged_is_what_was_shown(make, response_log, features):
     context = Context(device="phone", country="NO", utc_offset_min=60)
     answer = make().answer(
         RecommendQuery(slot="home", user_id="u1", session_id="s1", context=context)
     )
-    [event], [record] = answer_log.events, answer_log.records
+    [event], [record] = response_log.events, response_log.records
     assert (event.type, event.request_id, event.items, event.ts) == (
         "answer",
         answer.request_id,
@@ -312,10 +312,10 @@ def test_what_is_logged_is_what_was_shown(make, answer_log, features):
     assert (len(accepted), refused) == (1, [])
 
 
-def test_what_each_source_gave_is_logged(make, answer_log):
+def test_what_each_source_gave_is_logged(make, response_log):
     slots = {"home": Slot("home", size=3, sources={"popular": 4, "new_items": 2})}
     make(slots=slots).answer(RecommendQuery(slot="home", user_id="u1"))
-    [record] = answer_log.records
+    [record] = response_log.records
     assert dict(zip(record.candidate_sources, record.candidate_counts, strict=True)) == {
         "popular": 4,
         "new_items": 2,
@@ -323,11 +323,11 @@ def test_what_each_source_gave_is_logged(make, answer_log):
     assert set(record.sources) <= set(record.candidate_sources)
 
 
-def test_which_lists_were_read_and_as_of_where_in_the_log_is_logged(make, answer_log, live):
+def test_which_lists_were_read_and_as_of_where_in_the_log_is_logged(make, response_log, live):
     make(recent={"u1": [(4, "click")]}).answer(
         RecommendQuery(slot="home", user_id="u1", context=Context(referrer="https://a.example/x"))
     )
-    [record] = answer_log.records
+    [record] = response_log.records
     assert record.candidate_lists == ["item_knn", "popular", "new_items"]
     with live.tables() as tables:
         lists = RequestLists(
@@ -369,14 +369,14 @@ def test_a_search_ordered_by_a_baseline_answers_with_what_matches(make, bundle):
     assert pipeline.search(SearchQuery(query="zzzz", user_id="u1")).items == []
 
 
-def test_a_stranger_is_answered_and_logged_as_nobody_else(make, answer_log):
+def test_a_stranger_is_answered_and_logged_as_nobody_else(make, response_log):
     pipeline = make()
     first, second = (pipeline.answer(RecommendQuery(slot="home")) for _ in range(2))
     assert ids(first) == ids(second)
-    assert answer_log.events[0].anonymous_id != answer_log.events[1].anonymous_id
+    assert response_log.events[0].anonymous_id != response_log.events[1].anonymous_id
     assert (
         check(
-            msgspec.json.encode(answer_log.events[0]),
+            msgspec.json.encode(response_log.events[0]),
             Receipt(serving_shop.NOW, "server"),
             RoutePlan(),
         )[1]
@@ -393,14 +393,14 @@ def test_a_stranger_is_answered_and_logged_as_nobody_else(make, answer_log):
         (RecommendQuery(slot="home", session_id="a\x00b"), "$.session_id"),
     ],
 )
-def test_what_could_not_be_logged_is_refused_with_its_path(make, answer_log, query, path):
+def test_what_could_not_be_logged_is_refused_with_its_path(make, response_log, query, path):
     with pytest.raises(QueryError) as caught:
         make().answer(query)
     assert caught.value.path == path
-    assert not answer_log.events
+    assert not response_log.events
 
 
-def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, answer_log):
+def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, response_log):
     pipeline = make(
         slots=serving_shop.slots() | {"tried": replace(serving_shop.slots()["tried"], explore=None)}
     )
@@ -417,8 +417,8 @@ def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, answer_l
         for arm in ("popular", "model")
     }
     assert orders == {"popular": {(0, 1, 2, 3, 4, 5)}, "model": {(39, 38, 37, 36, 35, 34)}}
-    assert {event.answer.experiment for event in answer_log.events} == {"home-model"}
-    assert all(len(record.numeric) == 6 * 3 for record in answer_log.records), (
+    assert {event.answer.experiment for event in response_log.events} == {"home-model"}
+    assert all(len(record.numeric) == 6 * 3 for record in response_log.records), (
         "a baseline's answers are training data too"
     )
 
@@ -448,14 +448,14 @@ def test_each_policy_answers_by_the_same_rules(make, policy):
     assert shown == order.get(policy, shown)
 
 
-def test_a_share_of_answers_is_drawn_and_logs_both_probabilities(make, answer_log):
+def test_a_share_of_answers_is_drawn_and_logs_both_probabilities(make, response_log):
     explore = Explore(method="plackett_luce", first=1, share=0.5, temperature=1.0)
     slots = {"home": Slot("home", size=4, sources={"popular": 40}, explore=explore)}
     pipeline = make(slots=slots)
     for _ in range(30):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     first = set()
-    for record in answer_log.records:
+    for record in response_log.records:
         joint, marginal = np.array(record.joint_propensities), np.array(record.propensities)
         assert joint.shape == marginal.shape == (4,)
         assert joint[0] == pytest.approx(marginal[0], abs=1e-6)
@@ -466,7 +466,7 @@ def test_a_share_of_answers_is_drawn_and_logs_both_probabilities(make, answer_lo
 
 
 @pytest.mark.slow
-def test_logged_propensities_are_the_frequencies(make, answer_log):
+def test_logged_propensities_are_the_frequencies(make, response_log):
     slots = {
         "home": Slot(
             "home", size=4, sources={"popular": 40}, explore=Explore(rate=0.6, pool=5, first=2)
@@ -478,7 +478,7 @@ def test_logged_propensities_are_the_frequencies(make, answer_log):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     shown = Counter()
     propensities: dict[tuple[int, str], float] = {}
-    for event in answer_log.events:
+    for event in response_log.events:
         for position, (item, propensity) in enumerate(
             zip(event.items, event.answer.propensities, strict=True)
         ):
@@ -503,13 +503,13 @@ def test_a_seed_repeats_the_answers(make):
     assert ask() == ask()
 
 
-def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, answer_log):
+def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, response_log):
     answer = make().rank(
         RankQuery(slot="home", user_id="u1", items=["i3", "i20", "unknown", "i5", "i20"])
     )
     assert ids(answer) == ["i20", "i5", "i3", "unknown"]
     assert {item.source for item in answer.items} == {"given"}
-    assert answer_log.records[0].items == ids(answer)
+    assert response_log.records[0].items == ids(answer)
 
 
 def test_an_answer_without_a_model_never_says_that_it_was_picked_for_somebody(make):
@@ -538,7 +538,7 @@ def test_search_finds_words_and_lifts_what_the_person_likes(make):
     assert nothing.items == []
 
 
-def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, answer_log):
+def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, response_log):
     slots = {"search": replace(serving_shop.slots()["search"], rules=["item.stock > 0"])}
     answer = make(slots=slots).search(
         SearchQuery(query="rain", user_id="u1", size=1, facets=["category", "price"])
@@ -558,7 +558,7 @@ def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, answer_log
     with pytest.raises(QueryError, match="no item has an attribute 'nothing'") as refused:
         make().search(SearchQuery(query="rain", facets=["category", "nothing"]))
     assert (refused.value.code, refused.value.path) == ("unknown_attribute", "$.facets")
-    assert len(answer_log.records) == 2, "what is refused is not logged as an answer"
+    assert len(response_log.records) == 2, "what is refused is not logged as an answer"
 
 
 def test_without_a_slot_of_its_own_search_asks_for_one_and_takes_no_others_pins(make):
@@ -647,20 +647,20 @@ def test_explain_tells_features_heads_and_contributions(make):
     assert moved == pytest.approx(explanation.heads["click"] - 0.5, abs=1e-6)
 
 
-def test_without_a_store_the_popular_items_are_shown(make, answer_log):
+def test_without_a_store_the_popular_items_are_shown(make, response_log):
     answer = make(reader=Broken()).answer(RecommendQuery(slot="home", user_id="u1"))
     assert numbers(answer) == [0, 1, 2, 4, 5, 6]
     assert answer.degraded == ["features"]
-    assert answer_log.records[0].degraded == ["features"]
-    assert answer_log.records[0].numeric == []
+    assert response_log.records[0].degraded == ["features"]
+    assert response_log.records[0].numeric == []
 
 
-def test_without_a_bundle_there_is_an_answer_that_says_so(make, answer_log):
+def test_without_a_bundle_there_is_an_answer_that_says_so(make, response_log):
     answer = make(bundles=FixedBundle(None)).answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.items == []
     assert set(answer.degraded) == {"model", "index"}
     assert answer.model == "fallback"
-    assert len(answer_log.events) == 1
+    assert len(response_log.events) == 1
 
 
 def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
@@ -687,19 +687,21 @@ def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
 
 
 def test_a_full_log_does_not_stop_answers(make):
-    answer = make(answers=AnswerRecorder(room=0)).answer(RecommendQuery(slot="home", user_id="u1"))
+    answer = make(answers=ResponseRecorder(room=0)).answer(
+        RecommendQuery(slot="home", user_id="u1")
+    )
     assert answer.items
     assert answer.degraded == ["log"]
 
 
-def test_a_person_known_by_alias_is_the_person(make, answer_log, features):
+def test_a_person_known_by_alias_is_the_person(make, response_log, features):
     class Aliased(serving_shop.FakeReader):
         def read(self, request, items, item_keys=None):
             return replace(super().read(request, items, item_keys), person="u9")
 
     make(reader=Aliased(features)).answer(RecommendQuery(slot="home", anonymous_id="a1"))
-    assert answer_log.records[0].person == "u9"
-    assert (answer_log.events[0].user_id, answer_log.events[0].anonymous_id) == (None, "a1")
+    assert response_log.records[0].person == "u9"
+    assert (response_log.events[0].user_id, response_log.events[0].anonymous_id) == (None, "a1")
 
 
 def test_features_whose_copies_nobody_keeps_up_are_used_and_named(make, features):

@@ -4,7 +4,7 @@ of the model.
 
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import AnswerRecorder
+from tests.support.serving.pipeline import ResponseRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.protocol import CandidateRequest
@@ -46,7 +46,7 @@ def make(bundle, features, live):
             slots=SLOTS,
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, reader),
-            answer_log=answers,
+            response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),
             tables=live,
@@ -72,12 +72,12 @@ def test_answers_name_them_as_sources_and_follow_the_newest_click(make, features
 
 
 def test_a_server_lists_and_scores_what_the_tables_say(make, bundle, features, live):
-    reader, answer_log = (
+    reader, response_log = (
         serving_shop.FakeReader(features, {"u1": [(3, "click"), (8, "click")]}),
-        AnswerRecorder(),
+        ResponseRecorder(),
     )
     recent = reader.person(ReadRequest(person="u1", now=serving_shop.NOW)).sequences["recent"]
-    answer = make(reader, answer_log).answer(QUERY)
+    answer = make(reader, response_log).answer(QUERY)
     with live.tables() as tables:
         lists = RequestLists(tables, CandidateRequest(recent.item, recent.ts))
         listed = lists.get("session_knn")
@@ -87,6 +87,6 @@ def test_a_server_lists_and_scores_what_the_tables_say(make, bundle, features, l
     assert set(session_items.tolist()) == set(listed.keys[:5].tolist())
     assert answer.items[0].item_id == bundle.index.ids[bundle.index.find(listed.keys[:1])[0]]
     np.testing.assert_array_equal(
-        np.array(answer_log.records[0].live, np.float32).reshape(len(shown), 2), columns
+        np.array(response_log.records[0].live, np.float32).reshape(len(shown), 2), columns
     )
     assert (columns[:, 1] > 0).any()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import AnswerRecorder
+from tests.support.serving.pipeline import ResponseRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.events import Context, SimulatedClock
@@ -18,7 +18,12 @@ from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.deadlines import ModelBreakers
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
-from tailorbird.serving.pipeline.rule_costs import ALL, VariantComparer, costs, variants_without
+from tailorbird.serving.pipeline.rule_costs import (
+    ALL_RULES,
+    VariantComparer,
+    costs,
+    variants_without,
+)
 from tailorbird.serving.pipeline.shaping import Shaping
 
 SLOT = Slot(
@@ -33,7 +38,7 @@ def ask(features, bundle, live):
             slots={"home": slot},
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features, recent)),
-            answer_log=answers,
+            response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(seed),
             tables=live,
@@ -225,7 +230,7 @@ def test_a_cap_hides_what_was_shown_too_often_lately(ask, features):
 
 @pytest.mark.slow
 def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bundle, live):
-    answer_log, draws = AnswerRecorder(), 1_500
+    response_log, draws = ResponseRecorder(), 1_500
     slot = replace(
         SLOT,
         boosts=[Boost("item.category == 'hats'", 1.05)],
@@ -238,7 +243,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
         slots={"home": slot},
         bundles=FixedBundle(bundle),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-        answer_log=answer_log,
+        response_log=response_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(1),
         tables=live,
@@ -246,7 +251,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     for _ in range(draws):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     frequencies: dict[tuple[int, str], tuple[float, int]] = {}
-    for record in answer_log.records:
+    for record in response_log.records:
         for position, (item, p) in enumerate(zip(record.items, record.propensities, strict=True)):
             before, count = frequencies.get((position, item), (p, 0))
             assert before == p
@@ -254,7 +259,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     for (position, item), (p, count) in frequencies.items():
         assert abs(count / draws - p) <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-12, (position, item)
     assert len(frequencies) > 8
-    for record in answer_log.records:
+    for record in response_log.records:
         assert record.items[1] == "i35"
         assert max(np.bincount([int(item[1:]) % 4 for item in record.items])) <= 2
 
@@ -272,7 +277,7 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
         slots={"home": slot},
         bundles=FixedBundle(bundle),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-        answer_log=None,
+        response_log=None,
         clock=clock,
         rng=np.random.default_rng(1),
         tables=live,
@@ -280,8 +285,8 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     weigher = VariantComparer(slot, clock)
     outcomes = pipeline.compare_variants(RecommendQuery(slot="home", user_id="u1"), weigher)
     assert outcomes is not None
-    assert outcomes[ALL].items == ("i0", "i10", "i9")
-    cost_of = {cost.wish: cost for cost in costs([outcomes, outcomes])}
+    assert outcomes[ALL_RULES].items == ("i0", "i10", "i9")
+    cost_of = {cost.rule: cost for cost in costs([outcomes, outcomes])}
     assert set(cost_of) == {
         "pin i0 at 1",
         "rule item.stock > 0",
@@ -291,7 +296,7 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     assert next(iter(cost_of)) == "pin i0 at 1"
     assert outcomes["pin i0 at 1"].items == ("i10", "i9", "i8")
     assert cost_of["pin i0 at 1"].value == pytest.approx(
-        outcomes["pin i0 at 1"].value - outcomes[ALL].value
+        outcomes["pin i0 at 1"].value - outcomes[ALL_RULES].value
     )
     assert (cost_of["pin i0 at 1"].changed, cost_of["pin i0 at 1"].low) == (
         1.0,
@@ -317,7 +322,7 @@ def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bu
             slots={"home": declared},
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-            answer_log=None,
+            response_log=None,
             clock=clock,
             rng=np.random.default_rng(1),
             tables=live,

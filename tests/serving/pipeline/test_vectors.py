@@ -13,7 +13,7 @@ from tailorbird.events import SimulatedClock
 from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import VECTOR_COLUMNS, add_sequence_source
 from tailorbird.ranking.tower_net import TOLERANCE
 from tailorbird.retrieval import NewItem, with_items
@@ -57,7 +57,7 @@ def make(bundle, features, reader, catalogue=None):
         slots=SLOTS,
         bundles=FixedBundle(bundle),
         feature_provider=SingleSchema(features, reader),
-        answer_log=None,
+        response_log=None,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
         catalogue=catalogue,
@@ -129,7 +129,7 @@ def test_columns_of_one_request_and_of_many_are_equal(bundle, features):
     ]
     sequences = [each.sequences["recent"] for each in rows]
     offsets = np.cumsum([0, *(each.item.size for each in sequences)])
-    ragged = Ragged(
+    ragged = RaggedArrays(
         offsets,
         np.concatenate([each.item for each in sequences]),
         np.concatenate([each.ts for each in sequences]),

@@ -2,7 +2,7 @@
 
 Times lie on a few places, so that ties and repeats are common; values are at their bounds or
 missing; profiles come late or without a time. `steps` are of routed events, `posts` of bodies that
-come in at doors, for the router to decide on.
+come in at collectors, for the router to decide on.
 """
 
 import json
@@ -177,11 +177,11 @@ def steps(draw: Callable[..., Any]) -> Any:
 
 @dataclass(frozen=True)
 class Post:
-    """A body that comes in at a door, whose clock and whose client's clock are off; then perhaps a
+    """A body that comes in at a collector, whose clock and whose client's clock are off; then perhaps a
     request.
     """
 
-    door: str
+    collector: str
     received_at: int
     events: list[dict]
     request: ReadRequest | None
@@ -189,14 +189,14 @@ class Post:
 
 @st.composite
 def posts(draw: Callable[..., Any]) -> Any:
-    """A visit to a shop as two doors see it: clients and doors with skewed clocks, repeats, a
+    """A visit to a shop as two collectors see it: clients and collectors with skewed clocks, repeats, a
     login, profiles that come late.
     """
     span = draw(st.sampled_from([10 * MINUTE, 5 * HOUR, 3 * DAY]))
     now, posted, sent = START, [], []
     for _ in range(draw(st.integers(1, 6))):
         now += draw(st.integers(0, 6)) * span // 6
-        door, skew = draw(
+        collector, skew = draw(
             st.sampled_from([("north", 0), ("south", -90 * SECOND), ("south", 45 * SECOND)])
         )
         offset = draw(st.sampled_from([0, HOUR, -40 * DAY]))  # of the client's clock
@@ -220,7 +220,9 @@ def posts(draw: Callable[..., Any]) -> Any:
             session_id=draw(st.sampled_from([None, "s1"])),
             now=now,
         )
-        posted.append(Post(door, now + skew, body, request if draw(st.integers(0, 3)) else None))
+        posted.append(
+            Post(collector, now + skew, body, request if draw(st.integers(0, 3)) else None)
+        )
     return posted
 
 

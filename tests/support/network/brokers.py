@@ -54,7 +54,7 @@ def log_at(
     servers: str,
     folder: Path | None = None,
     *,
-    partition: str = "door",
+    partition: str = "collector",
     timeout_s: float = 10,
     **options: object,
 ) -> "KafkaLog":

@@ -1,4 +1,4 @@
-"""Real servers on this machine, with the door and a pipeline that answers at once, which can be
+"""Real servers on this machine, with the collector and a pipeline that answers at once, which can be
 told to misbehave.
 """
 
@@ -91,7 +91,7 @@ async def _discard(message: Message) -> None:
 
 @dataclass
 class Served:
-    """A running server: its address, its trouble, and what its door has taken."""
+    """A running server: its address, its trouble, and what its collector has taken."""
 
     url: str
     trouble: Trouble
@@ -132,10 +132,10 @@ def serving(
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     trouble = Trouble()
-    with EventCollector(folder, producer, RoutePlan(), SystemClock()) as door:
+    with EventCollector(folder, producer, RoutePlan(), SystemClock()) as collector:
         service = Service(
             Prompt(),
-            door,
+            collector,
             keys=keys or Keys(),
             perimeter=Perimeter(),
             body_bytes_max=body_bytes_max,

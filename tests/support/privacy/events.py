@@ -21,8 +21,8 @@ def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
     project = open_project(root)
     with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
-    ) as door:
-        told = door.submit(json.dumps(events).encode())
+    ) as collector:
+        told = collector.submit(json.dumps(events).encode())
         assert all(one.accepted for one in told), told
     with Roles(project, CLOCK) as roles:
         roles.drain()

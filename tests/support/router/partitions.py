@@ -96,7 +96,7 @@ def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
                     "type": "identify",
                     "user_id": f"u{(index + number) % 5}",
                 },
-                "door",
+                "collector",
             ),
             (
                 {
@@ -106,7 +106,7 @@ def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
                     "item_id": "i2",
                     "request_id": request,
                 },
-                "door",
+                "collector",
             ),
             (
                 {
@@ -115,7 +115,7 @@ def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
                     "type": "click",
                     "item_id": "i1",
                 },
-                "door",
+                "collector",
             ),
             (
                 {
@@ -124,9 +124,9 @@ def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
                     "user_id": f"u{index % 5}",
                     "item_id": f"i{index % 5}",
                 },
-                "door",
+                "collector",
             ),
-            ({"event_id": "bad"}, "door"),
+            ({"event_id": "bad"}, "collector"),
         ]
     return events
 
@@ -134,5 +134,5 @@ def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
 def post(site: Any, number: int) -> None:
     site.now += 1_000
     events = traffic(number)
-    for source in ("server", "door"):
+    for source in ("server", "collector"):
         site.post(*[event for event, of in events if of == source], source=source)

@@ -28,8 +28,8 @@ class Stream:
     def post(
         self,
         *events: Any,
-        producer: str = "door",
-        source: str = "door",
+        producer: str = "collector",
+        source: str = "collector",
         received_at: int | None = None,
         encoding: str = "json",
     ) -> None:
@@ -37,7 +37,7 @@ class Stream:
         receipt = Receipt(received_at or self.now, source, encoding)
         self._append(producer, len(events), msgspec.json.encode(events), receipt)
 
-    def post_bytes(self, body: bytes, rows: Any = 1, producer: str = "door") -> None:
+    def post_bytes(self, body: bytes, rows: Any = 1, producer: str = "collector") -> None:
         self._append(producer, rows, body, Receipt(self.now))
 
     def _append(self, producer: str, rows: Any, body: bytes, receipt: Receipt) -> None:

@@ -3,11 +3,11 @@
 from typing import Any
 
 from tailorbird.serving.messages import (
-    Answer,
-    ChurnAnswer,
     ChurnReason,
+    ChurnResponse,
     Item,
     QueryError,
+    RecommendResponse,
     ShownItem,
     Similar,
     SlotFormula,
@@ -22,17 +22,17 @@ SHOWN = ShownItem(
 class Prompt:
     """A pipeline that answers at once, so that what is tested is HTTP."""
 
-    def answer(self, query: Any) -> Answer:
+    def answer(self, query: Any) -> RecommendResponse:
         if query.slot != "home":
             raise QueryError("there is no slot of that name", path="$.slot", code="unknown_slot")
-        return Answer(
+        return RecommendResponse(
             request_id="r1", slot=query.slot, items=[SHOWN], arm="", model="v0001", degraded=[], t=1
         )
 
     rank = answer
 
-    def search(self, query: Any) -> Answer:
-        return Answer(
+    def search(self, query: Any) -> RecommendResponse:
+        return RecommendResponse(
             request_id="r1", slot="search", items=[SHOWN], arm="", model="v0001", degraded=[], t=1
         )
 
@@ -75,7 +75,7 @@ class PromptScores:
 class PromptChurn:
     """A churn model that answers at once."""
 
-    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer:
+    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnResponse:
         if name != "churn":
             raise QueryError("there is no such model", path="model", code="unknown_model")
         why = (
@@ -87,7 +87,7 @@ class PromptChurn:
             if explain
             else []
         )
-        return ChurnAnswer(
+        return ChurnResponse(
             user_id=user_id,
             name=name,
             model="v0001",

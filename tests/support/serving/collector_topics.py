@@ -25,7 +25,7 @@ def stream_on(mock: Any, folder: Path, *, partitions: int = 1, timeout_s: float 
     )
 
 
-def door_on(stream: Any, **settings: Any) -> EventCollector:
+def collector_on(stream: Any, **settings: Any) -> EventCollector:
     return EventCollector(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
 
 

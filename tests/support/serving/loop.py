@@ -54,7 +54,7 @@ class Loop:
             bundles=FixedBundle(bundle),
             catalogue=self.catalogue,
             feature_provider=SingleSchema(self.features, self.reader),
-            answer_log=self.collector,
+            response_log=self.collector,
             clock=self.clock,
             rng=np.random.default_rng(0),
             pseudonyms=self.pseudonyms,

@@ -8,7 +8,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import Event
 
 
-class AnswerRecorder:
+class ResponseRecorder:
     """Keeps what would be logged."""
 
     def __init__(self, room: int = 1_000_000) -> None:
@@ -16,7 +16,7 @@ class AnswerRecorder:
         self.records = []
         self.room = room
 
-    def record_answer(self, event_body: Any, record: Any) -> bool:
+    def record_response(self, event_body: Any, record: Any) -> bool:
         if len(self.records) >= self.room:
             return False
         self.events.append(msgspec.json.decode(event_body, type=Event))

@@ -26,13 +26,13 @@ class Open:
 
 
 def pipeline_of(
-    rollout: Any, features: Any, answer_log: Any = None, experiments: Any = None
+    rollout: Any, features: Any, response_log: Any = None, experiments: Any = None
 ) -> Any:
     return Pipeline(
         slots=serving_shop.slots(),
         bundles=rollout,
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-        answer_log=answer_log,
+        response_log=response_log,
         experiments=experiments,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),

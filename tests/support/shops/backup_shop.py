@@ -15,8 +15,8 @@ def send(
     project: Project, events: Sequence[dict], *, route: bool = True, producer: str = "serve-1"
 ) -> None:
     """Accept events as a server does, and bring them into the lake unless `route` is false."""
-    with EventCollector(project.stream, producer, project.plan, CLOCK) as door:
-        door.submit(json.dumps(list(events)).encode())
+    with EventCollector(project.stream, producer, project.plan, CLOCK) as collector:
+        collector.submit(json.dumps(list(events)).encode())
     if route:
         with Roles(project, CLOCK) as roles:
             roles.drain()

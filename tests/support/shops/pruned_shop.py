@@ -33,6 +33,6 @@ def bodies(first: int) -> Iterator[list[dict[str, Any]]]:
         yield json.dumps([profile, *clicks]).encode()
 
 
-def send(door: EventCollector, first: int) -> None:
+def send(collector: EventCollector, first: int) -> None:
     for body in bodies(first):
-        assert all(decision.accepted for decision in door.submit(body))
+        assert all(decision.accepted for decision in collector.submit(body))

@@ -22,7 +22,7 @@ from tailorbird.events import DAY, hash64, hash64s
 from tailorbird.events.contract.schema import TIME
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Platt
-from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.vocabulary import Vocabulary
 from tailorbird.registry import Columns, Head
@@ -140,7 +140,7 @@ def make_encoder(**changes: Any) -> Encoder:
     settings = {
         "numeric": ("price", "clicks"),
         "vocabularies": (category,),
-        "computed": tuple(COMPUTED),
+        "computed": tuple(COMPUTED_COLUMNS),
         "sequence": "recent",
     }
     return Encoder(COLUMNS, **(settings | changes))

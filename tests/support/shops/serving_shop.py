@@ -25,7 +25,7 @@ from tailorbird.events.contract.schema import TIME
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.features import Sequence as Recent
 from tailorbird.ranking.bundle import write_bundle
-from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Tower, TowerPlan
 from tailorbird.registry import Columns, Head
@@ -236,7 +236,7 @@ def write(
     )
     files = {**tower(index, index_folder), **(damaged or {})} if vectors else None
     live = CandidateColumns(tuple(columns))
-    computed = (*COMPUTED, *(VECTOR_COLUMNS if vectors else ()), *live.names)
+    computed = (*COMPUTED_COLUMNS, *(VECTOR_COLUMNS if vectors else ()), *live.names)
     encoder = fit_encoder(read, categories, computed=computed, candidates=live)
     rows = FakeReader(features).read(ReadRequest(person="u1", now=NOW), list(index.ids))
     write_bundle(

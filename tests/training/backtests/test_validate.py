@@ -313,7 +313,7 @@ def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_read
         "it is told with the columns that read it"
     )
     assert find_backdated_imports(Imported(raw_partition="serve-1"), plan) == [], (
-        "the door saw it come"
+        "the collector saw it come"
     )
     assert (
         find_backdated_imports(

@@ -15,7 +15,7 @@ from tailorbird.training.backtests.page import write_validation
 from tailorbird.training.backtests.report import ValidationReport
 from tailorbird.training.backtests.run import NAME, ValidateSettings, validate
 from tailorbird.training.backtests.variants import (
-    BOOSTED,
+    BOOSTED_TREES,
     ITEM_ID_COLUMNS,
     SHARES,
     amount_name,
@@ -85,8 +85,8 @@ def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
     assert ours(report) != ours(trees)
     # columns for nets change nothing of what trees learn, nor of how they are judged
     for name in ("ndcg_10", "recall_10", "mrr"):
-        assert report.evaluation.figures[BOOSTED][name] == ours(trees)[name]
-    (test,) = (one for one in report.tests if one.other == BOOSTED)
+        assert report.evaluation.figures[BOOSTED_TREES][name] == ours(trees)[name]
+    (test,) = (one for one in report.tests if one.other == BOOSTED_TREES)
     assert test.kind == "architecture"
     assert test.gain.value == pytest.approx(
         ours(report)["ndcg_10"].value - ours(trees)["ndcg_10"].value
@@ -130,7 +130,7 @@ def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report: Va
 def test_progress_reports_what_is_fitted(report: ValidationReport, stages):
     assert {
         "mlp",
-        BOOSTED,
+        BOOSTED_TREES,
         f"mlp, {amount_name(0.25)}",
         "mlp, unseen people",
         "mlp, without columns of item",

@@ -18,7 +18,7 @@ from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.features import FeatureSet, entity, sequence
 from tailorbird.ranking import Slot
 from tailorbird.training.dataset.clicks import (
-    Scheme,
+    SamplingScheme,
     concat_datasets,
     draw_candidates,
     draw_requests,
@@ -33,12 +33,17 @@ from tailorbird.training.dataset.replay import Replay, concat_slates, select_liv
 FEATURES = FeatureSet.from_declarations(
     [sequence("recent", entity("user"), ["click", "purchase"], length=16)]
 )
-CLICK, BUY = Scheme(), Scheme(type="purchase", truth="session")
+CLICK, BUY = SamplingScheme(), SamplingScheme(type="purchase", truth="session")
 e = routed.event
 
 
 def draw_chunks(
-    events: pa.Table, scheme: Scheme, ts_from: int, ts_to: int, slot: Slot, **more: list[str]
+    events: pa.Table,
+    scheme: SamplingScheme,
+    ts_from: int,
+    ts_to: int,
+    slot: Slot,
+    **more: list[str],
 ) -> tuple[Dataset, Replay]:
     people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
     replay = Replay(events, FEATURES, slot, items, select_live_columns(FEATURES, slot), **more)
@@ -50,7 +55,7 @@ def draw(
     sources: dict[str, int],
     ts_from: int,
     ts_to: int,
-    scheme: Scheme = CLICK,
+    scheme: SamplingScheme = CLICK,
     *,
     hide: tuple[str, ...] = (),
 ) -> Dataset:
@@ -141,7 +146,7 @@ def test_sources_without_candidates_raise() -> None:
     ):
         sample_negatives(data, replay, CLICK, 5)
     with pytest.raises(NotReadyError, match="no event of type 'share' in the window"):
-        draw(rare, {"popular": 10}, 0, DAY, Scheme(type="share"))
+        draw(rare, {"popular": 10}, 0, DAY, SamplingScheme(type="share"))
 
 
 def test_a_basket_is_one_question_before_its_first_item() -> None:
@@ -321,11 +326,11 @@ def test_the_scheme_infers_whether_a_session_is_a_basket() -> None:
             for n in range(1, 100)
         )
     )
-    assert infer_scheme(news, "click") == Scheme(type="click", truth="event")
+    assert infer_scheme(news, "click") == SamplingScheme(type="click", truth="event")
     shop = routed.table(
         *(e("purchase", n * HOUR, "u", f"i{n % 5}", session_id=f"s{n // 9}") for n in range(1, 100))
     )
-    assert infer_scheme(shop, "purchase") == Scheme(type="purchase", truth="session")
+    assert infer_scheme(shop, "purchase") == SamplingScheme(type="purchase", truth="session")
 
 
 def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after() -> None:

@@ -5,13 +5,13 @@ import pytest
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 
 NOW = 1_000 * MINUTE
 
 
 def dataset(events, heads=("click", "purchase"), **more):
-    return dataset_from_answers(
+    return dataset_from_responses(
         events, "home", heads, ts_from=0, **({"mature_before": NOW, "denominator": "answer"} | more)
     )
 
@@ -145,7 +145,7 @@ def test_an_outcome_without_a_name_belongs_to_the_last_answer_over_all_slots(rou
         e("click", 3 * MINUTE, "u1", "y"),
     )
     assert labelled(dataset(events)) == [(0, "y")]
-    cart = dataset_from_answers(
+    cart = dataset_from_responses(
         events, "cart", ["click"], ts_from=0, mature_before=NOW, denominator="answer"
     )
     assert labelled(cart) == [(0, "x")]

@@ -14,9 +14,9 @@ from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.policy.targets import Return, item_heads, parse_return
+from tailorbird.ranking.policy.targets import ReturnTarget, item_heads, parse_return
 from tailorbird.training.dataset.codes import Codes
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.return_labels import PresenceIndex
 from tailorbird.training.fit.target_encoding import LabelledRows, rates_in_time
 
@@ -26,7 +26,7 @@ COMPLETE_UNTIL = 30 * DAY
 
 
 def dataset(events, head="return_7d", complete_until=COMPLETE_UNTIL):
-    return dataset_from_answers(
+    return dataset_from_responses(
         events,
         "home",
         ["click", head],
@@ -44,8 +44,8 @@ def by_request(data, head="return_7d"):
 
 
 def test_a_head_name_has_window_and_gap():
-    assert parse_return("return_7d") == Return(gap=DAY, until=7 * DAY)
-    assert parse_return("return_2d_gap_12h") == Return(gap=12 * HOUR, until=2 * DAY)
+    assert parse_return("return_7d") == ReturnTarget(gap=DAY, until=7 * DAY)
+    assert parse_return("return_2d_gap_12h") == ReturnTarget(gap=12 * HOUR, until=2 * DAY)
     assert parse_return("returned") is None
     assert item_heads(["return_7d", "dwell_30s", "click"]) == ["dwell_30s", "click"]
     with pytest.raises(DeclarationError, match="return_1d has nothing between its gap and its end"):
@@ -104,7 +104,7 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
         e("impression", MINUTE, "u", "x", "r1"),
         e("click", 2 * DAY, "u", "y"),
     )
-    data = dataset_from_answers(
+    data = dataset_from_responses(
         events,
         "home",
         ["click"],
@@ -138,7 +138,7 @@ def test_labels_follow_the_definition(routed, there, gap, length, complete_until
     )
     person, t = np.repeat(np.arange(3), 20), np.tile(np.arange(20), 3)
     labels = PresenceIndex(events, people, complete_until).label(
-        Return(gap, gap + length), person, t
+        ReturnTarget(gap, gap + length), person, t
     )
     for who, at, label in zip(person.tolist(), t.tolist(), labels.tolist(), strict=True):
         if at + gap + length > complete_until:

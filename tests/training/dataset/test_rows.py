@@ -11,8 +11,8 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.features import load_features
 from tailorbird.ranking import Slot
-from tailorbird.training.dataset.clicks import Scheme
-from tailorbird.training.dataset.request_choice import ANSWERS_MIN, RowSettings
+from tailorbird.training.dataset.clicks import SamplingScheme
+from tailorbird.training.dataset.request_choice import RESPONSES_MIN, RowSettings
 from tailorbird.training.dataset.rows import load_material
 
 NOW = 20 * DAY
@@ -61,7 +61,7 @@ def test_a_handful_of_answers_does_not_make_a_history_of_clicks_forgotten(routed
     assert material.data.requests == 905
     assert (
         "only 5 answers of slot 'home' have an outcome that is known by now, and "
-        f"{ANSWERS_MIN} are needed" in material.source_note
+        f"{RESPONSES_MIN} are needed" in material.source_note
     )
 
 
@@ -73,18 +73,18 @@ def test_answers_too_young_to_learn_from_do_not_either(routed, features):
 
 
 def test_enough_responses_are_used_regardless_of_clicks(routed, features):
-    material = load(features, *clicks(routed, 900), *answers(routed, ANSWERS_MIN), routed=routed)
+    material = load(features, *clicks(routed, 900), *answers(routed, RESPONSES_MIN), routed=routed)
     assert material.is_logged
-    assert material.data.requests == ANSWERS_MIN
+    assert material.data.requests == RESPONSES_MIN
     assert material.source_note == (
-        f"rows are logged answers: {ANSWERS_MIN} answers of slot 'home' have an outcome that "
+        f"rows are logged answers: {RESPONSES_MIN} answers of slot 'home' have an outcome that "
         "is known by now"
     )
 
 
 def test_answers_without_outcomes_are_not_enough(routed, features):
     shown = [
-        routed.answer(10 * DAY + n, f"u{n % 50}", ["i1"], f"r{n}") for n in range(2 * ANSWERS_MIN)
+        routed.answer(10 * DAY + n, f"u{n % 50}", ["i1"], f"r{n}") for n in range(2 * RESPONSES_MIN)
     ]
     assert not load(features, *clicks(routed, 900), *shown, routed=routed).is_logged
 
@@ -104,7 +104,7 @@ def test_clicks_outside_the_window_are_none(routed, features):
 def test_one_may_choose(routed, features):
     rows = [*clicks(routed, 900), *answers(routed, 5)]
     assert load(features, *rows, routed=routed, rows="answers").data.requests == 5
-    many = [*clicks(routed, 10), *answers(routed, ANSWERS_MIN)]
+    many = [*clicks(routed, 10), *answers(routed, RESPONSES_MIN)]
     assert not load(features, *many, routed=routed, rows="clicks").is_logged
     with pytest.raises(NotReadyError, match="slot 'cart' has no answer"):
         load(features, *rows, routed=routed, slot=Slot("cart"), rows="answers")
@@ -238,7 +238,7 @@ def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
         *rows,
         routed=routed,
         slot=slot,
-        scheme=Scheme(type="purchase", moves_before_visit=False),
+        scheme=SamplingScheme(type="purchase", moves_before_visit=False),
     )
     assert (as_before.data.t - material.data.t == 20 * MINUTE).all()
     assert "looked at the very item" not in as_before.source_note

@@ -17,12 +17,12 @@ from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.events.contract.schema import TIME
 from tailorbird.features import FeatureSet, count, entity, sequence
 from tailorbird.ranking import Slot
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space
 from tailorbird.ranking.tower_net import TOLERANCE, read_tower
 from tailorbird.retrieval import inverted, vectors
 from tailorbird.retrieval.vectors import content_of
-from tailorbird.training.dataset.clicks import Scheme, draw_requests
+from tailorbird.training.dataset.clicks import SamplingScheme, draw_requests
 from tailorbird.training.dataset.codes import Codes
 from tailorbird.training.dataset.indexes import ITEM_SCHEMA, IndexSeries, build_series
 from tailorbird.training.fit import towers
@@ -85,7 +85,7 @@ def choose(events, choice, *, features=FEATURES, slot=SLOT, made=None):
     """Choose retrieval on the last of four days, with indexes and towers as of its start."""
     log, between = material(events), (T0 + 3 * DAY, T0 + 4 * DAY)
     validation = draw_requests(
-        events, log.people, log.codes, Scheme(), ts_from=between[0], ts_to=between[1]
+        events, log.people, log.codes, SamplingScheme(), ts_from=between[0], ts_to=between[1]
     )
     return choose_retrieval(
         log,
@@ -129,7 +129,7 @@ def session_query(*numbers):
         if offsets[-1]
         else np.zeros(0, np.uint64)
     )
-    return Ragged(offsets, keys, T0 + np.arange(offsets[-1]) * 1_000_000)
+    return RaggedArrays(offsets, keys, T0 + np.arange(offsets[-1]) * 1_000_000)
 
 
 def test_trained_exported_and_served_are_equal(learned, tmp_path):
@@ -150,7 +150,7 @@ def test_trained_exported_and_served_are_equal(learned, tmp_path):
     # a thing that it does not know is skipped
     np.testing.assert_array_equal(exported[1], exported[2])
     each = [
-        served.users(Ragged(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1)[0]
+        served.users(RaggedArrays(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1)[0]
         for a, b in _ends(people)
     ]
     np.testing.assert_allclose(np.stack(each), exported, atol=TOLERANCE)

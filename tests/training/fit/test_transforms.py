@@ -23,7 +23,7 @@ from tailorbird.features.transforms import (
     vectors,
     vocabulary,
 )
-from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.encode.steps import Quantile
 from tailorbird.registry import Columns
@@ -277,7 +277,11 @@ def test_trees_take_everything_as_it_is():
 def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_codes():
     made = plan_transforms(COLUMNS, (), net_preset, position=True)
     by = {one.column: one for one in made.transforms}
-    assert set(by) == {"price", "clicks", "category", "position", *COMPUTED} == set(made.hidden)
+    assert (
+        set(by)
+        == {"price", "clicks", "category", "position", *COMPUTED_COLUMNS}
+        == set(made.hidden)
+    )
     rng = np.random.default_rng(0)
     rows = {name: rng.lognormal(0, 3, 500).astype(np.float32) for name in by}
     rows |= {
@@ -290,7 +294,7 @@ def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_cod
         column = output.apply(rows[output.column])
         assert np.isfinite(column).all()
         if output.column == "category":
-            assert set(column.tolist()) == set(range(output.size)) - {1}
+            assert set(column.tolist()) == set(range(output.code_count)) - {1}
         elif output.name.endswith("_missing"):
             np.testing.assert_array_equal(column, np.isnan(rows[output.column]))
         else:

@@ -78,8 +78,8 @@ def test_they_are_those_of_lightgbm_and_add_up_to_its_score(objective):
     assert abs(base - expected[0, -1]) < 1e-6
     raw = np.asarray(model.booster.predict(matrix, raw_score=True, num_iteration=model.trees))
     assert np.allclose(contributions.sum(axis=1) + base, raw, atol=1e-9)
-    assert np.allclose(trees.raw(matrix), raw, atol=1e-9)
-    assert np.allclose(trees.linked(raw), model.score(matrix), rtol=1e-9)
+    assert np.allclose(trees.raw_scores(matrix), raw, atol=1e-9)
+    assert np.allclose(trees.apply_link(raw), model.score(matrix), rtol=1e-9)
 
 
 def test_they_are_shapley_values_by_definition():
@@ -132,7 +132,7 @@ def test_a_tree_of_one_leaf_is_its_value():
         2, "identity", [0, 1], [-1, -1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 5], [0.25, 0.5]
     )
     contributions, base = trees.contributions(np.zeros((3, 2)))
-    assert (contributions.tolist(), base, trees.raw(np.zeros((3, 2))).tolist()) == (
+    assert (contributions.tolist(), base, trees.raw_scores(np.zeros((3, 2))).tolist()) == (
         [[0.0, 0.0]] * 3,
         0.75,
         [0.75] * 3,

@@ -12,7 +12,7 @@ from tailorbird.models.deep.layout import build_layout as build_deep_layout
 from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.models.deep.rows import Rows
 from tailorbird.ranking.encode.encoder import Encoder
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.training.fit.net_columns import add_net_columns, build_layout
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.fit.transforms import fit_transforms
@@ -67,7 +67,7 @@ class Shop:
         n = len(item)
         x = self.rng.normal(size=n)
         numeric = np.stack([x, np.zeros(n)], axis=1).astype(np.float32)
-        past = Ragged(
+        past = RaggedArrays(
             np.arange(n + 1) * 2,
             self.keys[self.rng.integers(0, FREQUENT, 2 * n)],
             np.full(2 * n, ranking_world.T0),
@@ -131,7 +131,7 @@ def test_values_of_rare_hash_buckets_get_the_unknown_code():
     net = fit_deep(
         "dcn",
         resolve_parameters("dcn", {"threads": 1, "epochs": 3, "hidden": [32, 16]}),
-        build_deep_layout(["maker"], {"maker": output.size}),
+        build_deep_layout(["maker"], {"maker": output.code_count}),
         rows,
         Rows(rows.matrix[:0], {"click": labels[:0]}),
         seed=1,

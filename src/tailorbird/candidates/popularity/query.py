@@ -16,7 +16,7 @@ from tailorbird.candidates.protocol import (
 SEGMENT_MIN = 20  # minimum number of events of a segment in the window
 CATEGORY_DECAY = 0.95  # decay per age of the user's items
 CATEGORIES_MAX = 8
-RECENT = 64
+RECENT_ITEMS_MAX = 64
 LIST_MAX = 500  # of a list over several categories
 
 
@@ -32,8 +32,8 @@ def segment_board(
     tables: CandidateTables, request: CandidateRequest, board: Board
 ) -> BoardTable | None:
     """Return the leaderboard of the request's segment, or None if unknown or too small."""
-    segment = request.segments.get(board.segment, 0) if board.segment else 0
-    table = tables.leaderboard(board, segment) if segment else None
+    segment_key = request.segments.get(board.segment, 0) if board.segment else 0
+    table = tables.leaderboard(board, segment_key) if segment_key else None
     return table if table is not None and table.total >= SEGMENT_MIN else None
 
 
@@ -44,22 +44,22 @@ def _popular_in_categories(
 
     score = (Σ of 0.95 ** age over the user's items of the category) / the item's rank in it
     """
-    recent = request.recent[::-1][:RECENT]
+    recent = request.recent[::-1][:RECENT_ITEMS_MAX]
     categories = tables.facts(recent).category
     has_category = categories != 0
     if not has_category.any():
         return EMPTY_LIST
-    values, index_of_item = np.unique(categories[has_category], return_inverse=True)
+    category_keys, index_of_item = np.unique(categories[has_category], return_inverse=True)
     weight = np.bincount(index_of_item, CATEGORY_DECAY ** np.flatnonzero(has_category))
-    best = np.lexsort((values, -weight))[:CATEGORIES_MAX]
+    top_categories = np.lexsort((category_keys, -weight))[:CATEGORIES_MAX]
     parts = []
-    for index in best.tolist():
-        items = tables.leaderboard(board, int(values[index])).items
+    for index in top_categories.tolist():
+        items = tables.leaderboard(board, int(category_keys[index])).items
         parts.append(RankedList(items.keys, weight[index] / np.arange(1, len(items) + 1)))
-    keys, scores = concatenate_lists(parts)
-    distinct, index_of_item = np.unique(
-        keys, return_inverse=True
+    listed_keys, scores = concatenate_lists(parts)
+    item_keys, index_of_item = np.unique(
+        listed_keys, return_inverse=True
     )  # an item that changed its category is popular in both
     return rank_items(
-        distinct, np.bincount(index_of_item, scores, len(distinct)).astype(np.float64), LIST_MAX
+        item_keys, np.bincount(index_of_item, scores, len(item_keys)).astype(np.float64), LIST_MAX
     )

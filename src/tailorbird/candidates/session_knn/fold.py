@@ -70,13 +70,13 @@ class SessionKnnFold:
         order = begun[np.argsort(self._last_ts[begun], kind="stable")]
         entry_count = int(self._size[order].sum())
         starts, ends = np.zeros(len(order) + 1, np.int64), np.zeros(len(order) + 1, np.int64)
-        item, place, used = (
+        item, position, used = (
             np.zeros(entry_count, np.int32),
             np.zeros(entry_count, np.int32),
             np.zeros(max(self._items.count, 1), np.int32),
         )
         count, item_count = number_sessions(
-            order, self._size, self._entries, self._last_ts, starts, ends, item, place, used
+            order, self._size, self._entries, self._last_ts, starts, ends, item, position, used
         )
         entries = int(starts[count])
         by_number = np.zeros(item_count, np.int64)
@@ -91,7 +91,7 @@ class SessionKnnFold:
             keys[by_key],
             starts[: count + 1],
             number_by_key[item[:entries]],
-            place[:entries],
+            position[:entries],
             age_weight,
             self._settings.gap_us,
         )

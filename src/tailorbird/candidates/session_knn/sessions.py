@@ -65,14 +65,14 @@ class Sessions:
     Immutable, and safe to query from several threads.
 
     Attributes:
-        keys, starts, item, place, age_weight: see the module.
+        keys, starts, item, position, age_weight: see the module.
         gap_us: a longer pause ends a run.
     """
 
     keys: Keys
     starts: Ints
     item: Int32s
-    place: Int32s
+    position: Int32s
     age_weight: Floats
     gap_us: int
     _last: dict[str, tuple[bytes, SimilarItems]] = field(
@@ -88,14 +88,14 @@ class Sessions:
         lists = np.concatenate(
             ([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))
         ).astype(np.int64)
-        owner = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
-        return lists, owner[_argsort_stable(self.item, len(self.keys))]
+        query_index = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
+        return lists, query_index[_argsort_stable(self.item, len(self.keys))]
 
     @cached_property
     def _searches(self) -> dict[str, tuple[Search, Floats, Floats]]:
         """The tables by source: search settings, idf factors, and decays by distance."""
         session_counts = np.diff(self.postings[0])
-        distances = np.arange(int(self.place.max(initial=0)) + 1)
+        distances = np.arange(int(self.position.max(initial=0)) + 1)
         return {
             name: (
                 search,
@@ -155,20 +155,20 @@ class Sessions:
             return SimilarItems(
                 np.zeros(contexts + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0)
             )
-        owner, session, scores = self._find_neighbours(context, search, contexts)
+        query_index, session, scores = self._find_neighbours(context, search, contexts)
         size = self.starts[session + 1] - self.starts[session]
         entries, neighbour_of_entry = expand_ranges(self.starts[session], size)
         item, scores = self.item[entries], scores[neighbour_of_entry]
         bounds = np.concatenate(([0], np.cumsum(size)))
-        ends = bounds[np.searchsorted(owner, np.arange(contexts + 1))]
+        ends = bounds[np.searchsorted(query_index, np.arange(contexts + 1))]
         is_own = _is_in_context(context, item, ends, items)
         if math.isfinite(search.closeness):
             anchor_place = np.maximum.reduceat(
-                np.where(is_own, self.place[entries], 0), bounds[:-1]
+                np.where(is_own, self.position[entries], 0), bounds[:-1]
             )
             scores = (
                 scores
-                * distance_decay[np.abs(self.place[entries] - anchor_place[neighbour_of_entry])]
+                * distance_decay[np.abs(self.position[entries] - anchor_place[neighbour_of_entry])]
             )
         return self._sum_scores(item, np.where(is_own, 0.0, scores * lift[item]), ends)
 
@@ -202,7 +202,7 @@ class Sessions:
         key = context.owner[context_item] * count + (count - 1 - holder[postings])
         distinct = _sort_distinct(key)
         distinct = distinct[_rank_within_owner(distinct // count) < search.sample]
-        owner, session = distinct // count, count - 1 - distinct % count
+        query_index, session = distinct // count, count - 1 - distinct % count
         session_index = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
         inside = distinct[session_index] == key if len(distinct) else np.zeros(len(key), bool)
         session_index, context_item = session_index[inside], context_item[inside]
@@ -215,15 +215,19 @@ class Sessions:
             norm = np.sqrt(
                 np.maximum(np.bincount(context.owner, context.weight**2, contexts), 1e-300)
             )
-            similarity = similarity / norm[owner] / np.sqrt(np.diff(self.starts)[session])
+            similarity = similarity / norm[query_index] / np.sqrt(np.diff(self.starts)[session])
         else:
-            similarity = similarity / item_counts[owner]
+            similarity = similarity / item_counts[query_index]
         if math.isfinite(search.recency):
             similarity = similarity * self.age_weight[session]
-        exceeds_k = np.bincount(owner, minlength=contexts) > search.k
-        order = np.lexsort((np.where(exceeds_k[owner], -similarity, 0.0), owner))
-        order = order[_rank_within_owner(owner[order]) < search.k]
-        return owner[order], session[order], similarity[order] * search.decay[steps_back[order]]
+        exceeds_k = np.bincount(query_index, minlength=contexts) > search.k
+        order = np.lexsort((np.where(exceeds_k[query_index], -similarity, 0.0), query_index))
+        order = order[_rank_within_owner(query_index[order]) < search.k]
+        return (
+            query_index[order],
+            session[order],
+            similarity[order] * search.decay[steps_back[order]],
+        )
 
 
 def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints, Rows]:
@@ -274,15 +278,20 @@ def _is_in_context(
 
 def _context_items(offsets: Ints, row: Rows, search: Search, items: int) -> _ContextItems:
     size = np.diff(offsets)
-    positions, owner = expand_ranges(offsets[:-1], size)
-    positions = offsets[owner + 1] - 1 - (positions - offsets[owner])  # the newest first
+    positions, query_index = expand_ranges(offsets[:-1], size)
+    positions = (
+        offsets[query_index + 1] - 1 - (positions - offsets[query_index])
+    )  # the newest first
     indexed = np.flatnonzero((row[positions] >= 0) & (row[positions] < items))
-    _, newest = np.unique(owner[indexed] * items + row[positions[indexed]], return_index=True)
+    _, newest = np.unique(query_index[indexed] * items + row[positions[indexed]], return_index=True)
     indexed = indexed[np.sort(newest)]
-    positions, owner = positions[indexed], owner[indexed]
-    steps_back = offsets[owner + 1] - 1 - positions
+    positions, query_index = positions[indexed], query_index[indexed]
+    steps_back = offsets[query_index + 1] - 1 - positions
     return _ContextItems(
-        owner, row[positions], steps_back, search.weight[size[owner], size[owner] - 1 - steps_back]
+        query_index,
+        row[positions],
+        steps_back,
+        search.weight[size[query_index], size[query_index] - 1 - steps_back],
     )
 
 
@@ -302,6 +311,6 @@ def _argsort_stable(number: Int32s, below: int) -> Rows:
     return order
 
 
-def _rank_within_owner(owner: Sequence[int] | Ints) -> Ints:
+def _rank_within_owner(query_index: Sequence[int] | Ints) -> Ints:
     """Return the position of each entry among those of its owner, from 0; owners ascend."""
-    return np.arange(len(owner)) - np.searchsorted(owner, owner)
+    return np.arange(len(query_index)) - np.searchsorted(query_index, query_index)

@@ -46,12 +46,17 @@ def demo(
         run at a tenth of the size, for tests; the figures then mean little
     """
     from tailorbird.cli.demo.figures import print_figures, say
-    from tailorbird.cli.demo.scale import FULL, SMALL
+    from tailorbird.cli.demo.scale import FULL_SCALE, SMALL_SCALE
     from tailorbird.cli.demo.story import Story
 
     with progress_bars(quiet=json) as progress:
         story = Story(
-            folder, SMALL if small else FULL, seed=seed, port=port, quiet=json, progress=progress
+            folder,
+            SMALL_SCALE if small else FULL_SCALE,
+            seed=seed,
+            port=port,
+            quiet=json,
+            progress=progress,
         )
         try:
             figures = story.run()

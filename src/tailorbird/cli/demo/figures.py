@@ -86,7 +86,7 @@ def print_figures(figures: Figures) -> None:
             f" split p = {online['srm_p']:.3f}",
         )
     )
-    rows += [(name, _experiment(each)) for name, each in figures.experiments.items()]
+    rows += [(name, _experiment(experiment)) for name, experiment in figures.experiments.items()]
     if name := figures.drift.get("name"):
         rows.append(("fall", f"since {figures.drift['since'][:16]}Z, likely cause: {name}"))
     rows.append(("retrained", _retraining_summary(figures.retrained)))

@@ -93,15 +93,15 @@ def measure(
     try:
         while sent < requests:
             user = users[int(rng.integers(len(users)))]
-            answer = _recommend(client, user, f"http-{sent}", figures)
+            response = _recommend(client, user, f"http-{sent}", figures)
             sent += 1
-            if answer is not None and sent % 5 == 0 and answer["items"]:
+            if response is not None and sent % 5 == 0 and response["items"]:
                 sent += _measure_freshness(
                     client,
                     user,
                     f"http-{sent}",
-                    answer,
-                    int(rng.integers(len(answer["items"]))),
+                    response,
+                    int(rng.integers(len(response["items"]))),
                     figures,
                 )
             progress("HTTP", min(sent, requests), requests)
@@ -114,14 +114,14 @@ def _recommend(
     client: Client, user: str, session: str, figures: HttpFigures
 ) -> dict[str, Any] | None:
     start = time.perf_counter()
-    status, answer = client.post(
+    status, response = client.post(
         "/v1/recommend", {"slot": "front", "user_id": user, "session_id": session}
     )
     figures.latency_ms.append((time.perf_counter() - start) * 1e3)
-    if status != 200 or not answer["items"]:
+    if status != 200 or not response["items"]:
         figures.failed += 1
         return None
-    return answer
+    return response
 
 
 def _measure_freshness(
@@ -160,9 +160,9 @@ def _measure_freshness(
     return request_count
 
 
-def _items_and_scores(answer: dict[str, Any]) -> list[tuple[str, float | None]]:
+def _items_and_scores(response: dict[str, Any]) -> list[tuple[str, float | None]]:
     """Return the items and scores of a response.
 
     The slot does not explore, so they change only with features, items or the model.
     """
-    return [(item["item_id"], item["score"]) for item in answer["items"]]
+    return [(item["item_id"], item["score"]) for item in response["items"]]

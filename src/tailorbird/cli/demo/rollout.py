@@ -23,12 +23,12 @@ from tailorbird.ranking.calibration import Isotonic
 from tailorbird.registry import AuditEntry, Registry, read_sealed, seal
 from tailorbird.simulator import Site
 
-BY = "demo"
-LEAD_MAX_US = 4 * DAY  # for shadow and canary together; each has `rollout.limit`
-STEP_US = 3 * HOUR  # between decisions
+ACTOR = "demo"
+ROLLOUT_MAX_US = 4 * DAY  # for shadow and canary together; each has `rollout.limit`
+DECISION_INTERVAL_US = 3 * HOUR  # between decisions
 ROLL_BACK_MAX_US = 2 * HOUR
-CHECK_US = 3 * MINUTE  # between looks at a broken champion
-_REFUSED = ("end canary", "reject")
+CHECK_INTERVAL_US = 3 * MINUTE  # between looks at a broken champion
+_REFUSAL_ACTIONS = ("end canary", "reject")
 
 
 class ModelRollout:
@@ -41,19 +41,19 @@ class ModelRollout:
         self._progress = progress
         self.registry = Registry(project.paths.registry, clock=clock)
         self._line_count = len(self.registry.audit())
-        self.measured: Interval | None = None
-        self._judged: PairedLists | None = None
+        self.canary_uplift: Interval | None = None
+        self._paired_lists: PairedLists | None = None
 
-    def new_lines(self) -> list[str]:
+    def new_audit_lines(self) -> list[str]:
         """Return the audit lines that were written since the last call."""
         entries = self.registry.audit()[self._line_count :]
         self._line_count += len(entries)
-        return [_line(entry) for entry in entries]
+        return [_format_entry(entry) for entry in entries]
 
-    def lead(self, version: str) -> bool:
+    def roll_out(self, version: str) -> bool:
         """Advance the clock until the version is the champion or was refused; return whether it is."""
         now = self._clock.now()
-        until = now + LEAD_MAX_US
+        until = now + ROLLOUT_MAX_US
         figure_store(self._project).refresh(now - DAY, now)  # a canary needs so many clicks a day
         while self._clock.now() < until:
             self._measure_canary(version)
@@ -61,10 +61,10 @@ class ModelRollout:
             self._traffic.server.refresh()
             if self.registry.aliases().champion == version:
                 return True
-            last = [each for each in self.registry.audit() if each.version == version][-1]
-            if last.action in _REFUSED:
+            last_entry = [entry for entry in self.registry.audit() if entry.version == version][-1]
+            if last_entry.action in _REFUSAL_ACTIONS:
                 return False
-            self._run(STEP_US, f"{version} is on its way", self._judged)
+            self._run(DECISION_INTERVAL_US, f"{version} is on its way", self._paired_lists)
         return False
 
     def compare(self, version: str, incumbent: str, site: Site) -> dict[str, Any]:
@@ -72,38 +72,40 @@ class ModelRollout:
 
         All are uplifts in clicks over the incumbent; empty if it was no canary.
         """
-        if self.measured is None or self._judged is None:
+        if self.canary_uplift is None or self._paired_lists is None:
             return {}
         estimate = self.registry.info(version).metrics["about"].get("off_policy", {})
         return {
             "estimate": estimate.get("summary") or f"not told, {estimate.get('refusal', '')}",
-            "measured": self.measured.value,
-            "low": self.measured.low,
-            "high": self.measured.high,
-            "true": self._judged.true_uplift(site, incumbent, version),
+            "measured": self.canary_uplift.value,
+            "low": self.canary_uplift.low,
+            "high": self.canary_uplift.high,
+            "true": self._paired_lists.true_uplift(site, incumbent, version),
         }
 
     def _measure_canary(self, version: str) -> None:
         aliases = self.registry.aliases()
         if aliases.canary != version:
             return
-        if self._judged is None:
-            self._judged = self._traffic.pair_versions(aliases.champion, version)
-        self.measured = judge_canary(self._project, self.registry).uplift
+        if self._paired_lists is None:
+            self._paired_lists = self._traffic.pair_versions(aliases.champion, version)
+        self.canary_uplift = judge_canary(self._project, self.registry).uplift
 
     def break_and_roll_back(self) -> dict[str, Any]:
         """Promote a broken copy of the champion past the gate; return what became of it."""
-        good = self.registry.aliases().champion
+        champion_before = self.registry.aliases().champion
         with tempfile.TemporaryDirectory(prefix="tailorbird-broken-") as folder:
-            broken = _write_broken(self.registry.resolve(good), Path(folder) / "bundle")
-            version = self.registry.add(broken, by=BY, why="broken on purpose")
-        self.registry.promote(version, by=BY, why="on purpose, past the gate")
+            broken_folder = _write_broken(
+                self.registry.resolve(champion_before), Path(folder) / "bundle"
+            )
+            version = self.registry.add(broken_folder, by=ACTOR, why="broken on purpose")
+        self.registry.promote(version, by=ACTOR, why="on purpose, past the gate")
         promoted_at = self._clock.now()
         self._traffic.server.refresh()
         logging.disable(logging.ERROR)  # each failed answer logs a traceback, as it should
         try:
             while self._clock.now() < promoted_at + ROLL_BACK_MAX_US:
-                self._run(CHECK_US, f"{version} is broken")
+                self._run(CHECK_INTERVAL_US, f"{version} is broken")
                 if advance_rollout(self._project, self._clock) == "roll_back":
                     break
         finally:
@@ -113,13 +115,13 @@ class ModelRollout:
         return {
             "broken": version,
             "champion": champion,
-            "rolled_back": champion == good,
+            "rolled_back": champion == champion_before,
             "after_min": round((self._clock.now() - promoted_at) / MINUTE, 1),
         }
 
-    def _run(self, length: int, label: str, judged: PairedLists | None = None) -> None:
-        now = self._clock.now() + length
-        self._traffic.run(now, judged, self._progress, label)
+    def _run(self, duration_us: int, label: str, paired_lists: PairedLists | None = None) -> None:
+        now = self._clock.now() + duration_us
+        self._traffic.run(now, paired_lists, self._progress, label)
         figure_store(self._project).refresh(now - DAY, now)
 
 
@@ -137,6 +139,6 @@ def _write_broken(source: Path, folder: Path) -> Path:
     return folder
 
 
-def _line(entry: AuditEntry) -> str:
+def _format_entry(entry: AuditEntry) -> str:
     version = entry.version or "none"
     return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {version}, {entry.why}"

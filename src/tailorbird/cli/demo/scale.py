@@ -22,7 +22,7 @@ class Scale:
         tick_us: interval on the simulated clock in which new events are routed and counted.
         http_requests: number of requests to the real server.
         truth_every: one in so many requests is evaluated by the simulator's truth for both arms.
-        parity_answers: number of logged answers whose features are recomputed from the lake.
+        parity_responses: number of logged answers whose features are recomputed from the lake.
     """
 
     users: int = 1_500
@@ -37,11 +37,11 @@ class Scale:
     tick_us: int = 3 * MINUTE
     http_requests: int = 2_000
     truth_every: int = 10
-    parity_answers: int = 1_500
+    parity_responses: int = 1_500
 
 
-FULL = Scale()
-SMALL = Scale(
+FULL_SCALE = Scale()
+SMALL_SCALE = Scale(
     users=400,
     items=250,
     history_days=6,
@@ -53,5 +53,5 @@ SMALL = Scale(
     tick_us=20 * MINUTE,
     http_requests=60,
     truth_every=5,
-    parity_answers=200,
+    parity_responses=200,
 )

@@ -15,7 +15,7 @@ from tailorbird.cli.demo.http import measure
 from tailorbird.cli.demo.rollout import ModelRollout
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
-from tailorbird.cli.demo.trials import CONCURRENT, MODEL, Trials
+from tailorbird.cli.demo.trials import CONCURRENT_EXPERIMENTS, MODEL, Trials
 from tailorbird.cli.demo.world import (
     Shop,
     copy_project,
@@ -33,9 +33,9 @@ from tailorbird.experiments.report import experiment_report
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.parity.recompute import parity
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
+from tailorbird.monitoring import Decision, RetrainCriteria, decide_retrain, figures_by_period
 from tailorbird.platform.monitoring import read_status
-from tailorbird.platform.rollout import BY as TRAINER
+from tailorbird.platform.rollout import ACTOR as TRAINER
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.platform.runtime.trainer import TrainOutcome, record_fall, train_once
 from tailorbird.simulator import History, Site
@@ -145,18 +145,18 @@ class Story:
     def _run_live_traffic(
         self, project: Project, site: Site, clock: SimulatedClock, traffic: Traffic
     ) -> None:
-        live_from, judged = clock.now(), traffic.pair_arms()
+        live_from, paired_lists = clock.now(), traffic.pair_arms()
         with self._stage("trial"):
             trials = Trials(project, clock, quiet=self.quiet)
             trials.start()
             trial_end = live_from + self.scale.trial_days * DAY
             while clock.now() < trial_end:
                 until = min(clock.now() + trials.interval_us, trial_end)
-                traffic.run(until, judged, self.progress, "trial: two experiments")
+                traffic.run(until, paired_lists, self.progress, "trial: two experiments")
                 trials.analyse()
             shifted = clock.now()
-            self.figures.experiments = trials.figures(judged, site)
-            self._report(project, site, judged, live_from, shifted)
+            self.figures.experiments = trials.figures(paired_lists, site)
+            self._report(project, site, paired_lists, live_from, shifted)
         with self._stage("shift"):
             models = ModelRollout(project, clock, traffic, self.progress)
             site.shift(shifted, self.scale.shift_strength)
@@ -180,9 +180,9 @@ class Story:
             say(f"  {line}", quiet=self.quiet)
 
     def _report(
-        self, project: Project, site: Site, judged: PairedLists, ts_from: int, ts_to: int
+        self, project: Project, site: Site, paired_lists: PairedLists, ts_from: int, ts_to: int
     ) -> None:
-        experiment = project.experiments[CONCURRENT[0]]
+        experiment = project.experiments[CONCURRENT_EXPERIMENTS[0]]
         report = experiment_report(
             Lake(project.paths.lake), experiment, SLOT, ts_from=ts_from, ts_to=ts_to
         )
@@ -201,8 +201,8 @@ class Story:
             "low": report.low,
             "high": report.high,
             "srm_p": report.srm_p,
-            "true_uplift": judged.true_uplift(site, "popular", MODEL),
-            "judged_requests": len(judged.at),
+            "true_uplift": paired_lists.true_uplift(site, "popular", MODEL),
+            "judged_requests": len(paired_lists.at),
             "verdict": report.verdict,
         }
 
@@ -215,7 +215,7 @@ class Story:
         shifted: int,
     ) -> Decision:
         """Advance the clock and check the live metrics until they require a new model."""
-        trigger = Trigger(slot=SLOT, arm=MODEL, control="popular")
+        trigger = RetrainCriteria(slot=SLOT, arm=MODEL, control="popular")
         lake = Lake(project.paths.lake)
         until = shifted + self.scale.fall_days_max * DAY
         while True:
@@ -279,14 +279,17 @@ class Story:
             attempts += 1
         assert outcome is not None
         trained_at = clock.now()
-        promoted = accepted and models.lead(outcome.version)
+        promoted = accepted and models.roll_out(outcome.version)
         self._print_lines(models)
         canary = models.compare(outcome.version, outcome.incumbent, site)
         if canary:
             say(f"  {describe_canary(canary)}", quiet=self.quiet)
-        decided_at, judged = clock.now(), traffic.pair_arms()
+        decided_at, paired_lists = clock.now(), traffic.pair_arms()
         traffic.run(
-            decided_at + self.scale.recovery_days * DAY, judged, self.progress, "with the new model"
+            decided_at + self.scale.recovery_days * DAY,
+            paired_lists,
+            self.progress,
+            "with the new model",
         )
         figures.update(
             trigger=decision.reason,
@@ -300,7 +303,7 @@ class Story:
             figure_before=decision.figure_before,
             figure_fallen=self._lift(project, shifted, trained_at),
             figure_after=self._lift(project, decided_at, clock.now()),
-            true_after=judged.true_uplift(site, "popular", MODEL),
+            true_after=paired_lists.true_uplift(site, "popular", MODEL),
             detected_after_h=round(((decision.decided_at or trained_at) - shifted) / HOUR, 1),
         )
 
@@ -317,13 +320,13 @@ class Story:
                 where=str(self.folder / "shop" / "data" / "run" / "up.log"),
             )
         users = [f"u{number:06d}" for number in range(min(1_000, site.users.count))]
-        measured = measure(url, users, self.scale.http_requests, progress=self.progress)
-        self.figures.latency_ms = measured.summary(measured.latency_ms)
-        self.figures.freshness_ms = measured.summary(measured.freshness_ms)
+        http_figures = measure(url, users, self.scale.http_requests, progress=self.progress)
+        self.figures.latency_ms = http_figures.summary(http_figures.latency_ms)
+        self.figures.freshness_ms = http_figures.summary(http_figures.freshness_ms)
         self.figures.http = {
-            "requests": len(measured.latency_ms),
-            "failed": measured.failed,
-            "unchanged": measured.unchanged,
+            "requests": len(http_figures.latency_ms),
+            "failed": http_figures.failed,
+            "unchanged": http_figures.unchanged,
         }
 
     def _verify(
@@ -345,9 +348,9 @@ class Story:
             traffic.response_count,
         )
         lake = Lake(project.paths.lake)
-        answers = lake.table("answers")
-        stride = max(1, answers.num_rows // self.scale.parity_answers)
-        sample = answers.take(list(range(0, answers.num_rows, stride)))
+        responses = lake.table("answers")
+        stride = max(1, responses.num_rows // self.scale.parity_responses)
+        sample = responses.take(list(range(0, responses.num_rows, stride)))
         report = parity(project.features, JoinedEvents(lake, project.features).table(), sample)
         self.figures.parity = {
             "answers": report.answers,
@@ -357,7 +360,7 @@ class Story:
         }
 
     def _print_lines(self, models: ModelRollout) -> None:
-        for line in models.new_lines():
+        for line in models.new_audit_lines():
             say(f"  {line}", quiet=self.quiet)
 
     def _print_training(self, outcome: TrainOutcome, accepted: bool = False) -> None:

@@ -19,7 +19,7 @@ from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.ranking import Slot
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.serving.messages import Answer, RecommendQuery, SearchQuery
+from tailorbird.serving.messages import RecommendQuery, RecommendResponse, SearchQuery
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.simulator import LiveTraffic, Outbox, Population, Request, Site
 
@@ -133,8 +133,8 @@ class Traffic:
             paired.at.append(request.at)
             for policy, pipeline in paired.pipelines.items():
                 paired.lists.setdefault(policy, []).append(_ids(pipeline.answer(_query(request))))
-        answer = answer_request(self.server.pipeline, request)
-        self._outbox.add(self.live.respond(request, _ids(answer), answer.request_id))
+        response = answer_request(self.server.pipeline, request)
+        self._outbox.add(self.live.respond(request, _ids(response), response.request_id))
 
     def settle(self) -> None:
         """Deliver all pending events, however late, and drain."""
@@ -142,7 +142,7 @@ class Traffic:
             self._clock.advance_to(self._clock.now() + HOUR)
             self._deliver(self._clock.now())
         self.roles.drain()
-        self.response_count = self._collector.figures().answers
+        self.response_count = self._collector.figures().responses
 
     def close(self) -> None:
         self._collector.close()
@@ -150,7 +150,7 @@ class Traffic:
         self.roles.close()
 
 
-def answer_request(pipeline: Pipeline, request: Request) -> Answer:
+def answer_request(pipeline: Pipeline, request: Request) -> RecommendResponse:
     """Answer a request of a simulated visitor."""
     if request.query is None:
         return pipeline.answer(_query(request))
@@ -177,8 +177,8 @@ def _query(request: Request) -> RecommendQuery:
     )
 
 
-def _ids(answer: Answer) -> list[str]:
-    return [item.item_id for item in answer.items]
+def _ids(response: RecommendResponse) -> list[str]:
+    return [item.item_id for item in response.items]
 
 
 def _with_policy(slot: Slot, policy: str) -> Slot:

@@ -17,7 +17,7 @@ from tailorbird.platform.experiments.commands import (
 from tailorbird.registry import read_experiments
 from tailorbird.simulator import Site
 
-CONCURRENT = ("home-model", "home-newest")
+CONCURRENT_EXPERIMENTS = ("home-model", "home-newest")
 HOLDBACK = "home-holdback"
 MODEL = "model"
 DECLARATIONS = '''"""The experiments of the demo."""
@@ -67,12 +67,12 @@ class Trials:
 
     def __init__(self, project: Project, clock: SimulatedClock, *, quiet: bool) -> None:
         self._project, self._clock, self._quiet = project, clock, quiet
-        self.interval_us = parse_duration(project.experiments[CONCURRENT[0]].interval)
+        self.interval_us = parse_duration(project.experiments[CONCURRENT_EXPERIMENTS[0]].interval)
         self._reports: dict[str, TrialReport] = {}
 
     def start(self) -> None:
         """Start both experiments."""
-        for name in CONCURRENT:
+        for name in CONCURRENT_EXPERIMENTS:
             self._start(name)
 
     def analyse(self) -> None:
@@ -114,7 +114,9 @@ class Trials:
 
     def _running(self) -> list[str]:
         running = read_experiments(self._project.paths.registry).running()
-        return [each.name for each in running if each.name in CONCURRENT]
+        return [
+            experiment.name for experiment in running if experiment.name in CONCURRENT_EXPERIMENTS
+        ]
 
     def _start(self, name: str) -> None:
         why = self._project.experiments[name].hypothesis
@@ -134,7 +136,7 @@ class Trials:
                 f"boundary {stage.bound:.2f}{mark}",
                 quiet=self._quiet,
             )
-        if name == CONCURRENT[0]:
+        if name == CONCURRENT_EXPERIMENTS[0]:
             self._start(HOLDBACK)
 
 

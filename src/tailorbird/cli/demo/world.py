@@ -24,7 +24,7 @@ MARKER_FILE = ".tailorbird-demo"
 
 # Without experiment and exploration, so that only the visitor's actions change the list. Items that
 # they clicked on are not shown again.
-FRONT = """
+FRONT_PAGE_SLOTS = """
 front = Slot(  # the demo's page
     "front",
     size=12,
@@ -45,7 +45,7 @@ limit = "8d"
 answers_min = 200
 margin = 0.2
 """
-MORE = {"slots.py": FRONT, "tailorbird.toml": SMALL_SHOP}
+EXTRA_FILES = {"slots.py": FRONT_PAGE_SLOTS, "tailorbird.toml": SMALL_SHOP}
 
 
 def make_folder(folder: Path) -> None:
@@ -71,7 +71,7 @@ def make_project(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         text = (files("tailorbird.platform") / "templates" / name).read_text()
-        (folder / name).write_text(text + MORE.get(name, ""))
+        (folder / name).write_text(text + EXTRA_FILES.get(name, ""))
     (folder / "experiments.py").write_text(DECLARATIONS)
 
 

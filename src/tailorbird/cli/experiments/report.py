@@ -133,15 +133,15 @@ def _print_trial(result: "TrialReport") -> None:
     )
     rows = [
         (
-            each.metric,
-            each.arm,
-            format_uplift(each.uplift),
-            format_interval(each.low, each.high),
-            f"{each.variance_ratio:.0%}",
+            metric_result.metric,
+            metric_result.arm,
+            format_uplift(metric_result.uplift),
+            format_interval(metric_result.low, metric_result.high),
+            f"{metric_result.variance_ratio:.0%}",
             kind,
         )
         for kind, results in (("primary", result.primary), ("guardrail", result.guardrails))
-        for each in results
+        for metric_result in results
     ]
     print_table("", ["metric", "arm", "uplift", "interval", "CUPED leaves", "kind"], rows)
     for arm, stages in result.stages.items():
@@ -149,14 +149,14 @@ def _print_trial(result: "TrialReport") -> None:
         rows = [
             (
                 number,
-                f"{each.units:,}",
-                f"{each.information:.0%}",
-                format_uplift(each.uplift),
-                f"{each.z:+.2f}",
-                f"{each.bound:.2f}",
+                f"{stage.units:,}",
+                f"{stage.information:.0%}",
+                format_uplift(stage.uplift),
+                f"{stage.z:+.2f}",
+                f"{stage.bound:.2f}",
                 "crossed" if number - 1 == crossing else "",
             )
-            for number, each in enumerate(stages, 1)
+            for number, stage in enumerate(stages, 1)
         ]
         columns = ["analysis", "units", "information", "uplift", "z", "boundary", ""]
         print_table(f"{arm}, {result.stopping}", columns, rows, right=columns[:-1])
@@ -164,27 +164,27 @@ def _print_trial(result: "TrialReport") -> None:
     for segment in result.segments:
         rows = [
             (
-                each.name,
-                f"{each.units:,}",
-                format_uplift(each.uplift),
-                format_interval(each.low, each.high),
+                effect.name,
+                f"{effect.units:,}",
+                format_uplift(effect.uplift),
+                format_interval(effect.low, effect.high),
             )
-            for each in segment.segments.effects
+            for effect in segment.segments.effects
         ]
         title = f"{segment.arm} by {segment.column}"
         print_table(title, ["segment", "units", "uplift, shrunk", "interval"], rows)
     for view in result.views:
         rows = [
             (
-                each.name,
-                f"{each.units:,}",
-                format_uplift(each.uplift),
-                format_interval(each.low, each.high),
+                row.name,
+                f"{row.units:,}",
+                format_uplift(row.uplift),
+                format_interval(row.low, row.high),
             )
-            for each in view.rows
+            for row in view.rows
         ]
         print_table(view.arm, [view.by, "units", "uplift", "interval"], rows)
-    rows = [(to_iso(each.at)[:16], each.kind, each.what) for each in result.timeline]
+    rows = [(to_iso(change.at)[:16], change.kind, change.what) for change in result.timeline]
     if rows:
         print_table("what else changed", ["time", "kind", "what"], rows)
     _print_notes(result)
@@ -196,22 +196,22 @@ def _print_interleaving(result: "InterleavingReport") -> None:
     _print_conclusion(result)
     rows = [
         (
-            each.event,
-            f"{each.control:,}",
-            f"{each.treatment:,}",
-            f"{each.losses:,} : {each.wins:,} of {each.units:,}",
-            format_share(each.share),
-            f"{format_share(each.low)} to {format_share(each.high)}",
-            f"{each.p:.3g}",
+            preference.event,
+            f"{preference.control:,}",
+            f"{preference.treatment:,}",
+            f"{preference.losses:,} : {preference.wins:,} of {preference.units:,}",
+            format_share(preference.share),
+            f"{format_share(preference.low)} to {format_share(preference.high)}",
+            f"{preference.p:.3g}",
         )
-        for each in result.preferences
-        if each.units
+        for preference in result.preferences
+        if preference.units
     ]
     columns = ["credit", result.control, result.treatment, "units prefer", "share", "interval", "p"]
     print_table(f"{result.responses:,} responses", columns, rows, right=columns[1:])
     positions = [
-        (each.position, f"{each.control:,}", f"{each.treatment:,}", f"{each.p:.3g}")
-        for each in result.positions
+        (position.position, f"{position.control:,}", f"{position.treatment:,}", f"{position.p:.3g}")
+        for position in result.positions
     ]
     columns = ["position", result.control, result.treatment, "p"]
     print_table("items picked", columns, positions, right=columns)
@@ -225,7 +225,9 @@ def _print_conclusion(result: "StartedReport") -> None:
 
 
 def _print_checks(result: "StartedReport") -> None:
-    checks = [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in result.checks]
+    checks = [
+        (check.name, "ok" if check.passed else "FAILED", check.reason) for check in result.checks
+    ]
     print_table("", ["check", "result", "reason"], checks)
 
 

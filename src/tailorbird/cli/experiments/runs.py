@@ -50,15 +50,15 @@ def plan(name: str, *, since: str = "", svg: Path | None = None, json: Json = Fa
     console().print(f"{result.verdict}\n", style="bold")
     rows = [
         (
-            each.rule,
-            "yes" if each.is_adjusted else "no",
-            f"{each.sample_ratio:.3f}",
-            f"{each.expected_share:.0%}",
-            f"{each.units:,.0f}",
-            "over a year" if math.isnan(each.days) else f"{each.days:.0f}",
-            f"{each.detectable:+.1%}",
+            rule.rule,
+            "yes" if rule.is_adjusted else "no",
+            f"{rule.sample_ratio:.3f}",
+            f"{rule.expected_share:.0%}",
+            f"{rule.units:,.0f}",
+            "over a year" if math.isnan(rule.days) else f"{rule.days:.0f}",
+            f"{rule.detectable:+.1%}",
         )
-        for each in result.rules
+        for rule in result.rules
     ]
     columns = ["rule", "CUPED", "sample / fixed", "used", "units", "days", "detectable"]
     print_table("", columns, rows, right=columns[2:])

@@ -167,7 +167,7 @@ def _open_requests(
     requests, ids = (
         (requests_of_file(file, lake.newest_p()), None)
         if file is not None
-        else _requests_of_answers(lake, since, to)
+        else _requests_of_responses(lake, since, to)
     )
     current = BackfillInputs(
         hash_inputs(requests, _version(int(requests.p.max(initial=0)))), to_manifest(lake.at or {})
@@ -187,7 +187,7 @@ def _version(newest: int) -> str:
     return f"p{newest}"
 
 
-def _requests_of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
+def _requests_of_responses(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
     import pyarrow.compute as pc
 
     from tailorbird.features.parity.recompute import requests_of
@@ -200,24 +200,26 @@ def _requests_of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, 
             fix="--requests FILE brings requests of your own",
         )
     columns = ["ts", "p", "positions", "person", "items", "request_id", *_CONTEXT_COLUMNS]
-    answers = lake.answers(
+    responses = lake.responses(
         columns,
         parse_time(since, "--from") if since else None,
         parse_time(to, "--to") if to else None,
     )
     # An answer can reach the lake before the events that it used.
     has_events = pc.and_(
-        pc.greater(pc.list_value_length(answers["items"]), 0),
-        pc.less_equal(answers["p"], lake.newest_p()),
+        pc.greater(pc.list_value_length(responses["items"]), 0),
+        pc.less_equal(responses["p"], lake.newest_p()),
     )
-    answers = answers.filter(has_events).sort_by([("ts", "ascending"), ("request_id", "ascending")])
-    if not answers.num_rows:
+    responses = responses.filter(has_events).sort_by(
+        [("ts", "ascending"), ("request_id", "ascending")]
+    )
+    if not responses.num_rows:
         raise NotReadyError(
             "no answer was logged in that time",
             where=str(lake.path),
             fix="choose another span: --from, --to",
         )
-    return requests_of(answers.combine_chunks()), answers["request_id"].combine_chunks()
+    return requests_of(responses.combine_chunks()), responses["request_id"].combine_chunks()
 
 
 def _write_rows(

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.cli.output import console, print_table, this_command
 
 if TYPE_CHECKING:
-    from tailorbird.features.migration.plan import Comparison, Measured, RecordChange
-    from tailorbird.features.state.eviction import Tally
+    from tailorbird.features.migration.plan import Comparison, RecordChange, SampleMeasurements
+    from tailorbird.features.state.eviction import EntityCounts
 
 
 def describe_retraining(retrain: dict[str, Any]) -> list[str]:
@@ -23,8 +23,8 @@ def describe_retraining(retrain: dict[str, Any]) -> list[str]:
 
 def plan_to_dict(
     comparison: "Comparison",
-    tallies: "dict[str, Tally] | None",
-    measured: "Measured | None",
+    tallies: "dict[str, EntityCounts] | None",
+    measured: "SampleMeasurements | None",
     retrain: dict[str, Any],
 ) -> dict[str, Any]:
     from dataclasses import asdict
@@ -64,7 +64,9 @@ def plan_to_dict(
     }
 
 
-def _total(comparison: "Comparison", tallies: "dict[str, Tally] | None", field: str) -> int | None:
+def _total(
+    comparison: "Comparison", tallies: "dict[str, EntityCounts] | None", field: str
+) -> int | None:
     """Return the bytes of all records at full width, by the entities in the applied state."""
     if tallies is None:
         return None
@@ -75,15 +77,15 @@ def _total(comparison: "Comparison", tallies: "dict[str, Tally] | None", field: 
     )
 
 
-def _mean(entity: str, tallies: "dict[str, Tally]") -> int | None:
+def _mean(entity: str, tallies: "dict[str, EntityCounts]") -> int | None:
     """Return the mean size of the stored state records."""
     return tallies[entity].state_bytes_mean if entity in tallies else None
 
 
 def print_plan(
     comparison: "Comparison",
-    tallies: "dict[str, Tally] | None",
-    measured: "Measured | None",
+    tallies: "dict[str, EntityCounts] | None",
+    measured: "SampleMeasurements | None",
     retrain: dict[str, Any],
 ) -> None:
     out = console()
@@ -162,7 +164,7 @@ def print_changes(comparison: "Comparison") -> None:
 
 
 def _record_row(
-    record: "RecordChange", tallies: "dict[str, Tally]", sampled: "dict[str, Tally]"
+    record: "RecordChange", tallies: "dict[str, EntityCounts]", sampled: "dict[str, EntityCounts]"
 ) -> tuple[object, ...]:
     means = _mean(record.entity, tallies), _mean(record.entity, sampled)
     return (
@@ -176,7 +178,9 @@ def _record_row(
     )
 
 
-def _count(entity: str, tallies: "dict[str, Tally]", sampled: "dict[str, Tally]") -> str:
+def _count(
+    entity: str, tallies: "dict[str, EntityCounts]", sampled: "dict[str, EntityCounts]"
+) -> str:
     if entity in tallies:
         return f"{tallies[entity].entities:,}"
     return f"{sampled[entity].entities:,} in the sample" if entity in sampled else ""

@@ -120,7 +120,7 @@ def removal_instructions(report: "SignalReport") -> list[str]:
     subset = report.subset
     if not subset.remove:
         return ["No column is proposed for removal."]
-    places = {signal.name: signal.place for signal in report.signals}
+    locations = {signal.name: signal.place for signal in report.signals}
     removable = subset.about["declarations_to_remove"]
     lines = [
         "To try it, with all declarations as they are:",
@@ -129,8 +129,8 @@ def removal_instructions(report: "SignalReport") -> list[str]:
     if removable:
         lines.append("To do without them altogether, remove from features.py:")
         lines += [
-            f"  {places[name]}  {name}"
-            for name in sorted(removable, key=lambda name: _location_key(places[name]))
+            f"  {locations[name]}  {name}"
+            for name in sorted(removable, key=lambda name: _location_key(locations[name]))
         ]
     if needed := subset.about["declarations_that_others_need"]:
         lines.append(
@@ -139,9 +139,9 @@ def removal_instructions(report: "SignalReport") -> list[str]:
     return lines
 
 
-def _location_key(place: str) -> tuple[str, int]:
-    file, _, line = place.rpartition(":")
-    return (file, int(line)) if line.isdigit() else (place, 0)
+def _location_key(location: str) -> tuple[str, int]:
+    file, _, line = location.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (location, 0)
 
 
 def _print(report: "SignalReport") -> None:

@@ -79,7 +79,7 @@ def show(
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.platform.moment import clock_of_answers, parse_time
+    from tailorbird.platform.moment import parse_time, response_clock
 
     if not about:
         raise UsageError(
@@ -110,7 +110,7 @@ def show(
     about = tuple(pseudonymise_entity(project, text) for text in about)
     if alone and kind != "item":
         name = about[0].partition(":")[2]
-    clock, note = clock_of_answers("", project, SystemClock())
+    clock, note = response_clock("", project, SystemClock())
     t = parse_time(at, "--at") if at else clock.now()
     if note and not at and not json:
         console().print(note)

@@ -112,14 +112,14 @@ def quarantine(
         return
     rows = [
         (
-            one.code,
-            one.rows,
-            one.replayed,
-            _format_time(one.first),
-            _format_time(one.last),
-            _format_paths(one.paths),
+            reason.code,
+            reason.rows,
+            reason.replayed,
+            _format_time(reason.first),
+            _format_time(reason.last),
+            _format_paths(reason.paths),
         )
-        for one in result.reasons
+        for reason in result.reasons
     ]
     print_table(
         "Refused, by reason",

@@ -77,19 +77,19 @@ def erase(
     if not yes:
         _print_preview(preview(project, stored, clock), unfinished, json)
         return
-    others = find_not_begun(project.paths.data, stored) if unfinished else []
+    other_erasures = find_not_begun(project.paths.data, stored) if unfinished else []
     receipts = [_erase(project, stored, quiet=json)]
-    if others:
+    if other_erasures:
         if not json:
             console().print(
                 "This was the erasure that had been cut short. Now the ids that were given, "
                 "of whom it was not:"
             )
-        receipts.append(_erase(project, others, quiet=json))
+        receipts.append(_erase(project, other_erasures, quiet=json))
     if json:
-        earlier = {"cut_short": _as_json(receipts[0])} if others else {}
+        earlier = {"cut_short": _as_json(receipts[0])} if other_erasures else {}
         print_json(_as_json(receipts[-1]) | earlier)
-    raise SystemExit(0 if all(one.clean for one in receipts) else 1)
+    raise SystemExit(0 if all(receipt.clean for receipt in receipts) else 1)
 
 
 def _erase(project: "Project", stored: "list[StoredId]", *, quiet: bool) -> "Receipt":
@@ -150,8 +150,8 @@ def print_search(user: str, json: bool) -> None:
 
     project = open_project(applied=True)
     ids = _ids(project, user)
-    users = frozenset(one for one in ids if not one.startswith(ANONYMOUS_PREFIX))
-    devices = frozenset(one.removeprefix(ANONYMOUS_PREFIX) for one in {*ids} - users)
+    users = frozenset(id_ for id_ in ids if not id_.startswith(ANONYMOUS_PREFIX))
+    devices = frozenset(id_.removeprefix(ANONYMOUS_PREFIX) for id_ in {*ids} - users)
     with progress_bars(quiet=json) as progress:
         report = search_project(project, People(users, devices), progress=progress)
     if json:
@@ -211,7 +211,7 @@ def _print_preview(found: "Preview", unfinished: bool, json: bool) -> None:
     out = console()
     if unfinished:
         out.print("An erasure was cut short; --yes brings it to its end before anything else.")
-    rows = sorted(found.events.items(), key=lambda each: -each[1])
+    rows = sorted(found.events.items(), key=lambda item: -item[1])
     print_table("Would be erased", ["type", "events"], rows, right=["events"])
     out.print(
         f"{found.users:,} users, {found.devices:,} devices, {found.shared:,} of them used by "
@@ -249,8 +249,13 @@ def _print_bundles(bundles: list[dict[str, Any]]) -> None:
 
     if bundles:
         rows = [
-            (one["version"], ", ".join(one["aliases"]), to_iso(one["due"])[:10], one["what"])
-            for one in bundles
+            (
+                bundle["version"],
+                ", ".join(bundle["aliases"]),
+                to_iso(bundle["due"])[:10],
+                bundle["what"],
+            )
+            for bundle in bundles
         ]
         title = "Models that learned from their events"
         print_table(title, ["version", "name", "until", "what to do"], rows)
@@ -264,25 +269,25 @@ def _print_matches(report: "SearchReport", project: "Project", *, erased: bool) 
     if not report.matches:
         out.print("Nothing of theirs is left.")
         return
-    own, made, foreign = _by_owner(report.matches, project)
+    own_matches, derived_matches, foreign_matches = _by_owner(report.matches, project)
     for where, some in (
-        ("the project's own data", own),
-        ("what commands made of it", made),
-        ("files of yours", foreign),
+        ("the project's own data", own_matches),
+        ("what commands made of it", derived_matches),
+        ("files of yours", foreign_matches),
     ):
         if some:
-            rows = [(one.path, one.count, one.where) for one in some]
+            rows = [(match.path, match.count, match.where) for match in some]
             title = f"Still there, in {where}"
             print_table(title, ["file", "times", "where"], rows, right=["times"])
-    if own:
+    if own_matches:
         out.print("Do not delete files of the project's own data: they hold everybody's.")
-    if own or made:
+    if own_matches or derived_matches:
         out.print(
             "This erasure did not take them out: please report it, with the places above."
             if erased
             else "`lake erase` of the same ids takes these out."
         )
-    if foreign:
+    if foreign_matches:
         out.print("Files of your own are not changed: delete them, or take these people out.")
 
 
@@ -294,15 +299,17 @@ def _by_owner(
     from tailorbird.privacy.search import is_below
 
     data = [project.paths.data, project.paths.lake]
-    own: list[Match] = []
-    made: list[Match] = []
-    foreign: list[Match] = []
-    for one in matches:
-        if is_below(one.path, data) or not is_below(one.path, [project.root]):
-            own.append(one)
+    own_matches: list[Match] = []
+    derived_matches: list[Match] = []
+    foreign_matches: list[Match] = []
+    for match in matches:
+        if is_below(match.path, data) or not is_below(match.path, [project.root]):
+            own_matches.append(match)
         else:
-            (made if find_derived(Path(one.path), project) else foreign).append(one)
-    return own, made, foreign
+            (
+                derived_matches if find_derived(Path(match.path), project) else foreign_matches
+            ).append(match)
+    return own_matches, derived_matches, foreign_matches
 
 
 def _as_json(receipt: "Receipt") -> dict[str, Any]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.registry import Registry
 
-BY = "canary"  # The author of these changes in the registry.
+ACTOR = "canary"  # The author of these changes in the registry.
 log = logging.getLogger(__name__)
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.events import Clock
     from tailorbird.features import FeatureSet
-    from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
+    from tailorbird.serving.messages import ChurnResponse, RecommendQuery, RecommendResponse
 
 
 class Models:
@@ -63,14 +63,14 @@ class Models:
         # Without a model nothing is scored, so there is nothing to wait for.
         return min(positions, default=1 << 62)
 
-    def next_best(self, query: "RecommendQuery") -> "Answer":
+    def next_best(self, query: "RecommendQuery") -> "RecommendResponse":
         assert self._pipeline is not None
-        answer = self._pipeline.answer(query)
-        if {"model", "features"} & set(answer.degraded):
-            raise NotReadyError(f"there is no {answer.degraded[0]}", fix="tailorbird train")
-        return answer
+        response = self._pipeline.answer(query)
+        if {"model", "features"} & set(response.degraded):
+            raise NotReadyError(f"there is no {response.degraded[0]}", fix="tailorbird train")
+        return response
 
-    def churn(self, user_id: str, model: str) -> "ChurnAnswer":
+    def churn(self, user_id: str, model: str) -> "ChurnResponse":
         return self._churn.answer(user_id, model, explain=True)
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ def up(
         report_line("up", warning)
     servers = partial(_servers, project, listener, port=port, shop=shop)
     watch = ActiveSchemaWatch(project)
-    announce = _Announcement(project.paths.run, report_line)
+    announce = _UrlAnnouncer(project.paths.run, report_line)
 
     def desired_roles() -> list[Role] | None:
         announce.print_once()
@@ -219,7 +219,7 @@ def _initial_roles(
         return servers()
 
 
-class _Announcement:
+class _UrlAnnouncer:
     """Prints the URL of the page once a server responds."""
 
     def __init__(self, run: "Path", report_line: "ReportLine") -> None:

@@ -74,13 +74,13 @@ def worker(
             part=key_part,
         ) as worker,
     ):
-        from_lake = False
+        was_built_from_lake = False
         while not stop.is_set():
             if worker.needs_history():
                 from tailorbird.features.migration.bootstrap import build_from_lake, is_lake_ahead
                 from tailorbird.lake import Lake
 
-                from_lake = True
+                was_built_from_lake = True
                 reader = Lake(project.paths.lake)
                 # Events lack an attribute and will soon be in the lake.
                 if not is_lake_ahead(worker, reader):
@@ -88,7 +88,7 @@ def worker(
                     continue
                 build_from_lake(worker, reader, stop)
             worker.run(stop)
-    if from_lake:
+    if was_built_from_lake:
         exit_process(0)
 
 

@@ -144,8 +144,8 @@ def _print(report: "ValidationReport") -> None:
     ]
     print_table(title, ["", "requests", NAME, baseline], table, right=["requests", NAME, baseline])
     tests = [
-        (one.other, one.kind, _format_gain(one.gain), one.adjusted, one.verdict)
-        for one in report.tests
+        (test.other, test.kind, _format_gain(test.gain), test.adjusted, test.verdict)
+        for test in report.tests
     ]
     header = ["against", "kind", "gain", "p, Holm", "verdict"]
     print_table("\nPaired tests on the same requests", header, tests, right=["gain", "p, Holm"])

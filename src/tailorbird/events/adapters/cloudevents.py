@@ -105,7 +105,7 @@ def _decode_attribute(header: str) -> str:
         return text  # Decoding invalid UTF-8 could make two ids equal.
 
 
-def convert(record: Any, place: str) -> list[Event]:
+def convert(record: Any, location: str) -> list[Event]:
     """Convert one CloudEvent."""
     envelope = as_record(record)
     version = required_text(envelope, "specversion")
@@ -118,19 +118,19 @@ def convert(record: Any, place: str) -> list[Event]:
         _decode_data(envelope),
         slug(_VERSION.sub("", required_text(envelope, "type")).rpartition(".")[2]),
     )
-    foreign = _convert_foreign(data)
+    foreign_events = _convert_foreign(data)
     return (
-        _require_named_type(foreign(data, identity), type_)
-        if foreign is not None
+        _require_named_type(foreign_events(data, identity), type_)
+        if foreign_events is not None
         else [_own_event(envelope, data, identity, type_)]
     )
 
 
 def _require_named_type(events: list[Event], type_: str) -> list[Event]:
     """Return the events, or raise if their type is not the one that the envelope names."""
-    named = _TYPE_ALIASES.get(type_, (type_,))
+    type_names = _TYPE_ALIASES.get(type_, (type_,))
     for event in events:
-        if event.type not in named and (type_ in EVENT_TYPES or event.type in _NAMED_ONLY):
+        if event.type not in type_names and (type_ in EVENT_TYPES or event.type in _NAMED_ONLY):
             raise UnreadableError(
                 "unknown_kind",
                 "$.type",

@@ -131,7 +131,7 @@ def read_ga4(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]
         yield from record_batches(FORMAT, str(file), rows, digest, convert)
 
 
-def convert(record: Any, place: str) -> list[Event]:
+def convert(record: Any, location: str) -> list[Event]:
     """Convert one row."""
     row = as_record(record)
     name = required_text(row, "event_name")
@@ -144,11 +144,11 @@ def convert(record: Any, place: str) -> list[Event]:
         items = [{"item_id": parameters["item_id"]}]
     if name in ("page_view", "screen_view"):
         items = []
-    base = _convert_event(row, type_, parameters, place)
+    base = _convert_event(row, type_, parameters, location)
     return product_events(base, items, _IDS, "$.items")
 
 
-def _convert_event(row: Record, type_: str, parameters: Record, place: str) -> Event:
+def _convert_event(row: Record, type_: str, parameters: Record, location: str) -> Event:
     properties = parse_numeric_properties(
         nonempty_fields(parameters, ("search_term", "item_id", *_ENVELOPE_PARAMETERS))
     )
@@ -166,7 +166,7 @@ def _convert_event(row: Record, type_: str, parameters: Record, place: str) -> E
     device, geo = record_at(row, "device"), record_at(row, "geo")
     offset = parse_number(device.get("time_zone_offset_seconds"))
     return Event(
-        event_id=_make_event_id(row, place),
+        event_id=_make_event_id(row, location),
         type=type_,
         ts=time_since_1970(row.get("event_timestamp"), "$.event_timestamp", "microseconds"),
         user_id=text_at(row, "user_id"),
@@ -186,13 +186,13 @@ def _convert_event(row: Record, type_: str, parameters: Record, place: str) -> E
     )
 
 
-def _make_event_id(row: Record, place: str) -> str:
+def _make_event_id(row: Record, location: str) -> str:
     """Return an id for a row, which has none of its own.
 
     Rows of newer exports are numbered within their batch.
     """
     if any(row.get(name) in (None, "") for name in _BATCH_POSITION_FIELDS):
-        return place
+        return location
     text = "\0".join(str(row[name]) for name in _BATCH_POSITION_FIELDS)
     return f"ga4:{sha256(text.encode()).hexdigest()[:32]}"
 

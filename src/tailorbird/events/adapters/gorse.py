@@ -59,15 +59,15 @@ def read_gorse(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batc
         yield from record_batches(FORMAT, str(file), read_records(file), digest, convert)
 
 
-def convert(record: Any, place: str) -> list[Event]:
+def convert(record: Any, location: str) -> list[Event]:
     """Convert a user, an item or a feedback record."""
     fields = as_record(record)
     if "FeedbackType" in fields:
         return [convert_feedback(fields)]
     if "ItemId" in fields:
-        return [convert_item(fields, place)]
+        return [convert_item(fields, location)]
     if "UserId" in fields:
-        return [convert_user(fields, place)]
+        return [convert_user(fields, location)]
     raise UnreadableError(
         "missing", "$.UserId", "expected FeedbackType, ItemId or UserId: is this Gorse's?"
     )

@@ -23,7 +23,7 @@ import msgspec
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import safe_event_type
 from tailorbird.events.adapters.record import UnreadableError, from_validation_error, record_batches
-from tailorbird.events.contract.envelope import Answer, Event
+from tailorbird.events.contract.envelope import Event, ResponseDetails
 from tailorbird.events.contract.rules import format_value
 from tailorbird.events.tables.files import read_lines
 
@@ -75,19 +75,19 @@ def read_metarank(files: dict[Path, str], options: AdapterOptions) -> Iterator[B
         )
 
 
-def convert(value: Any, place: str) -> list[Event]:
+def convert(value: Any, location: str) -> list[Event]:
     """Convert a posted record to events.
 
     A ranking is an impression, since another system gave the answer.
     """
     return [
         event
-        for event in _convert_value(value, place, options=AdapterOptions())
+        for event in _convert_value(value, location, options=AdapterOptions())
         if event.answer is None
     ]
 
 
-def _convert_value(value: Any, place: str, *, options: AdapterOptions) -> list[Event]:
+def _convert_value(value: Any, location: str, *, options: AdapterOptions) -> list[Event]:
     try:
         record = msgspec.convert(value, _Record)
     except msgspec.ValidationError as error:
@@ -122,7 +122,9 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
         )
     elif record.event == "ranking":
         items = [item.id for item in record.items]
-        answer = Answer(slot=options.slot, query=_to_text((properties or {}).get("query")))
+        response = ResponseDetails(
+            slot=options.slot, query=_to_text((properties or {}).get("query"))
+        )
         shown = {
             "ts": ts,
             "items": items,
@@ -130,7 +132,7 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
             "properties": properties,
             **subject,
         }
-        yield Event(event_id=record.id, type="answer", answer=answer, **shown)
+        yield Event(event_id=record.id, type="answer", answer=response, **shown)
         yield Event(event_id=f"{record.id}#impression", type="impression", **shown)
     else:
         name = safe_event_type(record.type or record.event)

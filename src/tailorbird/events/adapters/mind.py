@@ -21,7 +21,7 @@ from tailorbird.events.adapters.batch import (
     to_batches,
 )
 from tailorbird.events.adapters.record import unread_row
-from tailorbird.events.contract.envelope import Answer, Event
+from tailorbird.events.contract.envelope import Event, ResponseDetails
 from tailorbird.events.tables.files import read_lines
 
 FORMAT = "mind"
@@ -63,18 +63,18 @@ def _convert_rows(
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the events of each row; `convert` gets the first columns and the place."""
     for number, raw in read_lines(file, strip=False):
-        fields, place = (
+        fields, location = (
             raw.decode(errors="replace").rstrip("\r\n").split("\t"),
             f"{digest}:{number}",
         )
         try:
-            for event in convert(fields[:_COLUMNS], place):
+            for event in convert(fields[:_COLUMNS], location):
                 yield number, encode_event(event)
         except ValueError:
-            yield number, unread_row(FORMAT, place, fields, _UNREADABLE)
+            yield number, unread_row(FORMAT, location, fields, _UNREADABLE)
 
 
-def _convert_behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
+def _convert_behaviour(fields: list[str], location: str, *, slot: str) -> list[Event]:
     number, user, time_text, _, listed = fields
     ts = int(datetime.strptime(time_text, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
     shown = [entry.rsplit("-", 1) for entry in listed.split()]
@@ -83,7 +83,13 @@ def _convert_behaviour(fields: list[str], place: str, *, slot: str) -> list[Even
     request = f"mind:{number}:{user}:{ts // 1_000_000}"
     common = {"ts": ts, "user_id": user, "request_id": request}
     events = [
-        Event(event_id=request, type="answer", answer=Answer(slot=slot), items=items, **common),
+        Event(
+            event_id=request,
+            type="answer",
+            answer=ResponseDetails(slot=slot),
+            items=items,
+            **common,
+        ),
         Event(event_id=f"{request}#impression", type="impression", items=items, **common),
     ]
     clicked = (item for item, label in shown if label == _CLICKED)
@@ -93,7 +99,7 @@ def _convert_behaviour(fields: list[str], place: str, *, slot: str) -> list[Even
     ]
 
 
-def _convert_news(fields: list[str], place: str) -> list[Event]:
+def _convert_news(fields: list[str], location: str) -> list[Event]:
     item, category, subcategory, title, abstract = fields
     attributes = {
         "title": title,
@@ -104,7 +110,7 @@ def _convert_news(fields: list[str], place: str) -> list[Event]:
     properties = {name: value for name, value in attributes.items() if value}
     return [
         Event(
-            event_id=f"mind:{item}:{place}",
+            event_id=f"mind:{item}:{location}",
             type="item",
             item_id=item,
             timeless=True,

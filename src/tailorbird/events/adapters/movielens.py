@@ -31,7 +31,7 @@ from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.encodings import open_table
 from tailorbird.events.tables.files import DAMAGED, bare_name, open_file, parquet_batches
-from tailorbird.events.tables.quotes import Lines, next_row
+from tailorbird.events.tables.quotes import LineReader, next_row
 
 PATTERNS = (
     "u.data",
@@ -134,7 +134,7 @@ def _csv_rows(file: Path) -> Iterator[Row]:
     with io.TextIOWrapper(
         open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as stream:
-        lines = Lines(stream)
+        lines = LineReader(stream)
         reader = csv.reader(lines)
         width = len(next(reader, []))
         with suppress(StopIteration):

@@ -42,7 +42,7 @@ from tailorbird.events.adapters.record import WRONG_ROW, Record, UnreadableError
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.encodings import open_table
 from tailorbird.events.tables.files import DAMAGED
-from tailorbird.events.tables.quotes import Lines, next_row
+from tailorbird.events.tables.quotes import LineReader, next_row
 
 FORMAT = "personalize"
 PATTERNS = ("*.csv",)
@@ -69,17 +69,17 @@ def read_personalize(files: dict[Path, str], options: AdapterOptions) -> Iterato
         yield from record_batches(FORMAT, str(file), _read_rows(file), digest, convert)
 
 
-def convert(record: Any, place: str) -> list[Event]:
+def convert(record: Any, location: str) -> list[Event]:
     """Convert a row, as column → text, to events."""
     row = as_record(record)
     if _WRONG_ROW in row:
         raise UnreadableError(*WRONG_ROW)
     if "USER_ID" in row and "ITEM_ID" in row:
-        return _convert_interaction(row, place)
+        return _convert_interaction(row, location)
     if "USER_ID" in row:
         return [
             Event(
-                event_id=place,
+                event_id=location,
                 type="user",
                 user_id=required_text(row, "USER_ID"),
                 timeless=True,
@@ -91,10 +91,12 @@ def convert(record: Any, place: str) -> list[Event]:
     created = row.get("CREATION_TIMESTAMP")
     if created in (None, "") or _is_zero(created):
         return [
-            Event(event_id=place, type="item", item_id=item, timeless=True, properties=properties)
+            Event(
+                event_id=location, type="item", item_id=item, timeless=True, properties=properties
+            )
         ]
     ts = time_since_1970(created, "$.CREATION_TIMESTAMP", "seconds")
-    return [Event(event_id=place, type="item", ts=ts, item_id=item, properties=properties)]
+    return [Event(event_id=location, type="item", ts=ts, item_id=item, properties=properties)]
 
 
 def _is_zero(value: Any) -> bool:
@@ -102,7 +104,7 @@ def _is_zero(value: Any) -> bool:
     return isinstance(number, int | float) and not isinstance(number, bool) and number == 0
 
 
-def _convert_interaction(row: Record, place: str) -> list[Event]:
+def _convert_interaction(row: Record, location: str) -> list[Event]:
     ts = time_since_1970(row.get("TIMESTAMP"), "$.TIMESTAMP", "seconds")
     user, item = required_text(row, "USER_ID"), required_text(row, "ITEM_ID")
     name = text_at(row, "EVENT_TYPE") or "click"
@@ -126,7 +128,7 @@ def _convert_interaction(row: Record, place: str) -> list[Event]:
             row["EVENT_VALUE"]
         )
     click = Event(
-        event_id=place,
+        event_id=location,
         type=type_,
         ts=ts,
         user_id=user,
@@ -142,7 +144,7 @@ def _convert_interaction(row: Record, place: str) -> list[Event]:
     )
     if not shown:
         return [click]
-    impression_id = f"{request or place}#impression"
+    impression_id = f"{request or location}#impression"
     return [
         Event(
             event_id=impression_id,
@@ -179,7 +181,7 @@ def _read_rows(file: Path) -> Iterator[tuple[int, bytes]]:
         with io.TextIOWrapper(
             open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
         ) as stream:
-            lines = Lines(stream)
+            lines = LineReader(stream)
             reader = csv.reader(lines)
             header = _read_header(file, reader)
             while (row := _next_row(reader, lines, header)) is not None:
@@ -190,7 +192,7 @@ def _read_rows(file: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
 
 
-def _next_row(reader: Iterator[list[str]], lines: Lines, header: list[str]) -> bytes | None:
+def _next_row(reader: Iterator[list[str]], lines: LineReader, header: list[str]) -> bytes | None:
     """Return the next row: None at the end, empty for a blank line.
 
     A line whose quote is not closed is split at its commas.

@@ -37,7 +37,7 @@ Convert = Callable[[Any, str], list[Event]]
 
 _decode = msgspec.json.Decoder().decode
 _canonical = msgspec.json.Encoder(order="sorted").encode
-_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
 class UnreadableError(ContractViolation):
@@ -58,7 +58,7 @@ class LeftOutError(Exception):
 def record_to_lines(
     format_: str,
     raw: bytes,
-    place: str,
+    location: str,
     convert: Convert,
     left_out: dict[str, int],
     *,
@@ -68,28 +68,30 @@ def record_to_lines(
 
     Args:
         left_out: kind of record → how many were left out; counted on.
-        by_content: make the ids of all but profiles of the record's content, not of `place`.
+        by_content: make the ids of all but profiles of the record's content, not of `location`.
     """
     raw = raw.replace(b"\n", b" ").replace(
         b"\r", b" "
     )  # outside of texts, where JSON has them escaped
     try:
         record = _decode(raw)
-    except _BROKEN as error:
+    except _DECODE_ERRORS as error:
         return [
             _unread_line(
                 format_,
-                place,
+                location,
                 UnreadableError("malformed_json", "$", f"expected JSON: {error}"),
                 _as_text(raw),
             )
         ]
     try:
-        content_id = row_id(format_, _canonical(record)) if by_content else place
+        content_id = row_id(format_, _canonical(record)) if by_content else location
         events = convert(record, content_id)
         if by_content:
             events = [
-                _with_place_id(event, content_id, place) if event.type in PROFILE_TYPES else event
+                _with_place_id(event, content_id, location)
+                if event.type in PROFILE_TYPES
+                else event
                 for event in events
             ]
         return [encode_event(event) for event in events]
@@ -97,7 +99,7 @@ def record_to_lines(
         left_out[error.kind] = left_out.get(error.kind, 0) + 1
         return []
     except UnreadableError as error:
-        return [_unread_line(format_, place, error, msgspec.Raw(raw))]
+        return [_unread_line(format_, location, error, msgspec.Raw(raw))]
     except (
         ValueError,
         TypeError,
@@ -107,17 +109,19 @@ def record_to_lines(
         return [
             _unread_line(
                 format_,
-                place,
+                location,
                 UnreadableError("wrong_type", "$", f"cannot be kept: {error}"),
                 _as_text(raw),
             )
         ]
 
 
-def _with_place_id(event: Event, content_id: str, place: str) -> Event:
+def _with_place_id(event: Event, content_id: str, location: str) -> Event:
     if not event.event_id.startswith(content_id):
         return event
-    return msgspec.structs.replace(event, event_id=place + event.event_id.removeprefix(content_id))
+    return msgspec.structs.replace(
+        event, event_id=location + event.event_id.removeprefix(content_id)
+    )
 
 
 def record_batches(
@@ -149,13 +153,13 @@ def from_validation_error(error: msgspec.ValidationError, below: str = "$") -> U
 
 
 def unread_row(
-    format_: str, place: str, record: Any, reason: tuple[str, str, str] = WRONG_ROW
+    format_: str, location: str, record: Any, reason: tuple[str, str, str] = WRONG_ROW
 ) -> bytes:
     """Return the line for a table row that cannot be read.
 
     `reason` is a code, a path and a sentence.
     """
-    return _unread_line(format_, place, UnreadableError(*reason), record)
+    return _unread_line(format_, location, UnreadableError(*reason), record)
 
 
 def unread_rows(
@@ -173,10 +177,10 @@ def unread_rows(
         yield number, unread_row(format_, f"{digest}:{number}", row, reason)
 
 
-def _unread_line(format_: str, place: str, error: UnreadableError, record: Any) -> bytes:
+def _unread_line(format_: str, location: str, error: UnreadableError, record: Any) -> bytes:
     unread = Unread(
         format=format_,
-        place=place,
+        place=location,
         code=error.code,
         path=error.path,
         message=error.message,

@@ -90,7 +90,7 @@ def read_segment(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
         yield from record_batches(FORMAT, str(file), read_records(file), digest, convert_stored)
 
 
-def convert(record: Any, place: str) -> list[Event]:
+def convert(record: Any, location: str) -> list[Event]:
     """Convert one message, or a batch of them.
 
     If one message of a batch cannot be read, none is converted.
@@ -98,7 +98,7 @@ def convert(record: Any, place: str) -> list[Event]:
     return [event for message in _messages(record) for event in _convert_message(message)]
 
 
-def convert_stored(record: Any, place: str) -> list[Event]:
+def convert_stored(record: Any, location: str) -> list[Event]:
     """Convert a message, or a batch, of an archive: traits carry the time Segment received them."""
     return [event for message in _messages(record) for event in _convert_stored_message(message)]
 
@@ -178,11 +178,15 @@ def messages_of(batch: Record) -> list[Any]:
 
 
 def _with_shared(message: Record, shared: Record) -> Record:
-    merged = {**shared, **message}
+    merged_fields = {**shared, **message}
     contexts = [
         part["context"] for part in (shared, message) if isinstance(part.get("context"), dict)
     ]
-    return {**merged, "context": {**contexts[0], **contexts[1]}} if len(contexts) > 1 else merged
+    return (
+        {**merged_fields, "context": {**contexts[0], **contexts[1]}}
+        if len(contexts) > 1
+        else merged_fields
+    )
 
 
 def _track(message: Record) -> list[Event]:

@@ -119,7 +119,7 @@ def read_snowplow(files: dict[Path, str], options: AdapterOptions) -> Iterator[B
         yield from record_batches(FORMAT, str(file), _read_rows(file), digest, convert)
 
 
-def convert(record: Any, place: str) -> list[Event]:
+def convert(record: Any, location: str) -> list[Event]:
     """Convert one line, as name → text of the fields read here.
 
     A line of another width arrives as text.
@@ -136,7 +136,7 @@ def convert(record: Any, place: str) -> list[Event]:
     if kind == "page_view":
         return [
             _convert_event(
-                fields, place, "view", nonempty_fields({"title": fields.get("page_title")})
+                fields, location, "view", nonempty_fields({"title": fields.get("page_title")})
             )
         ]
     if kind == "page_ping" or kind == "transaction":
@@ -147,7 +147,7 @@ def convert(record: Any, place: str) -> list[Event]:
             for name in ("sku", "name", "category", "price", "quantity")
         }
         base = _convert_event(
-            fields, place, "purchase", nonempty_fields({"order_id": fields.get("ti_orderid")})
+            fields, location, "purchase", nonempty_fields({"order_id": fields.get("ti_orderid")})
         )
         return product_events(base, [nonempty_fields(product)], ("sku",), "$.ti_sku")
     if kind == "struct":
@@ -158,11 +158,14 @@ def convert(record: Any, place: str) -> list[Event]:
         )
         return [
             _convert_event(
-                fields, place, safe_event_type(slug(text_at(fields, "se_action") or "")), properties
+                fields,
+                location,
+                safe_event_type(slug(text_at(fields, "se_action") or "")),
+                properties,
             )
         ]
     if kind == "unstruct":
-        return _self_describing(fields, place)
+        return _self_describing(fields, location)
     raise UnreadableError(
         "unknown_kind",
         "$.event",
@@ -171,7 +174,7 @@ def convert(record: Any, place: str) -> list[Event]:
     )
 
 
-def _self_describing(fields: Record, place: str) -> list[Event]:
+def _self_describing(fields: Record, location: str) -> list[Event]:
     outer = _decode_json(fields, "unstruct_event")
     vendor, name = _parse_schema(
         record_at(outer, "data", "$.unstruct_event"), "$.unstruct_event.data"
@@ -180,20 +183,20 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
     if vendor == _CORE and name in LEFT_OUT:
         raise LeftOutError(name)
     if (vendor, name) == (_ECOMMERCE, "snowplow_ecommerce_action"):
-        return _ecommerce_action(fields, place, data)
+        return _ecommerce_action(fields, location, data)
     if (vendor, name) == (_CORE, "site_search"):
         terms = data.get("terms")
         query = " ".join(str(term) for term in terms) if isinstance(terms, list) else terms
         return [
             _convert_event(
-                fields, place, "search", {**nonempty_fields(data, ("terms",)), "query": query}
+                fields, location, "search", {**nonempty_fields(data, ("terms",)), "query": query}
             )
         ]
     if (vendor, name) in ((_MOBILE, "screen_view"), (_CORE, "screen_view")):
         return [
             _convert_event(
                 fields,
-                place,
+                location,
                 "view",
                 {
                     **nonempty_fields(data, ("name",)),
@@ -207,7 +210,7 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
             **nonempty_fields({"price": data.get("unitPrice")}),
         }
         return product_events(
-            _convert_event(fields, place, "cart" if name == "add_to_cart" else name, {}),
+            _convert_event(fields, location, "cart" if name == "add_to_cart" else name, {}),
             [product],
             ("sku",),
             "$.unstruct_event.data.data",
@@ -215,14 +218,14 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
     return [
         _convert_event(
             fields,
-            place,
+            location,
             safe_event_type(slug(name)),
             parse_numeric_properties(nonempty_fields(data)),
         )
     ]
 
 
-def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
+def _ecommerce_action(fields: Record, location: str, data: Record) -> list[Event]:
     action = text_at(data, "type", "$.unstruct_event.data.data") or ""
     type_ = _ACTIONS.get(action) or safe_event_type(slug(action))
     properties = nonempty_fields({"list": data.get("name")})
@@ -239,11 +242,11 @@ def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
                 }
             )
     return product_events(
-        _convert_event(fields, place, type_, properties), products, ("id",), "$.contexts"
+        _convert_event(fields, location, type_, properties), products, ("id",), "$.contexts"
     )
 
 
-def _convert_event(fields: Record, place: str, type_: str, properties: dict[str, Any]) -> Event:
+def _convert_event(fields: Record, location: str, type_: str, properties: dict[str, Any]) -> Event:
     user = text_at(fields, "user_id")
     if user is None:
         user = next(
@@ -256,7 +259,7 @@ def _convert_event(fields: Record, place: str, type_: str, properties: dict[str,
         )
     moment = "derived_tstamp" if fields.get("derived_tstamp") else "collector_tstamp"
     return Event(
-        event_id=text_at(fields, "event_id") or place,
+        event_id=text_at(fields, "event_id") or location,
         type=type_,
         ts=time_of_text(fields.get(moment), f"$.{moment}"),
         user_id=user,

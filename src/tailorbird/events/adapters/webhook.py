@@ -64,8 +64,8 @@ def body_to_lines(
     lines: list[bytes] = []
     size = 0
 
-    def convert(record: Any, place: str) -> list[Event]:
-        events = WEBHOOKS[format_](record, place)
+    def convert(record: Any, location: str) -> list[Event]:
+        events = WEBHOOKS[format_](record, location)
         if len(events) > 1:
             on_row_count(len(lines) + len(events))
             _require_room(events, bytes_max - size)

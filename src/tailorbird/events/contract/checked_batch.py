@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tailorbird.events.contract.envelope import Answer
+from tailorbird.events.contract.envelope import ResponseDetails
 from tailorbird.events.contract.verdict import Refusal
 
 
@@ -25,7 +25,7 @@ class EventColumns(NamedTuple):
     properties: Sequence[dict[str, Any] | None]
     timeless: Sequence[bool]
     received_at: Sequence[int | str | None]
-    answer: Sequence[Answer | None]
+    answer: Sequence[ResponseDetails | None]
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple]) -> "EventColumns":
@@ -58,7 +58,7 @@ class CheckedBatch:
         return len(self.rows)
 
 
-def some(checked: CheckedBatch, rows: Sequence[int], *, refused: bool) -> CheckedBatch:
+def select_rows(checked: CheckedBatch, rows: Sequence[int], *, refused: bool) -> CheckedBatch:
     """Select the accepted events at `rows`, with or without the refusals."""
     columns: list[Any] = [
         checked.bodies,

@@ -21,7 +21,7 @@ from tailorbird.events.contract.checked_batch import CheckedBatch, EventColumns
 from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation
 from tailorbird.events.contract.contract import check, check_row, split_body
 from tailorbird.events.contract.envelope import MICROSECONDS, Context, Event
-from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED
+from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED_SOURCES
 from tailorbird.events.contract.fields import ServerOwned, annotations_of, decoded_fields
 from tailorbird.events.contract.plan import SERVER_TYPES, RoutePlan
 from tailorbird.events.contract.schema import TIME
@@ -51,7 +51,8 @@ class Contract:
     def __init__(self, plan: RoutePlan) -> None:
         self._plan = plan
         self._decoders = {
-            source: _Decoders.for_source(plan, source) for source in (*FORBIDDEN_TYPES, *TRUSTED)
+            source: _Decoders.for_source(plan, source)
+            for source in (*FORBIDDEN_TYPES, *TRUSTED_SOURCES)
         }
 
     def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> CheckedBatch:
@@ -83,14 +84,14 @@ class _Decoders:
 
     @classmethod
     def for_source(cls, plan: RoutePlan, source: str) -> "_Decoders":
-        forbidden = () if source in TRUSTED else (*SERVER_TYPES, *FORBIDDEN_TYPES[source])
+        forbidden = () if source in TRUSTED_SOURCES else (*SERVER_TYPES, *FORBIDDEN_TYPES[source])
         names = tuple(name for name in plan.event_types if name not in forbidden)
         types: Any = Literal[names]  # pyrefly: ignore
         context_struct = msgspec.defstruct(
             "Context", decoded_fields(Context), forbid_unknown_fields=True, frozen=True, gc=False
         )
         own: dict[str, Any] = {"type": types, "context": context_struct | None}
-        if source not in TRUSTED:
+        if source not in TRUSTED_SOURCES:
             own |= dict.fromkeys(_SERVER_OWNED)
         fields = [
             (name, own.get(name, type_), default) for name, type_, default in decoded_fields(Event)

@@ -19,8 +19,15 @@ import msgspec
 
 from tailorbird.events.clock import to_iso
 from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation, violation_of
-from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX, ID, ITEMS, Answer, Context, Event
-from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED, needs_of
+from tailorbird.events.contract.envelope import (
+    ANONYMOUS_PREFIX,
+    ID,
+    ITEMS,
+    Context,
+    Event,
+    ResponseDetails,
+)
+from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED_SOURCES, needs_of
 from tailorbird.events.contract.fields import Bounds, Pattern, ServerOwned, annotations_of
 from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES, SERVER_TYPES, RoutePlan
 from tailorbird.events.contract.properties import check_properties
@@ -31,7 +38,7 @@ from tailorbird.events.contract.verdict import BROWSER, Accepted, Receipt, Refus
 CONTRACT_VERSION = 1
 
 # Replaces a row of an erased user, see `events.suppression`.
-ERASED = b'{"erased":true}'
+ERASED_BODY = b'{"erased":true}'
 
 _IDS = tuple(name for name, bounds in annotations_of(Event, Bounds).items() if bounds is ID)
 _ids_of = attrgetter(*_IDS)
@@ -127,7 +134,7 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
     try:
         return _event.decode(raw)
     except msgspec.ValidationError as error:
-        if bytes(raw) == ERASED:
+        if bytes(raw) == ERASED_BODY:
             raise ContractViolation(
                 "erased", "$", "it was of somebody whose data were erased"
             ) from None
@@ -236,7 +243,7 @@ def _check_id(value: str, name: str) -> None:
 
 
 def _check_owner(event: Event, receipt: Receipt) -> None:
-    if receipt.source in TRUSTED:
+    if receipt.source in TRUSTED_SOURCES:
         return
     if event.type in FORBIDDEN_TYPES.get(receipt.source, FORBIDDEN_TYPES[BROWSER]):
         raise _forbidden(event.type)
@@ -276,7 +283,7 @@ def _check_subject(event: Event) -> None:
     if event.type == "merge":
         _check_merge(event)
     if event.answer is not None and event.type == "answer":
-        _check_answer(event.answer, len(event.items or ()))
+        _check_response(event.answer, len(event.items or ()))
 
 
 def _check_merge(event: Event) -> None:
@@ -302,8 +309,8 @@ def _check_merge(event: Event) -> None:
         )
 
 
-def _check_answer(answer: Answer, item_count: int) -> None:
-    propensities = answer.propensities
+def _check_response(response: ResponseDetails, item_count: int) -> None:
+    propensities = response.propensities
     if propensities and len(propensities) != item_count:
         raise ContractViolation(
             "wrong_type",

@@ -52,7 +52,7 @@ class Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defa
     utc_offset_min: Annotated[int, UTC_OFFSET_MIN] | None = None
 
 
-class Answer(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+class ResponseDetails(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
     """The server's record of a response; the items shown are in `Event.items`, best first.
 
     Attributes:
@@ -124,7 +124,8 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaul
     timeless: Annotated[bool, About("of a profile: valid from the beginning")] = False
     received_at: Annotated[Time | None, ServerOwned("only the server sets it; leave it out")] = None
     answer: Annotated[
-        Answer | None, ServerOwned("only the server records answers; send an impression instead")
+        ResponseDetails | None,
+        ServerOwned("only the server records answers; send an impression instead"),
     ] = None
 
 

@@ -7,7 +7,7 @@ from tailorbird.events.contract.verdict import BROWSER, BROWSER_IDENTIFY, COLLEC
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class RequiredFields:
     """Fields of which an event has to have one; `message` says so where it does not."""
 
     fields: tuple[str, ...]
@@ -15,26 +15,35 @@ class Need:
 
 
 NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
-_PERSON = Need(("user_id", "anonymous_id"), "expected a user_id or an anonymous_id")
+_PERSON = RequiredFields(("user_id", "anonymous_id"), "expected a user_id or an anonymous_id")
 _IDENTIFY = "identify ties an anonymous_id to a user_id and needs both"
 _MERGE = (
     "a merge needs the user_id that is somebody else from now on, named by "
     f"properties.{MERGED_INTO}"
 )
-NEEDS: dict[str, tuple[Need, ...]] = {
-    "item": (Need(("item_id",), "an item profile needs an item_id"),),
-    "user": (Need(("user_id",), "a user profile needs a user_id"),),
-    "identify": (Need(("user_id",), _IDENTIFY), Need(("anonymous_id",), _IDENTIFY)),
-    "merge": (_PERSON, Need(("user_id",), _MERGE)),
+NEEDS: dict[str, tuple[RequiredFields, ...]] = {
+    "item": (RequiredFields(("item_id",), "an item profile needs an item_id"),),
+    "user": (RequiredFields(("user_id",), "a user profile needs a user_id"),),
+    "identify": (
+        RequiredFields(("user_id",), _IDENTIFY),
+        RequiredFields(("anonymous_id",), _IDENTIFY),
+    ),
+    "merge": (_PERSON, RequiredFields(("user_id",), _MERGE)),
     "answer": (
         _PERSON,
-        *(Need((name,), f"an answer needs {name}") for name in ("answer", "items", "request_id")),
+        *(
+            RequiredFields((name,), f"an answer needs {name}")
+            for name in ("answer", "items", "request_id")
+        ),
     ),
-    **{type_: (_PERSON, Need(("item_id",), f"a {type_} needs an item_id")) for type_ in NEEDS_ITEM},
+    **{
+        type_: (_PERSON, RequiredFields(("item_id",), f"a {type_} needs an item_id"))
+        for type_ in NEEDS_ITEM
+    },
 }
 """Event type → what its events need, in the order in which it is asked for."""
 
-TRUSTED = frozenset(("import", "server"))  # sources that may set what the server owns
+TRUSTED_SOURCES = frozenset(("import", "server"))  # sources that may set what the server owns
 FORBIDDEN_TYPES: dict[str, tuple[str, ...]] = {
     COLLECTOR: (),
     BROWSER: ("identify", *SHARED_TYPES),
@@ -43,6 +52,6 @@ FORBIDDEN_TYPES: dict[str, tuple[str, ...]] = {
 """Untrusted source → types that it may not send, besides those of the server."""
 
 
-def needs_of(type_: str) -> tuple[Need, ...]:
+def needs_of(type_: str) -> tuple[RequiredFields, ...]:
     """Return what events of a type need; those that a project declares need a person."""
     return NEEDS.get(type_, (_PERSON,))

@@ -97,14 +97,17 @@ def annotations_of(table: type, kind: type[T]) -> dict[str, T]:
     """Return field → its annotation of a kind, of those fields that have one."""
     hints = get_type_hints(table, include_extras=True)
     return {
-        name: one for name, hint in hints.items() for one in _notes(hint) if isinstance(one, kind)
+        name: note
+        for name, hint in hints.items()
+        for note in _notes(hint)
+        if isinstance(note, kind)
     }
 
 
 def decoded_type(hint: Any) -> Any:
     """Return a type that a decoder holds to the bounds of its annotations."""
     if get_origin(hint) is Annotated:
-        metas = [one.meta() for one in hint.__metadata__ if isinstance(one, Bounds)]
+        metas = [bounds.meta() for bounds in hint.__metadata__ if isinstance(bounds, Bounds)]
         inner = decoded_type(hint.__origin__)
         return Annotated[(inner, *filter(None, metas))] if any(metas) else inner
     if get_origin(hint) in (Union, UnionType):

@@ -45,7 +45,7 @@ def suspect_rows(fields: EventColumns, plan: RoutePlan, body_bytes_max: int) -> 
         suspects.update(
             _without_needed(fields, types),
             _bad_subjects(fields, types),
-            _bad_answers(fields, types),
+            _bad_responses(fields, types),
         )
         suspects.update(
             _bad_contexts(fields.context), _bad_properties(fields.properties, body_bytes_max)
@@ -87,13 +87,13 @@ def _bad_subjects(fields: EventColumns, types: set[str]) -> Iterable[int]:
         )
 
 
-def _bad_answers(fields: EventColumns, types: set[str]) -> Iterable[int]:
+def _bad_responses(fields: EventColumns, types: set[str]) -> Iterable[int]:
     if "answer" not in types:
         return
-    for row, (type_, answer, items) in enumerate(
+    for row, (type_, response, items) in enumerate(
         zip(fields.type, fields.answer, fields.items, strict=True)
     ):
-        shares = () if type_ != "answer" or answer is None else answer.propensities
+        shares = () if type_ != "answer" or response is None else response.propensities
         if shares and not (
             len(shares) == len(items or ()) and 0.0 < min(shares) <= max(shares) <= 1.0
         ):

@@ -7,7 +7,7 @@ import msgspec
 from tailorbird.events.contract.envelope import Event
 
 COLLECTOR, BROWSER, BROWSER_IDENTIFY = (
-    "door",
+    "collector",
     "browser",
     "browser+identify",
 )  # client with a write key, browser with a public key; see `Receipt`
@@ -26,7 +26,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         received_at: microseconds.
-        source: "door" (a client), "browser" (a public key, which may send neither profiles nor
+        source: "collector" (a client), "browser" (a public key, which may send neither profiles nor
             `identify`), "browser+identify" (a public key that may send `identify`), "import" (an
             operator's files) or "server" (responses). Only the last two may set server-owned
             fields.

@@ -5,9 +5,9 @@ import pyarrow.compute as pc
 
 from tailorbird.events.guess.names import ATTRIBUTES, has_usual_name
 
-_SAME = 0.99  # share of owners whose rows must agree
+_AGREEMENT_MIN = 0.99  # share of owners whose rows must agree
 _SAME_TITLE = 0.8  # for titles, which shops rewrite now and then; the last one counts
-_ENOUGH = 5  # minimum number of owners with several rows
+_OWNERS_MIN = 5  # minimum number of owners with several rows
 
 
 def find_attributes(
@@ -61,14 +61,16 @@ def _same_within(
         ]
     )
     several = counted.filter(pc.greater(counted["one_sum"], 1))
-    if several.num_rows < _ENOUGH:
+    if several.num_rows < _OWNERS_MIN:
         return []
     shares = {
         name: pc.mean(pc.less_equal(several[f"{number}_count_distinct"], 1)).as_py()
         for number, name in enumerate(names)
     }
     share_min = {
-        name: _SAME_TITLE if titles and has_usual_name(name, ATTRIBUTES["title"]) else _SAME
+        name: _SAME_TITLE
+        if titles and has_usual_name(name, ATTRIBUTES["title"])
+        else _AGREEMENT_MIN
         for name in names
     }
     return [name for name, share in shares.items() if share >= share_min[name]]

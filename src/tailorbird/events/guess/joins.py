@@ -31,20 +31,24 @@ def join_tables(
     """
     roles = {file: roles_of(inspection[1], answers)[0] for file, inspection in inspections.items()}
     joined_to: dict[Path, str] = {}
-    joined = dict(inspections)
+    joined_inspections = dict(inspections)
     for file, inspection in inspections.items():
         for other, key in (
             *_order_tables(file, inspections, roles),
             *_lookup_tables(file, inspections, roles),
         ):
-            form, _, notes = joined[file]
+            form, _, notes = joined_inspections[file]
             form = replace(form, joins=(*form.joins, Join(other, key)))
             why = f"joined by {key}, which no two of its rows share"
-            joined[file] = form, inspection[1], [*notes, ColumnGuess("", f"join {other.name}", why)]
+            joined_inspections[file] = (
+                form,
+                inspection[1],
+                [*notes, ColumnGuess("", f"join {other.name}", why)],
+            )
             joined_to[other] = f"joined to {file.name} by {key}"
     return {
         file: (form, read_sample(file, form) if form.joins else sample, notes)
-        for file, (form, sample, notes) in joined.items()
+        for file, (form, sample, notes) in joined_inspections.items()
     }, joined_to
 
 

@@ -16,8 +16,8 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
     roles: dict[str, str] = {}
     columns: list[ColumnGuess] = []
     names = sample.schema.names
-    for role, usual in ROLES.items():
-        for name in find_usual_columns(names, usual):
+    for role, role_names in ROLES.items():
+        for name in find_usual_columns(names, role_names):
             if (
                 role in roles
                 or name in roles.values()

@@ -264,13 +264,13 @@ def _profile_source(
     ]
     used_columns: set[str] = set()
     for name in [name for name, owner in attribute_owners.items() if owner == kind]:
-        usual = (
+        typical = (
             to
             for to, names in ATTRIBUTES.items()
             if kind == "items" and to not in used_columns and has_usual_name(name, names)
         )
         last = normalise_name(name.rpartition(".")[2])
-        to = next(usual, slug_of(normalise_name(name) if last in used_columns else last))
+        to = next(typical, slug_of(normalise_name(name) if last in used_columns else last))
         used_columns.add(to)
         columns.append(
             ColumnGuess(

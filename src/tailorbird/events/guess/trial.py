@@ -15,7 +15,7 @@ from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan
 from tailorbird.events.contract.verdict import Receipt, Refusal
 
 SHARE_MAX = 0.01  # of the rows that may be refused without a word
-_SHOWN = 10
+_ROWS_SHOWN = 10
 _REASONS = 3
 _FIXES = {
     "bad_time": 'say how times are written: ts_format = "%d.%m.%Y %H:%M" or ts_unit = "s" in the '
@@ -106,9 +106,9 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
                 )
             bad = {refusal.row for refusal in refusals}
             if source.kind == "events" or len(parsed.source) == 1:
-                shown += [line for row, line in enumerate(lines[: 10 * _SHOWN]) if row not in bad][
-                    : _SHOWN - len(shown)
-                ]
+                shown += [
+                    line for row, line in enumerate(lines[: 10 * _ROWS_SHOWN]) if row not in bad
+                ][: _ROWS_SHOWN - len(shown)]
     return Trial(
         rows,
         refused,

@@ -27,7 +27,7 @@ from tailorbird.events.tables.records import is_json, json_names, read_json
 
 SAMPLE_ROWS = 20_000
 _PREVAILING_TYPE = b"mostly"
-_DRAWN = 400  # sampled rows per batch after the first one
+_SAMPLED_ROWS = 400  # sampled rows per batch after the first one
 _COMMA_NUMBER = r"^\s*-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s*$"
 
 
@@ -157,9 +157,9 @@ def read_sample(
     draw = np.random.default_rng(7)
     batches: list[pa.RecordBatch] = []
     for number, batch in enumerate(read_columns(file, columns, texts=texts, broken=[], form=form)):
-        if number and batch.num_rows > _DRAWN:
+        if number and batch.num_rows > _SAMPLED_ROWS:
             batch = batch.take(
-                pa.array(np.sort(draw.choice(batch.num_rows, _DRAWN, replace=False)))
+                pa.array(np.sort(draw.choice(batch.num_rows, _SAMPLED_ROWS, replace=False)))
             )
         batches.append(batch)
     if not batches:

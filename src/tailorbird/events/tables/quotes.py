@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 _CHUNK = 1 << 20
 
 
-class Lines:
+class LineReader:
     """The lines of a file for a CSV reader; `next_row` may requeue the later lines of a row.
 
     Attributes:
@@ -35,7 +35,7 @@ class Lines:
         self.has_requeued = self.is_truncated = False
         self.number = 0
 
-    def __iter__(self) -> "Lines":
+    def __iter__(self) -> "LineReader":
         return self
 
     def __next__(self) -> str:
@@ -57,7 +57,7 @@ class Lines:
 
 
 def next_row(
-    reader: Iterator[list[str]], lines: Lines, width: int, delimiter: str = ","
+    reader: Iterator[list[str]], lines: LineReader, width: int, delimiter: str = ","
 ) -> list[str] | None:
     """Return the next row of a `csv.reader` over `lines`, or None if it is malformed.
 
@@ -123,7 +123,7 @@ def _read_pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterato
             yield _drop_invalid_utf8(chunk, broken)
             continue
         lines, rows = (
-            Lines(
+            LineReader(
                 chain(decoded_lines, map(_decode_text, iter(lambda: stream.readline(_CHUNK), b"")))
             ),
             list[bytes](),

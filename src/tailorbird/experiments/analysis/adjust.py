@@ -14,14 +14,14 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Adjusted:
+class AdjustedValues:
     """Adjusted values, shape (units,), and the share of the variance that they keep."""
 
     values: Floats
     variance_ratio: float
 
 
-def cuped(values: npt.ArrayLike, covariates: npt.ArrayLike, arm: npt.ArrayLike) -> Adjusted:
+def cuped(values: npt.ArrayLike, covariates: npt.ArrayLike, arm: npt.ArrayLike) -> AdjustedValues:
     """Subtract from each unit's value what its covariates predict.
 
     Coefficients come from within the arms, so that an effect is not absorbed.
@@ -35,19 +35,20 @@ def cuped(values: npt.ArrayLike, covariates: npt.ArrayLike, arm: npt.ArrayLike) 
     x = np.asarray(covariates, np.float64)
     x = x[:, None] if x.ndim == 1 else x
     if len(y) < x.shape[1] + 3:
-        return Adjusted(y, 1.0)
+        return AdjustedValues(y, 1.0)
     within_x, within_y = _centre(x, group), _centre(y[:, None], group)[:, 0]
     coefficients, *_ = np.linalg.lstsq(within_x, within_y, rcond=1e-10)
     total = float(within_y @ within_y)
-    rest = within_y - within_x @ coefficients
-    return Adjusted(
-        y - (x - x.mean(axis=0)) @ coefficients, float(rest @ rest) / total if total else 1.0
+    residual = within_y - within_x @ coefficients
+    return AdjustedValues(
+        y - (x - x.mean(axis=0)) @ coefficients,
+        float(residual @ residual) / total if total else 1.0,
     )
 
 
 def _centre(x: Floats, group: npt.NDArray) -> Floats:
     centred = np.empty_like(x)
-    for each in np.unique(group):
-        rows = group == each
+    for value in np.unique(group):
+        rows = group == value
         centred[rows] = x[rows] - x[rows].mean(axis=0)
     return centred

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy import optimize
 from scipy.special import ndtr, ndtri
 
-from tailorbird.experiments.assign import SPENDING
+from tailorbird.experiments.assign import SPENDING_FUNCTIONS
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,7 +42,9 @@ def spent_alpha(time: float, alpha: float, spending: str = "obrien_fleming") -> 
     if spending == "pocock":
         return side * math.log1p((math.e - 1) * t)
     if spending != "obrien_fleming":
-        raise ValueError(f"unknown spending {spending!r}: use one of {', '.join(SPENDING)}")
+        raise ValueError(
+            f"unknown spending {spending!r}: use one of {', '.join(SPENDING_FUNCTIONS)}"
+        )
     return float(2 * ndtr(-ndtri(1 - side / 2) / math.sqrt(t)))
 
 
@@ -65,7 +67,7 @@ def boundaries(
     info = np.asarray(information, np.float64)
     if len(info) and (info[0] <= 0 or (np.diff(info) <= 0).any()):
         raise ValueError(f"expected information above 0 and ascending, got {info.tolist()}")
-    walk, bounds, spent = _Walk(0.0), np.empty(len(info)), 0.0
+    walk, bounds, spent = _ScoreDensity(0.0), np.empty(len(info)), 0.0
     for stage, level in enumerate(info):
         time = 1.0 if is_final and stage == len(info) - 1 else level / planned
         total = spent_alpha(time, alpha, spending)
@@ -107,7 +109,7 @@ class Exits:
 
 def exit_probabilities(information: Floats, bounds: Floats, effect: float) -> Exits:
     """Return where a trial with a true effect stops."""
-    walk = _Walk(effect)
+    walk = _ScoreDensity(effect)
     pairs = []
     for level, bound in zip(information, bounds, strict=True):
         pairs.append((walk.tail(level, bound), walk.tail(level, -bound, upper=False)))
@@ -232,7 +234,7 @@ def repeated_interval(z: float, information: float, bound: float) -> tuple[float
 
 def _exceedance(information: Floats, bounds: Floats, z: float, effect: float) -> float:
     """Return the chance of a result at least as high as (last look, z); it grows with `effect`."""
-    walk, earlier_upper, earlier_lower = _Walk(effect), 0.0, 0.0
+    walk, earlier_upper, earlier_lower = _ScoreDensity(effect), 0.0, 0.0
     for level, bound in zip(information[:-1], bounds[:-1], strict=True):
         earlier_upper += walk.tail(level, bound)
         earlier_lower += walk.tail(level, -bound, upper=False)
@@ -242,7 +244,7 @@ def _exceedance(information: Floats, bounds: Floats, z: float, effect: float) ->
     return 1 - earlier_lower - walk.tail(information[-1], z, upper=False)
 
 
-class _Walk:
+class _ScoreDensity:
     """The density of the score among trials that have not stopped, on Gauss–Legendre nodes."""
 
     def __init__(self, effect: float) -> None:

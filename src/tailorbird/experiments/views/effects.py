@@ -27,7 +27,7 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
 AGES = (0, 1, 2, 4, 7, 14, 28, 36_500)  # days since the first exposure at which a row begins
 BY_WEEKDAY, BY_AGE = "day of the week", "days since the first exposure"
-UNDIVIDED = ("quantile", "return")  # kinds whose values do not belong to a day
+UNDIVIDED_KINDS = ("quantile", "return")  # kinds whose values do not belong to a day
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def segment_effects(
 
 def day_effects(table: UnitTable, experiment: Experiment, until: int) -> tuple[DayView, ...]:
     """Return the effect by day of the week and by age, where two rows have enough units."""
-    if experiment.metric.kind in UNDIVIDED or not len(table):
+    if experiment.metric.kind in UNDIVIDED_KINDS or not len(table):
         return ()
     history = history_values(table, experiment.metric)
     views = []
@@ -94,14 +94,14 @@ def day_effects(table: UnitTable, experiment: Experiment, until: int) -> tuple[D
         for by, parts in ((BY_WEEKDAY, _weekdays(table)), (BY_AGE, _ages(table))):
             effects: list[tuple[str, int, Effect]] = []
             for name, in_slot, on_site in parts:
-                served = np.zeros(len(table), bool)
-                served[table.slot_rows.unit[in_slot & (table.slot_rows.ts < until)]] = True
-                if _smallest_arm(table, served, number) < UNITS_MIN:
+                is_served = np.zeros(len(table), bool)
+                is_served[table.slot_rows.unit[in_slot & (table.slot_rows.ts < until)]] = True
+                if _smallest_arm(table, is_served, number) < UNITS_MIN:
                     continue
                 part = _restrict(table, in_slot, on_site)
                 effect = measure(part, experiment.metric, number, until, history=history).effect
                 if effect is not None:
-                    units = int((served & np.isin(table.arm, (0, number))).sum())
+                    units = int((is_served & np.isin(table.arm, (0, number))).sum())
                     effects.append((name, units, effect))
             if len(effects) > 1:
                 alpha = split_alpha(1 - experiment.level, len(effects))
@@ -116,7 +116,7 @@ def day_effects(table: UnitTable, experiment: Experiment, until: int) -> tuple[D
 def _weekdays(table: UnitTable) -> Iterator[tuple[str, Bools, Bools]]:
     """Yield the name, slot rows and site rows of each day of the week."""
     slot_day, site_day = (
-        (ts // DAY + EPOCH_WEEKDAY) % 7 for ts in (table.slot_rows.answer_ts, table.site_rows.ts)
+        (ts // DAY + EPOCH_WEEKDAY) % 7 for ts in (table.slot_rows.response_ts, table.site_rows.ts)
     )
     for number, name in enumerate(WEEKDAYS):
         yield name, slot_day == number, site_day == number
@@ -128,7 +128,7 @@ def _ages(table: UnitTable) -> Iterator[tuple[str, Bools, Bools]]:
     An event has the age of the response that it belongs to. All units stay in: those that left
     count as having done nothing, as a treatment may be why they left.
     """
-    slot_age = _age(table, table.slot_rows.unit, table.slot_rows.answer_ts)
+    slot_age = _age(table, table.slot_rows.unit, table.slot_rows.response_ts)
     site_age = _age(table, table.site_rows.unit, table.site_rows.ts)
     newest = int(slot_age.max()) if len(slot_age) else 0
     for low, high in pairwise(AGES):
@@ -148,7 +148,7 @@ def _restrict(table: UnitTable, in_slot: Bools, on_site: Bools) -> UnitTable:
     return replace(
         table,
         slot_rows=_select(table.slot_rows, in_slot),
-        answer_sizes=table.answer_sizes[in_slot],
+        response_sizes=table.response_sizes[in_slot],
         site_rows=_select(table.site_rows, on_site),
     )
 
@@ -157,8 +157,8 @@ def _select(rows: Rows, mask: Bools) -> Rows:
     return Rows(
         rows.unit[mask],
         rows.ts[mask],
-        rows.answer[mask],
-        rows.answer_ts[mask],
+        rows.response[mask],
+        rows.response_ts[mask],
         rows.kind[mask],
         rows.revenue[mask],
         rows.dwell_s[mask],
@@ -166,4 +166,4 @@ def _select(rows: Rows, mask: Bools) -> Rows:
 
 
 def _smallest_arm(table: UnitTable, mask: Bools, treatment: int) -> int:
-    return min(int((table.arm[mask] == each).sum()) for each in (0, treatment))
+    return min(int((table.arm[mask] == value).sum()) for value in (0, treatment))

@@ -92,12 +92,12 @@ def derive(layout: Layout, table: npt.NDArray[np.float32]) -> None:
     if not layout.derived_order:
         return
     steps = [step for step in layout.steps if step.kind == "numeric"]
-    place = {step.name: column for column, step in enumerate(steps)}
+    column_of = {step.name: column for column, step in enumerate(steps)}
     for name in layout.derived_order:
-        expression = steps[place[name]].expression
+        expression = steps[column_of[name]].expression
         assert expression is not None
-        table[:, place[name]] = expression.numbers(
-            lambda other, kind: table[:, place[other]].astype(np.float64), len(table)
+        table[:, column_of[name]] = expression.numbers(
+            lambda other, kind: table[:, column_of[other]].astype(np.float64), len(table)
         )
 
 

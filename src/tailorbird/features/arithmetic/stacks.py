@@ -142,7 +142,7 @@ class _StackGroup:
             self._gather_plan.append(
                 (
                     entity,
-                    np.array([record_lanes[place].lane for place in operand_rows]),
+                    np.array([record_lanes[operand_index].lane for operand_index in operand_rows]),
                     np.array(operand_rows),
                 )
             )
@@ -151,12 +151,12 @@ class _StackGroup:
         if not self._stacks:
             return
         operands = np.empty((self._operands, width), np.int64)
-        for entity, lanes, places in self._gather_plan:
+        for entity, lanes, operand_indices in self._gather_plan:
             entry = entries[entity]
             lane_values = entry.readings.T[lanes]
             if entry.row_index is not None:
                 lane_values = lane_values.take(entry.row_index, axis=1)
-            operands[places] = (
+            operands[operand_indices] = (
                 lane_values if entry.all_present else np.where(entry.present, lane_values, 0)
             )
         for stack in self._stacks:

@@ -83,15 +83,15 @@ def count(
     where: str | None = None,
 ) -> Count:
     """Count events: `count("item_clicks_7d", item, "click", window="7d")`."""
-    base = check_counted(name, entity, type)
-    span = parse_window(window, hop)
+    common_fields = check_counted(name, entity, type)
+    window_spec = parse_window(window, hop)
     return register(
         Count(
-            *base,
-            f"{format_types(type)} of the {entity.name} in {format_window(span)}",
+            *common_fields,
+            f"{format_types(type)} of the {entity.name} in {format_window(window_spec)}",
             entity,
             *parse_filter(type, where),
-            span,
+            window_spec,
         )
     )
 
@@ -115,10 +115,12 @@ def total(
         unit: the resolution; sums are integer multiples of it, so that order does not matter.
         max: larger values count as this one.
     """
-    base = check_counted(name, entity, type)
-    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
-    text = f"sum of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
-    return register(Total(*base, text, entity, *parse_filter(type, where), span, amount))
+    common_fields = check_counted(name, entity, type)
+    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"sum of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
+    return register(
+        Total(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount)
+    )
 
 
 def mean(
@@ -134,10 +136,12 @@ def mean(
     where: str | None = None,
 ) -> Mean:
     """Average a number over its events; missing without any. Arguments as for `total`."""
-    base = check_counted(name, entity, type)
-    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
-    text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
-    return register(Mean(*base, text, entity, *parse_filter(type, where), span, amount))
+    common_fields = check_counted(name, entity, type)
+    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
+    return register(
+        Mean(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount)
+    )
 
 
 def variance(
@@ -157,18 +161,18 @@ def variance(
     It is the mean of squares − square of the mean, 0 for one event; its root is `derived("x",
     "sqrt(variance)")`. Arguments as for `total`, with max / unit below 2^31.
     """
-    base = check_counted(name, entity, type)
-    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    common_fields = check_counted(name, entity, type)
+    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     if amount.units_max >= 1 << SQUARE_BITS:
         finest = amount.max / ((1 << SQUARE_BITS) - 1)
         raise declaration_error(
             f"max / unit = {amount.units_max:,} is too fine: its square does not fit",
             fix=f"unit={finest:.3g} or coarser",
         )
-    text = (
-        f"variance of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    text = f"variance of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
+    return register(
+        Variance(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount)
     )
-    return register(Variance(*base, text, entity, *parse_filter(type, where), span, amount))
 
 
 def minimum(
@@ -187,10 +191,14 @@ def minimum(
 
     Missing without any. Arguments as for `total`.
     """
-    base = check_counted(name, entity, type)
-    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
-    text = f"smallest {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
-    return register(Extreme(*base, text, entity, *parse_filter(type, where), span, amount, False))
+    common_fields = check_counted(name, entity, type)
+    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"smallest {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
+    return register(
+        Extreme(
+            *common_fields, text, entity, *parse_filter(type, where), window_spec, amount, False
+        )
+    )
 
 
 def maximum(
@@ -209,10 +217,12 @@ def maximum(
 
     Missing without any. Arguments as for `total`.
     """
-    base = check_counted(name, entity, type)
-    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
-    text = f"largest {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
-    return register(Extreme(*base, text, entity, *parse_filter(type, where), span, amount, True))
+    common_fields = check_counted(name, entity, type)
+    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"largest {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
+    return register(
+        Extreme(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount, True)
+    )
 
 
 def quantile(
@@ -238,21 +248,29 @@ def quantile(
         of: a number of the event, or an expression over several.
         edges: 2 to 32, ascending; the value is as fine as they are.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_counted(name, entity, type)
     if not (isinstance(q, float) and 0 < q < 1):
         raise declaration_error(f"q: expected a number between 0 and 1, got {q!r}")
     bounds = parse_edges(edges)
-    span, expression = parse_window(window, hop), parse_expression(of, "number")
+    window_spec, expression = parse_window(window, hop), parse_expression(of, "number")
     text = (
         f"{q:g}-quantile of {of} over {format_types(type)} of the {entity.name} in "
-        f"{format_window(span)}"
+        f"{format_window(window_spec)}"
     )
     buckets = tuple(
         parse_expression(condition, "truth") for condition in bucket_conditions(of, bounds, where)
     )
     return register(
         Quantile(
-            *base, text, entity, *parse_filter(type, where), expression, span, q, bounds, buckets
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            expression,
+            window_spec,
+            q,
+            bounds,
+            buckets,
         )
     )
 
@@ -280,15 +298,23 @@ def distinct(
             left out.
         precision: 4 to 8; the state takes up to 2^precision bytes a tile.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_counted(name, entity, type)
     if not isinstance(precision, int) or not PRECISION_MIN <= precision <= PRECISION_MAX:
         raise declaration_error(
             f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}"
         )
-    span, expression = parse_window(window, hop), parse_expression(of, "text")
-    text = f"different {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    window_spec, expression = parse_window(window, hop), parse_expression(of, "text")
+    text = f"different {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register(
-        Distinct(*base, text, entity, *parse_filter(type, where), expression, span, precision)
+        Distinct(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            expression,
+            window_spec,
+            precision,
+        )
     )
 
 
@@ -312,7 +338,7 @@ def decayed(
         half_life: 15s to 50d.
         of, unit, max: a number to be summed instead, as for `total`.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_counted(name, entity, type)
     length, amount = parse_duration(half_life), None if of is None else parse_amount(of, unit, max)
     if not 15 * SECOND <= length <= HORIZON // DECAY_HALF_LIVES:
         raise declaration_error(f"half_life: expected 15s to 50d, got {half_life}")
@@ -322,5 +348,7 @@ def decayed(
     )
     if of is not None:
         text = f"sum of {of} over {text}"
-    span = Window(DECAY_HALF_LIVES * length, length // DECAY_STEPS)
-    return register(Decayed(*base, text, entity, *parse_filter(type, where), span, amount))
+    window_spec = Window(DECAY_HALF_LIVES * length, length // DECAY_STEPS)
+    return register(
+        Decayed(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount)
+    )

@@ -98,8 +98,8 @@ class _Parser:
         """
         if not 2 <= line <= len(self._lines) + 1:
             return "at its end"
-        place = f"column {column + 1}"
-        return f"line {line - 1}, {place}" if len(self._lines) > 1 else place
+        column_text = f"column {column + 1}"
+        return f"line {line - 1}, {column_text}" if len(self._lines) > 1 else column_text
 
     def _where(self, tree: ast.expr) -> tuple[str, str]:
         """Return the text of a part, and where it starts. Python counts bytes of lines."""

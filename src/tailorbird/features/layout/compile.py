@@ -63,11 +63,11 @@ from tailorbird.features.layout.layout import (
     WindowSum,
 )
 from tailorbird.features.layout.sources import (
-    SQUARES,
+    VARIANCE_MEASURES,
     bucket_sources,
+    extreme_measure,
     lane_kinds,
     measure_of,
-    peak_of,
     sequence_values,
     session_source,
     source_of,
@@ -129,8 +129,8 @@ def compile_layout(
 
 
 def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None:
-    def draft(about: Entity) -> _EntityRequirements:
-        return drafts.setdefault(about, _EntityRequirements())
+    def draft(target: Entity) -> _EntityRequirements:
+        return drafts.setdefault(target, _EntityRequirements())
 
     if isinstance(feature, Count):
         draft(feature.entity).window(source_of(feature), "count", feature.window)
@@ -139,10 +139,10 @@ def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None
         if isinstance(feature, Mean):
             draft(feature.entity).window(source_of(feature), "count", feature.window)
     elif isinstance(feature, Variance):
-        for measure in SQUARES:
+        for measure in VARIANCE_MEASURES:
             draft(feature.entity).window(source_of(feature), measure, feature.window)
     elif isinstance(feature, Extreme):
-        draft(feature.entity).window(source_of(feature), peak_of(feature), feature.window)
+        draft(feature.entity).window(source_of(feature), extreme_measure(feature), feature.window)
     elif isinstance(feature, Distinct):
         draft(feature.entity).distinct(feature)
     elif isinstance(feature, Ratio):
@@ -232,8 +232,8 @@ def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirement
         first_values.append(FirstValue(source, state, reading))
         state, reading = state + LAST_STATE, reading + LAST_READING
     sequences = []
-    for source, length, further in requirements.sequences:
-        sequences.append(LastEvents(source, length, state, reading, further))
+    for source, length, value_expressions in requirements.sequences:
+        sequences.append(LastEvents(source, length, state, reading, value_expressions))
         state, reading = (
             state + sequences[-1].state_columns * length,
             reading + sequences[-1].reading_columns * length,

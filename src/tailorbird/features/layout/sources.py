@@ -91,10 +91,10 @@ def bucket_sources(feature: Quantile) -> list[Source]:
     ]
 
 
-SQUARES = ("count", "sum", "square_low", "square_high")
+VARIANCE_MEASURES = ("count", "sum", "square_low", "square_high")
 
 
-def peak_of(feature: Extreme) -> str:
+def extreme_measure(feature: Extreme) -> str:
     return "largest" if feature.largest else "smallest"
 
 

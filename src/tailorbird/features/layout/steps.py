@@ -49,11 +49,11 @@ from tailorbird.features.layout.layout import (
     WindowSum,
 )
 from tailorbird.features.layout.sources import (
-    SQUARES,
+    VARIANCE_MEASURES,
     bucket_sources,
+    extreme_measure,
     lane_kinds,
     measure_of,
-    peak_of,
     sequence_values,
     session_source,
     source_of,
@@ -176,11 +176,12 @@ def step_of(feature: Feature, finder: LaneFinder, derived: dict[str, Expression]
         return Step(name, "numeric", "mean", record_lanes, (feature.amount.unit,))
     if isinstance(feature, Variance):
         record_lanes = tuple(
-            finder.window(source_of(feature), measure, feature.window) for measure in SQUARES
+            finder.window(source_of(feature), measure, feature.window)
+            for measure in VARIANCE_MEASURES
         )
         return Step(name, "numeric", "variance", record_lanes, (feature.amount.unit,))
     if isinstance(feature, Extreme):
-        record_lane = finder.window(source_of(feature), peak_of(feature), feature.window)
+        record_lane = finder.window(source_of(feature), extreme_measure(feature), feature.window)
         return Step(
             name,
             "numeric",

@@ -24,8 +24,8 @@ from tailorbird.lake import Lake
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import Address
 
-_PERSONAL = ("user", "session")  # an entity with one of these fields is one person's
-_STAYS = frozenset(
+_PERSON_FIELDS = ("user", "session")  # an entity with one of these fields is one person's
+_RETAINED_FIELDS = frozenset(
     {"item", "type", "agent", "slot", "experiment", "arm", "model", "position", "propensity"}
     | NUMBERS.keys()
 )
@@ -57,7 +57,7 @@ def sensitivity(sets: Iterable[FeatureSet]) -> Sensitivity:
         attributes |= {name for name in names if name.startswith(("item.", "user."))}
         # Events of one time are ordered by their ids, which are new.
         is_ordered = bool(layout.lasts or layout.sequences or layout.first_values)
-        if is_ordered or any(not name.startswith("item.") for name in names - _STAYS):
+        if is_ordered or any(not name.startswith("item.") for name in names - _RETAINED_FIELDS):
             by_item |= layout.entity.fields == ("item",)
             beyond_items |= layout.entity.fields != ("item",)
     return Sensitivity(by_item, beyond_items, frozenset(attributes))
@@ -65,7 +65,7 @@ def sensitivity(sets: Iterable[FeatureSet]) -> Sensitivity:
 
 def is_personal(entity: Entity) -> bool:
     """Return whether an entity is a person, or one of a person's things."""
-    return any(name in _PERSONAL for name in entity.fields)
+    return any(name in _PERSON_FIELDS for name in entity.fields)
 
 
 def _state_columns(layout: EntityLayout) -> Iterator[str]:

@@ -27,14 +27,14 @@ from tailorbird.features.expr.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.state.eviction import Tally, merge_tallies, tallies
+from tailorbird.features.state.eviction import EntityCounts, merge_tallies, tallies
 from tailorbird.features.state.key_partition import KeyPart, all_parts
 from tailorbird.features.state.state import open_state, read_position
 from tailorbird.lake import Lake
 
 SAMPLE_ROWS = 20_000
 SAMPLE_PARTS = 5
-LARGEST = (1 << 63) - 1
+INT64_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SampleMeasurements:
     """The measurements on a sample.
 
     Attributes:
@@ -110,7 +110,7 @@ class Measured:
     rows: int
     rows_total: int
     per_second: tuple[float, float, float]
-    tallies: dict[str, Tally]
+    tallies: dict[str, EntityCounts]
     state_bytes: int
 
     @property
@@ -170,14 +170,18 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     )
 
 
-def read_tallies(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
+def read_tallies(
+    state: Path, features: FeatureSet, workers: int = 1
+) -> dict[str, EntityCounts] | None:
     """Return the tallies of a schema's state, or None if there is no state or it is being built."""
     tallies_by_part = [_read_part_tallies(state, features, part) for part in all_parts(workers)]
     available = [tallies_ for tallies_ in tallies_by_part if tallies_ is not None]
     return merge_tallies(available) if len(available) == len(tallies_by_part) else None
 
 
-def _read_part_tallies(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tally] | None:
+def _read_part_tallies(
+    state: Path, features: FeatureSet, part: KeyPart
+) -> dict[str, EntityCounts] | None:
     try:
         store = open_state(state, features, part)
     except NotReadyError:
@@ -191,7 +195,9 @@ def _read_part_tallies(state: Path, features: FeatureSet, part: KeyPart) -> dict
         store.close()
 
 
-def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Measured | None:
+def measure(
+    features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS
+) -> SampleMeasurements | None:
     """Build a temporary state of the lake's newest rows; None if the lake has no rows."""
     if not lake.exists("events") or not (total := lake.count("events")):
         return None
@@ -217,7 +223,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
         [len(part) / max(duration_s, 1e-9) for part, duration_s in zip(parts, seconds, strict=True)]
     )
     rates = rates[1:] if len(rates) > 2 else rates  # The first part is a warm-up.
-    return Measured(
+    return SampleMeasurements(
         len(sample),
         total,
         (float(rates.min()), float(np.median(rates)), float(rates.max())),
@@ -300,11 +306,11 @@ def _overflow_bound(feature: Feature) -> Proof | None:
     if not amounts:
         return None
     units = max(amount.units_max for amount in amounts)
-    events = LARGEST // max(1, units)
+    events = INT64_MAX // max(1, units)
     if isinstance(feature, Variance):  # squares are summed in two limbs
         events = min(
             events,
-            LARGEST // ((1 << SQUARE_BITS) - 1),
-            LARGEST // max(1, units * units >> SQUARE_BITS),
+            INT64_MAX // ((1 << SQUARE_BITS) - 1),
+            INT64_MAX // max(1, units * units >> SQUARE_BITS),
         )
     return Proof(feature.name, short_location(feature.place), units, events)

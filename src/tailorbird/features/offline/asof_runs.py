@@ -35,7 +35,7 @@ _OPERATIONS = {
     "refinements": runs.REFINEMENTS,
     "gap": runs.GAP,
 }
-COMPILED = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are computed here
+COMPILED_OPERATIONS = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are computed here
 
 
 class Columns:

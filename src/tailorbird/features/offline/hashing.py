@@ -196,8 +196,8 @@ def _identify(
                     (np.uint64(1) << np.uint64(8 * (stop - begin))) - np.uint64(1)
                 )
             else:
-                for place in range(stop - begin):
-                    word |= np.uint64(data[begin + place]) << np.uint64(8 * place)
+                for byte_index in range(stop - begin):
+                    word |= np.uint64(data[begin + byte_index]) << np.uint64(8 * byte_index)
             key = _mix_bits(key ^ word)
         keys[row] = key if key != 0 else np.uint64(1)
 

@@ -26,7 +26,7 @@ from tailorbird.features.layout.layout import (
     missing_bits,
 )
 from tailorbird.features.offline.asof import Moments, Timeline
-from tailorbird.features.offline.asof_runs import COMPILED, LastRuns
+from tailorbird.features.offline.asof_runs import COMPILED_OPERATIONS, LastRuns
 from tailorbird.features.offline.bulk import RaggedSequence, Requests
 from tailorbird.features.offline.compaction import CompactedHistory
 from tailorbird.features.offline.events.frames import AllRunEvents, Frames, has_text_keys
@@ -167,13 +167,13 @@ class PastLanes:
                 runs,
                 moments,
                 sequence,
-                [step for step in steps if step.operation in COMPILED],
+                [step for step in steps if step.operation in COMPILED_OPERATIONS],
                 t,
             )
             other_steps = [
                 step
                 for step in steps
-                if step.operation in OF_RUN and step.operation not in COMPILED
+                if step.operation in OF_RUN and step.operation not in COMPILED_OPERATIONS
             ]
             self._compute_runs(history, moments, sequence, other_steps, t)
 

@@ -23,20 +23,20 @@ Intps = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
 
 
-def positions_of(answers: pa.Table) -> Int64s:
+def positions_of(responses: pa.Table) -> Int64s:
     """Return the p of logged responses, rows of the lake's `answers`: (m,) or (m, count)."""
-    p = answers["p"].to_numpy().astype(np.int64)
-    if "positions" not in answers.column_names:  # The table was written before there were parts.
+    p = responses["p"].to_numpy().astype(np.int64)
+    if "positions" not in responses.column_names:  # The table was written before there were parts.
         return p
-    column = answers["positions"]
+    column = responses["positions"]
     widths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     if not widths.any():
         return p
-    positions_by_answer = column.to_pylist()
+    positions_by_response = column.to_pylist()
     return stack_positions(
         [
             part_positions if part_positions else int(position)
-            for position, part_positions in zip(p, positions_by_answer, strict=True)
+            for position, part_positions in zip(p, positions_by_response, strict=True)
         ]
     )
 

@@ -81,14 +81,15 @@ class JoinedEvents:
         """
         for kind, versions in self._versions.items():
             if f"{kind}_profile" in events.column_names:
-                pieces = [
+                joined_tables = [
                     join_profiles(
                         events.slice(start, ROWS_PER_PIECE), kind, versions.names, versions.find
                     )[f"{kind}_profile"]
                     for start in range(0, len(events), ROWS_PER_PIECE)
                 ]
                 filled = pa.chunked_array(
-                    [chunk for piece in pieces for chunk in piece.chunks], pa.string()
+                    [chunk for joined_table in joined_tables for chunk in joined_table.chunks],
+                    pa.string(),
                 )
                 events = events.set_column(
                     events.column_names.index(f"{kind}_profile"), f"{kind}_profile", filled

@@ -65,7 +65,7 @@ class RequestContext:
         numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
         return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()
 
-    def text_keys(self, name: str, keyed: Callable[[pa.Array], Keys] = hash_texts) -> Keys:
+    def text_keys(self, name: str, to_keys: Callable[[pa.Array], Keys] = hash_texts) -> Keys:
         """Compute a text of each request as a key."""
         if name in INTEGER_FIELDS:
             return integer_keys(self.numbers(name))
@@ -77,7 +77,7 @@ class RequestContext:
                 else query_keys(to_array(queries))
             )
         column = {"user": "person", "session": "session_id"}.get(name, name)
-        return keys_of_texts(getattr(self._requests, column), len(self._t), keyed)
+        return keys_of_texts(getattr(self._requests, column), len(self._t), to_keys)
 
 
 def to_array(texts: Texts) -> pa.Array:
@@ -88,6 +88,6 @@ def to_array(texts: Texts) -> pa.Array:
     )
 
 
-def keys_of_texts(texts: Texts | None, count: int, keyed: Callable[[pa.Array], Keys]) -> Keys:
+def keys_of_texts(texts: Texts | None, count: int, to_keys: Callable[[pa.Array], Keys]) -> Keys:
     """Return a key of each text, 0 for None."""
-    return np.zeros(count, np.uint64) if texts is None else keyed(to_array(texts))
+    return np.zeros(count, np.uint64) if texts is None else to_keys(to_array(texts))

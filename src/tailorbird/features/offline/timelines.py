@@ -307,9 +307,9 @@ class EntityHistory:
 
     def _is_counted(self, source: Source) -> Bools:
         """Return which of the entity's events the source counts."""
-        chosen = np.zeros(len(self._rows), np.bool_)
-        chosen[self._indices_of_source(source)] = True
-        return chosen
+        is_selected = np.zeros(len(self._rows), np.bool_)
+        is_selected[self._indices_of_source(source)] = True
+        return is_selected
 
     def _tile_values(self, source: Source, measure: str) -> Int64s:
         """Return what each of the entity's events adds; 0 where the source does not count it."""
@@ -355,10 +355,10 @@ def _union_rows(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
     longest = max(parts, key=len)
     if len(parts) == 1 or len(longest) == size:
         return longest, None if len(parts) == 1 else np.arange(size)
-    chosen = np.zeros(size, np.bool_)
+    is_selected = np.zeros(size, np.bool_)
     for rows in parts:
-        chosen[rows] = True
-    return np.flatnonzero(chosen), np.cumsum(chosen) - 1
+        is_selected[rows] = True
+    return np.flatnonzero(is_selected), np.cumsum(is_selected) - 1
 
 
 def sources_of(layout: EntityLayout) -> list[Source]:

@@ -26,7 +26,7 @@ from tailorbird.features.layout.layout import (
 )
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.state.state import Position, all_records
-from tailorbird.features.state.tiles import NEVER
+from tailorbird.features.state.tiles import NEVER_TS
 from tailorbird.store import Snapshot
 
 Int64s = npt.NDArray[np.int64]
@@ -65,7 +65,7 @@ class ReadPlan:
 def _unknown_entry(lanes: int) -> Entries:
     """Return the single row of an unknown entity, which never goes out of date."""
     readings = np.zeros((1, lanes), np.int64)
-    readings[:, NEXT_CHANGE] = NEVER
+    readings[:, NEXT_CHANGE] = NEVER_TS
     return Entries(readings, None, np.zeros(1, np.bool_), False)
 
 
@@ -92,7 +92,7 @@ class ActiveRead:
         self._context: dict[str, Keys] = {}
         self._distinct_values: dict[RecordLane, tuple[Keys, npt.NDArray[np.intp]]] = {}
         self._runs: dict[RecordLane, Runs] = {}
-        self._validity = 0, NEVER  # interval in which all records are valid
+        self._validity = 0, NEVER_TS  # interval in which all records are valid
         self.rows = len(items)
         self.t: Int64s = np.full(1, swept, np.int64)
 
@@ -144,7 +144,7 @@ class ActiveRead:
         newest = int(heads[:, NEWEST].max(initial=0))
         self._validity = (
             int(heads[:, VALID_FROM].max(initial=0)),
-            int(heads[:, NEXT_CHANGE].min(initial=NEVER)),
+            int(heads[:, NEXT_CHANGE].min(initial=NEVER_TS)),
         )
         t = max(self._request.now, 1 + newest, 1 + alias_ts, int(self.t[0]))
         self.t = np.full(1, t, np.int64)

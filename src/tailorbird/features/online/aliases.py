@@ -119,13 +119,13 @@ def resolve_request(
         else b""
     )
     keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([own_key] if own_key else [])]
-    answers = list(map_parts(lambda part: _get_several(part, keys), parts))
+    responses = list(map_parts(lambda part: _get_several(part, keys), parts))
     positions, swept = (
-        [decode_position(answer[0]) for answer in answers],
-        max(decode_swept(answer[1]) for answer in answers),
+        [decode_position(response[0]) for response in responses],
+        max(decode_swept(response[1]) for response in responses),
     )
-    has_merges = any(answer[2] for answer in answers)
-    alias = answers[_part_of_key(own_key, len(parts))][3] if own_key else None
+    has_merges = any(response[2] for response in responses)
+    alias = responses[_part_of_key(own_key, len(parts))][3] if own_key else None
 
     def merge_of(user_id: str) -> Merge | None:
         record = (

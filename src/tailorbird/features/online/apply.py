@@ -24,7 +24,7 @@ from tailorbird.features.layout.layout import NEWEST, NEXT_CHANGE
 from tailorbird.features.state.accumulators import Accumulator, Additions, Part
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.state import Records
-from tailorbird.features.state.tiles import NEVER, FilledLanes
+from tailorbird.features.state.tiles import NEVER_TS, FilledLanes
 from tailorbird.store import Transaction
 
 Int64s = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) 
     """Return what the frame adds to the entities of the part."""
     extracts = _compute_extracts(records, frame, part)
     distinct = {id(batch): batch for _, batch in extracts}
-    keys, places = np.unique(
+    keys, key_indices = np.unique(
         np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True
     )
     newest = np.zeros(len(keys), np.int64)
@@ -99,7 +99,7 @@ def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) 
             )  # These store ids: hash them for the batch, not for each chunk.
     start = 0
     for name, batch in distinct.items():
-        rows = places[start : start + len(batch.key)]
+        rows = key_indices[start : start + len(batch.key)]
         start += len(batch.key)
         order = np.argsort(rows, kind="stable")
         rows, batch = rows[order], batch.take(order)
@@ -131,7 +131,7 @@ def _compute_extracts(
 def apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
     """Bring the states of the batch's keys up to date and publish their readings."""
     keys_max = max(64, PIECE_BYTES // records.layout.state_bytes)
-    changes = [_apply(transaction, records, piece, commit) for piece in batch.split(keys_max)]
+    changes = [_apply(transaction, records, chunk, commit) for chunk in batch.split(keys_max)]
     next_change = np.concatenate(
         [np.zeros(0, np.int64), *(change.next_change for change in changes)]
     )
@@ -171,7 +171,7 @@ class HotKeys:
         self._change: list[Int64s] = []
 
     def note(self, keys: Keys, change: Int64s) -> None:
-        """Record that these keys changed now; `NEVER` where a reading does not change without an
+        """Record that these keys changed now; `NEVER_TS` where a reading does not change without an
         event.
         """
         self._keys.append(keys)
@@ -193,6 +193,6 @@ class HotKeys:
             for kind, columns in ((np.uint64, self._keys), (np.int64, self._change))
         )
         last = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
-        last = last[change[last] != NEVER][-self._most :]
+        last = last[change[last] != NEVER_TS][-self._most :]
         self._keys, self._change = [keys[last]], [change[last]]
         return keys[last], change[last]

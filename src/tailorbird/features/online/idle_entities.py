@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from tailorbird import faults
-from tailorbird.features.state.eviction import SLACK, Sweep, SweepReport, read_tally
+from tailorbird.features.state.eviction import CLOCK_LAG_US, EvictionCycle, SweepReport, read_tally
 from tailorbird.features.state.state import Position, Records
 from tailorbird.store import Store, Transaction
 
@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 def evict_idle(
-    store: Store, sweep: Sweep, all_records: Sequence[Records], position: Position, now: int
+    store: Store, sweep: EvictionCycle, all_records: Sequence[Records], position: Position, now: int
 ) -> SweepReport:
     """Examine some more entities, and evict those that are idle."""
     with store.snapshot() as snapshot:
         index, batch = sweep.next_batch(snapshot)
         tally = read_tally(snapshot, all_records[index].layout)
-    until = max(0, min(now, position.newest) - SLACK)
+    until = max(0, min(now, position.newest) - CLOCK_LAG_US)
     expired, dropped = sweep.find_idle(index, batch, until, tally.entities)
     if expired.any() or dropped.any():
 

@@ -24,7 +24,7 @@ from tailorbird.features.request import ReadRequest, Rows
 from tailorbird.features.state.key_partition import KeyPart, all_parts
 from tailorbird.features.state.state import Position, open_state, read_position
 from tailorbird.store import CopiedStore, CopyTarget, EmbeddedStore
-from tailorbird.store.breaker import FAILURES, Breaker
+from tailorbird.store.breaker import FAILURES_MAX, Breaker
 from tailorbird.store.protocol import SnapshotExpiredError
 
 ATTEMPTS = 5  # of reading copies that are being rewritten
@@ -141,7 +141,7 @@ class Reader:
 
 def make_breaker(workers: int) -> Breaker:
     """Return a breaker for a server with several parts: one outage is a failure of each of them."""
-    return Breaker(failures=FAILURES * workers)
+    return Breaker(failures=FAILURES_MAX * workers)
 
 
 def read_copy_position(copies: CopyTarget, schema: str, part: KeyPart) -> Position:

@@ -40,7 +40,7 @@ from tailorbird.features.online.renewal import RenewalQueue, renew
 from tailorbird.features.online.routed_input import RoutedInput
 from tailorbird.features.online.type_mismatches import MisfitCounter, add_frame
 from tailorbird.features.schemas import save_declarations
-from tailorbird.features.state.eviction import ENTITIES_MAX, Sweep, SweepReport
+from tailorbird.features.state.eviction import ENTITIES_MAX, EvictionCycle, SweepReport
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.progress import Figures, read_figures, write_figures
 from tailorbird.features.state.state import (
@@ -122,7 +122,7 @@ class FeatureWorker:
             raise
         self._inode = inode(folder)
         self._records = all_records(features.layout)
-        self._sweep = Sweep(self._records, -(-entities_max // part.count))
+        self._sweep = EvictionCycle(self._records, -(-entities_max // part.count))
         hot_keys = [
             HotKeys(HOT_ONE if is_one_row else HOT_MANY)
             for is_one_row in find_one_row_entities(features.layout, features.composite_lanes)
@@ -365,18 +365,18 @@ class FeatureWorker:
         frame = Frame(table, repeated=self._text_hashes)
         batches = [compute_additions(records, frame, self.part) for records in self._records]
         aliases = aliases_of(table, self.part)
-        before = self.position
+        position_before = self.position
         newest = int(frame.ts.max(initial=0))
         committed = replace(
             position,
-            commit=before.commit + 1,
-            newest=max(before.newest, newest),
-            rows=before.rows + len(table),
+            commit=position_before.commit + 1,
+            newest=max(position_before.newest, newest),
+            rows=position_before.rows + len(table),
         )
         written_at = self._clock.now()
 
         def change(transaction: Transaction) -> list[Change]:
-            if read_position(transaction).commit != before.commit:
+            if read_position(transaction).commit != position_before.commit:
                 raise StorageError(
                     "another process wrote this state",
                     where=str(self._folder),

@@ -79,9 +79,9 @@ def affordable_columns(
     Columns about people and items come first.
     """
     entities = features.layout.entities
-    drawn = [entities[place] for place in rng.permutation(len(entities))]
+    sampled = [entities[index] for index in rng.permutation(len(entities))]
     included: set[int] = set()
-    for entity in sorted(drawn, key=lambda one: not is_narrow(one)):
+    for entity in sorted(sampled, key=lambda entry: not is_narrow(entry)):
         if _count(lake, features, requests, included | {entity.index}, rows_max) <= rows_max:
             included.add(entity.index)
     excluded = dependent_columns(features, {entity.index for entity in entities} - included)

@@ -28,7 +28,7 @@ ROWS_MAX = 200_000  # rows (items of responses) recomputed at a time
 EXAMPLES_MAX = 20
 # Mark in `degraded`: events behind the response's features were erased from the lake since, see
 # `privacy.rewrite_tables`
-UNLINKED = "erased"
+ERASED_EXEMPTION = "erased"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def empty_report(features: FeatureSet) -> ParityReport:
 def parity(
     features: FeatureSet,
     events: pa.Table,
-    answers: pa.Table,
+    responses: pa.Table,
     *,
     complete_to: int | None = None,
     only: Sequence[str] | None = None,
@@ -118,7 +118,7 @@ def parity(
     Args:
         events: the lake's events, at least `backfill.event_columns`; all that the responses may
             have counted.
-        answers: rows of the lake's `answers`.
+        responses: rows of the lake's `answers`.
         complete_to: the p up to which the events are complete; by default the newest of them.
         only: compare these columns only.
         dropped: kinds with entities dropped by a cap, and the newest event time among these; see
@@ -129,14 +129,14 @@ def parity(
     """
     report = empty_report(features)
     newest = (pc.max(events["p"]).as_py() or 0) if complete_to is None else complete_to
-    logged = comparable_answers(features, newest, answers, report)
+    logged = comparable_responses(features, newest, responses, report)
     if not logged.num_rows:
         return report
     history = History(features, events, only=only)
     done = 0
     for part in _list_parts(logged):
         requests = requests_of(part)
-        compare_answers(
+        compare_responses(
             features,
             part,
             history.rows(requests),
@@ -184,22 +184,22 @@ class Exemptions:
         return bool(len(rows)) and not len(self.non_exempt(name, rows, report))
 
 
-def comparable_answers(
-    features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport
+def comparable_responses(
+    features: FeatureSet, newest: int, responses: pa.Table, report: ParityReport
 ) -> pa.Table:
     """Return the responses comparable with a lake that is complete up to `newest`; count the
     others.
     """
-    has_schema = pc.equal(answers["schema_hash"], features.schema_hash)
-    items = pc.list_value_length(answers["items"])
+    has_schema = pc.equal(responses["schema_hash"], features.schema_hash)
+    items = pc.list_value_length(responses["items"])
     has_features = pc.greater(
-        pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0
+        pc.list_value_length(responses["numeric" if features.numeric else "categorical"]), 0
     )
-    logged = answers.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
-    report.skipped = answers.num_rows - logged.num_rows
+    logged = responses.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
+    report.skipped = responses.num_rows - logged.num_rows
     if "degraded" in logged.column_names and len(logged):
         unlinked = pc.list_parent_indices(logged["degraded"]).filter(
-            pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED)
+            pc.equal(pc.list_flatten(logged["degraded"]), ERASED_EXEMPTION)
         )
         logged = logged.filter(
             pc.invert(
@@ -209,60 +209,60 @@ def comparable_answers(
                 )
             )
         )
-    report.exempt = answers.num_rows - report.skipped - logged.num_rows
+    report.exempt = responses.num_rows - report.skipped - logged.num_rows
     arrived = logged.filter(pc.less_equal(logged["p"], newest))
     report.pending = logged.num_rows - arrived.num_rows
     return arrived
 
 
-def _list_parts(answers: pa.Table) -> Iterator[pa.Table]:
-    ends = np.cumsum(pc.list_value_length(answers["items"]).to_numpy())
+def _list_parts(responses: pa.Table) -> Iterator[pa.Table]:
+    ends = np.cumsum(pc.list_value_length(responses["items"]).to_numpy())
     start = 0
-    while start < answers.num_rows:
+    while start < responses.num_rows:
         rows_before = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, rows_before + ROWS_MAX, side="right")))
-        yield answers.slice(start, stop - start).combine_chunks()
+        yield responses.slice(start, stop - start).combine_chunks()
         start = stop
 
 
-def requests_of(answers: pa.Table) -> Requests:
+def requests_of(responses: pa.Table) -> Requests:
     """Return logged responses as past requests, with a row for each of their items."""
     return Requests(
-        t=micros(answers["ts"]),
-        p=positions_of(answers),
-        person=answers["person"],
-        session_id=answers["session_id"],
-        device=answers["device"],
-        country=answers["country"],
-        local_hour=answers["local_hour"],
-        query=answers["query"],
-        row_request=np.repeat(np.arange(answers.num_rows), _sequence_lengths(answers)),
-        row_item=pc.list_flatten(answers["items"]),
+        t=micros(responses["ts"]),
+        p=positions_of(responses),
+        person=responses["person"],
+        session_id=responses["session_id"],
+        device=responses["device"],
+        country=responses["country"],
+        local_hour=responses["local_hour"],
+        query=responses["query"],
+        row_request=np.repeat(np.arange(responses.num_rows), _sequence_lengths(responses)),
+        row_item=pc.list_flatten(responses["items"]),
     )
 
 
-def _sequence_lengths(answers: pa.Table) -> npt.NDArray[np.int64]:
-    return pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
+def _sequence_lengths(responses: pa.Table) -> npt.NDArray[np.int64]:
+    return pc.list_value_length(responses["items"]).to_numpy().astype(np.int64)
 
 
-def _check_shapes(features: FeatureSet, answers: pa.Table) -> None:
-    items = _sequence_lengths(answers)
+def _check_shapes(features: FeatureSet, responses: pa.Table) -> None:
+    items = _sequence_lengths(responses)
     for name, columns in (("numeric", features.numeric), ("categorical", features.categorical)):
-        sizes = pc.fill_null(pc.list_value_length(answers[name]), 0).to_numpy()
+        sizes = pc.fill_null(pc.list_value_length(responses[name]), 0).to_numpy()
         wrong = np.flatnonzero(sizes != items * len(columns))
         if len(wrong):
             row = int(wrong[0])
             raise DamageError(
                 f"expected {items[row]} items × {len(columns)} {name} values, got {sizes[row]}",
-                where=f"answer {answers['request_id'][row].as_py()}",
+                where=f"answer {responses['request_id'][row].as_py()}",
                 fix="the server and this project declare different features under one schema "
                 "hash; compare their versions",
             )
 
 
-def compare_answers(
+def compare_responses(
     features: FeatureSet,
-    answers: pa.Table,
+    responses: pa.Table,
     rows: BackfilledRows,
     report: ParityReport,
     exemptions: Exemptions,
@@ -271,17 +271,17 @@ def compare_answers(
 
     Raises DamageError as `parity`.
     """
-    _check_shapes(features, answers)
-    owner = np.repeat(np.arange(answers.num_rows), _sequence_lengths(answers))
+    _check_shapes(features, responses)
+    owner = np.repeat(np.arange(responses.num_rows), _sequence_lengths(responses))
     numbers = (
-        pc.list_flatten(answers["numeric"])
+        pc.list_flatten(responses["numeric"])
         .to_numpy()
         .astype(np.float32)
         .reshape(len(owner), len(features.numeric))
     )
-    keys = pc.list_flatten(answers["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
+    keys = pc.list_flatten(responses["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
     keys = keys.reshape(len(owner), len(features.categorical))
-    report.answers += answers.num_rows
+    report.answers += responses.num_rows
     for columns, names, logged, recomputed_table in (
         (features.numeric, rows.numeric_names, numbers, rows.numeric),
         (features.categorical, rows.categorical_names, keys, rows.categorical),
@@ -293,10 +293,10 @@ def compare_answers(
             unequal_rows = exemptions.non_exempt(name, np.flatnonzero(is_unequal), report)
             report.add_unequal(name, len(unequal_rows))
             for row in unequal_rows[: EXAMPLES_MAX - len(report.examples)]:
-                item = pc.list_flatten(answers["items"])[int(row)].as_py()
+                item = pc.list_flatten(responses["items"])[int(row)].as_py()
                 report.examples.append(
                     _describe_difference(
-                        answers,
+                        responses,
                         int(owner[row]),
                         name,
                         item,
@@ -305,18 +305,18 @@ def compare_answers(
                     )
                 )
     if rows.sequences:
-        _compare_sequences(answers, rows.sequences, report, exemptions)
+        _compare_sequences(responses, rows.sequences, report, exemptions)
 
 
 def _compare_sequences(
-    answers: pa.Table,
+    responses: pa.Table,
     sequences: dict[str, RaggedSequence],
     report: ParityReport,
     exemptions: Exemptions,
 ) -> None:
     for name in sequences:
-        report.add_compared(name, answers.num_rows)
-    for index, packed in enumerate(answers["sequences"].to_pylist()):
+        report.add_compared(name, responses.num_rows)
+    for index, packed in enumerate(responses["sequences"].to_pylist()):
         logged = unpack_sequences(packed)
         for name, sequence in sequences.items():
             recomputed = sequence.of(index).lists()
@@ -324,18 +324,18 @@ def _compare_sequences(
                 name, index, report
             ):
                 report.add_difference(
-                    _describe_difference(answers, index, name, "", logged.get(name), recomputed)
+                    _describe_difference(responses, index, name, "", logged.get(name), recomputed)
                 )
 
 
 def _describe_difference(
-    answers: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object
+    responses: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object
 ) -> Difference:
     request, person, p = (
-        answers[column][index].as_py() for column in ("request_id", "person", "p")
+        responses[column][index].as_py() for column in ("request_id", "person", "p")
     )
-    parts = answers["positions"][index].as_py() if "positions" in answers.column_names else None
-    t = int(micros(answers["ts"].slice(index, 1))[0])
+    parts = responses["positions"][index].as_py() if "positions" in responses.column_names else None
+    t = int(micros(responses["ts"].slice(index, 1))[0])
     return Difference(
         name, request, item, logged, recomputed, person or "", t, p, tuple(parts or ())
     )

@@ -28,7 +28,7 @@ from tailorbird.features.offline.backfill import subset
 from tailorbird.features.parity.bounds import affordable_columns, read_required_events
 from tailorbird.features.parity.recompute import (
     ParityReport,
-    comparable_answers,
+    comparable_responses,
     empty_report,
     parity,
     requests_of,
@@ -41,7 +41,7 @@ from tailorbird.stream import read_released
 
 INTERVAL_US = 1 * MINUTE
 RECENT_US = 10 * MINUTE  # age of the responses that are sampled
-ANSWERS = 20
+RESPONSES_MAX = 20
 EVENTS_MAX = 1_000_000
 REST_FACTOR = 20
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def compare_recent(
     now: int,
     *,
     dropped: Mapping[str, int] | None = None,
-    answers: int = ANSWERS,
+    answers: int = RESPONSES_MAX,
     seed: int = 0,
     events_max: int = EVENTS_MAX,
     until: int | None = None,
@@ -70,7 +70,7 @@ def compare_recent(
     logged = lake.table("answers", where=where)
     complete_to = read_released(lake.path).routed_position() - 1
     report = empty_report(features)
-    sample = comparable_answers(features, complete_to, logged, report)
+    sample = comparable_responses(features, complete_to, logged, report)
     rng = np.random.default_rng(seed)
     if sample.num_rows > answers:
         sampled_rows = np.sort(rng.choice(sample.num_rows, answers, replace=False))
@@ -95,15 +95,15 @@ def compare_recent(
 
 
 def add_report(
-    before: ParityTotals | None,
+    earlier_totals: ParityTotals | None,
     features: FeatureSet,
     report: ParityReport,
     left_out: list[str],
     now: int,
 ) -> ParityTotals:
     """Return the totals with one comparison added."""
-    if before is None or before.schema_hash != features.schema_hash:
-        before = ParityTotals(schema_hash=features.schema_hash)
+    if earlier_totals is None or earlier_totals.schema_hash != features.schema_hash:
+        earlier_totals = ParityTotals(schema_hash=features.schema_hash)
     names = (*features.numeric, *features.categorical, *features.sequences)
     examples = [
         f"{example.feature} of {example.person or 'nobody'}"
@@ -115,16 +115,17 @@ def add_report(
     return ParityTotals(
         schema_hash=features.schema_hash,
         at=now,
-        answers=before.answers + report.answers,
+        answers=earlier_totals.answers + report.answers,
         compared={
-            name: before.compared.get(name, 0) + report.compared_by_feature.get(name, 0)
+            name: earlier_totals.compared.get(name, 0) + report.compared_by_feature.get(name, 0)
             for name in names
         },
         unequal={
-            name: before.unequal.get(name, 0) + report.by_feature.get(name, 0) for name in names
+            name: earlier_totals.unequal.get(name, 0) + report.by_feature.get(name, 0)
+            for name in names
         },
-        dropped=before.dropped + report.dropped,
-        examples=(examples or before.examples)[:5],
+        dropped=earlier_totals.dropped + report.dropped,
+        examples=(examples or earlier_totals.examples)[:5],
         left_out=left_out,
     )
 
@@ -140,27 +141,27 @@ def run_comparison(
     workers: int = 1,
 ) -> ParityTotals:
     """Run one comparison, and add it to the file."""
-    before = read_parity_totals(folder)
+    earlier_totals = read_parity_totals(folder)
     try:
         figures = read_schema_figures(state, features.schema_hash, workers)
         dropped = {} if figures is None else figures.dropped
         report, left_out = compare_recent(
             features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max
         )
-        totals = add_report(before, features, report, left_out, now)
+        totals = add_report(earlier_totals, features, report, left_out, now)
     except NotReadyError:  # There is no table yet.
-        return before or ParityTotals(schema_hash=features.schema_hash)
+        return earlier_totals or ParityTotals(schema_hash=features.schema_hash)
     except (TailorbirdError, OSError, ValueError, pa.ArrowException) as error:
         log.warning("logged features could not be compared: %s", error)
         previous = (
-            before
-            if before is not None and before.schema_hash == features.schema_hash
+            earlier_totals
+            if earlier_totals is not None and earlier_totals.schema_hash == features.schema_hash
             else ParityTotals(schema_hash=features.schema_hash)
         )
         totals = msgspec.structs.replace(
             previous, error=str(error).splitlines()[0] if str(error) else type(error).__name__
         )
-    if totals.differing and (before is None or totals.unequal != before.unequal):
+    if totals.differing and (earlier_totals is None or totals.unequal != earlier_totals.unequal):
         log.error(
             "served features differ from the lake: %s; tailorbird features verify",
             ", ".join(sorted(totals.differing)),

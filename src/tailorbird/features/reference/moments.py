@@ -30,7 +30,7 @@ from tailorbird.features.request import ReadRequest
 Event = Mapping[str, Any]
 
 
-SHOWN = ("impression", "answer")
+SHOWN_TYPES = ("impression", "answer")
 RoutedPositions = int | Sequence[int]  # the p up to which events are known, or one for each part
 
 
@@ -114,7 +114,7 @@ class Row:
         The event's own position, or the index among items that were shown at once.
         """
         event = self.event
-        at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN
+        at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN_TYPES
         return self.index + 1 if event["position"] is None and at_once else event["position"]
 
     def order(self) -> tuple[int, int]:
@@ -253,7 +253,7 @@ def expand_items(event: Event, per_item: bool) -> Iterator[Row]:
     items = event.get("items")
     if event["item_id"] is not None or not items:
         yield Row(event, event["item_id"], 0)
-    elif per_item or event["type"] in SHOWN:
+    elif per_item or event["type"] in SHOWN_TYPES:
         yield from (Row(event, item, index) for index, item in enumerate(items))
     else:
         yield Row(event, None, 0)

@@ -31,17 +31,17 @@ from tailorbird.store import Snapshot, Transaction
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-SLACK = DAY  # tolerated clock lag of a reader
+CLOCK_LAG_US = DAY  # tolerated clock lag of a reader
 ENTITIES_MAX = 20_000_000
 SWEEP_RECORDS = 1_000  # records per step while no kind is past its cap
 SWEEP_RECORDS_MAX = 20_000
 
-_TALLY = struct.Struct("<5q")
+_COUNTS_STRUCT = struct.Struct("<5q")
 SWEPT_KEY = b"e"
 
 
 @dataclass(frozen=True)
-class Tally:
+class EntityCounts:
     """The size of one kind of entity.
 
     Attributes:
@@ -63,37 +63,37 @@ class Tally:
         return round(self.state_bytes / self.entities) if self.entities else None
 
     def encode(self, layout: EntityLayout) -> tuple[bytes, bytes]:
-        return _tally_key(layout), _TALLY.pack(
+        return _tally_key(layout), _COUNTS_STRUCT.pack(
             self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest
         )
 
-    def adjusted(self, new_entities: int, added_bytes: int) -> "Tally":
+    def adjusted(self, new_entities: int, added_bytes: int) -> "EntityCounts":
         return replace(
             self, entities=self.entities + new_entities, state_bytes=self.state_bytes + added_bytes
         )
 
 
-def read_tally(snapshot: Snapshot, layout: EntityLayout) -> Tally:
+def read_tally(snapshot: Snapshot, layout: EntityLayout) -> EntityCounts:
     record = snapshot.get(_tally_key(layout))
-    return Tally() if record is None else Tally(*_TALLY.unpack(record))
+    return EntityCounts() if record is None else EntityCounts(*_COUNTS_STRUCT.unpack(record))
 
 
-def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, Tally]:
+def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, EntityCounts]:
     """Return the tallies by name of the entity."""
     return {entity.entity.name: read_tally(snapshot, entity) for entity in layout.entities}
 
 
-def merge_tallies(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
+def merge_tallies(parts: Sequence[dict[str, EntityCounts]]) -> dict[str, EntityCounts]:
     """Return the sums over the parts of a state, by name of the entity."""
     if len(parts) == 1:
         return parts[0]
-    merged: dict[str, Tally] = {}
+    merged: dict[str, EntityCounts] = {}
     for name in parts[0]:
         tallies_of_kind = [part[name] for part in parts]
         entities, size, expired, dropped, _ = (
             sum(column) for column in zip(*map(astuple, tallies_of_kind), strict=True)
         )
-        merged[name] = Tally(
+        merged[name] = EntityCounts(
             entities, size, expired, dropped, max(tally.dropped_newest for tally in tallies_of_kind)
         )
     return merged
@@ -148,7 +148,7 @@ class SweepReport:
     dropped: int = 0
 
 
-class Sweep:
+class EvictionCycle:
     """Cycles through the entities of all kinds, some at a time.
 
     Its position need not be stored: it may start anywhere.
@@ -216,7 +216,7 @@ class Sweep:
         dropped: Bools,
         until: int,
         commit: int,
-    ) -> Tally:
+    ) -> EntityCounts:
         """Evict these entities in the worker's transaction, and return the kind's updated tally."""
         kind, records = self._kinds[index], self._records[index]
         rows = np.flatnonzero(expired)

@@ -19,7 +19,7 @@ SCORE_FILE = "score.json"
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of entity; see `features.state.eviction.Tally`."""
+    """One kind of entity; see `features.state.eviction.EntityCounts`."""
 
     entities: int = 0
     state_bytes: int = 0

@@ -25,7 +25,7 @@ Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
 
-NEVER = np.iinfo(np.int64).max
+NEVER_TS = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Tiles:
 
     def finish(self, filled: FilledLanes, newest: Int64s, t: Int64s, readings: Int64s) -> Int64s:
         """Write the readings at t (n,), and return when they next change without an event."""
-        next_change = np.full(filled.count, NEVER)
+        next_change = np.full(filled.count, NEVER_TS)
         for window, none in self._none:
             readings[:, window.reading_lane], readings[:, window.reading_lane + 1] = none
         if not len(self._hops):
@@ -203,7 +203,7 @@ class Tiles:
             is_peak = value == np.repeat(peak, np.diff(np.append(starts, len(value))))
             sums = np.where(peaks, peak, sums)
             deciding_age = np.where(
-                peaks, np.minimum.reduceat(np.where(is_peak, age, NEVER), starts), deciding_age
+                peaks, np.minimum.reduceat(np.where(is_peak, age, NEVER_TS), starts), deciding_age
             )
         row, lane = row[starts], lane[starts]
         readings[row, windows.reading[lane]] = sums

@@ -5,7 +5,7 @@ import msgspec
 from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.ledger import File, Ledger, Line
+from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
 from tailorbird.storage_paths import Storage
 
 COMMIT_INFO = "tailorbird"  # our key in the commit info
@@ -42,7 +42,7 @@ def record_commit(
     positions: dict[str, int] | None = None,
     files: list[File] | None = None,
     removed: list[str] | None = None,
-) -> Line:
+) -> LedgerLine:
     """Sync a commit file that deltalake wrote, and append it to the ledger."""
     commit = commit_path(path, version)
     durable.sync_file(commit)
@@ -64,7 +64,7 @@ def record_commit(
     return line
 
 
-def read_back(lake: Storage, line: Line) -> None:
+def read_back(lake: Storage, line: LedgerLine) -> None:
     """Compare the files of a commit on disk with the ledger's line. Raises DamageError."""
     if line.kind != "commit":
         return

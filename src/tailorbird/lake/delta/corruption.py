@@ -17,16 +17,16 @@ from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 
-_REMEDY = "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it"
-_OF_BUCKET = (
+_LOCAL_FIX = "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it"
+_BUCKET_FIX = (
     "restore the earlier version of this object; tailorbird lake verify names what else is corrupt"
 )
 
 
-def corrupt_file(message: str, place: Storage) -> DamageError:
+def corrupt_file(message: str, file_path: Storage) -> DamageError:
     """Return the error about a corrupt file of a table, with the remedy for its kind of storage."""
-    fix = _OF_BUCKET if storage_at(place).is_remote else _REMEDY
-    return DamageError(message, where=str(place), fix=fix)
+    fix = _BUCKET_FIX if storage_at(file_path).is_remote else _LOCAL_FIX
+    return DamageError(message, where=str(file_path), fix=fix)
 
 
 class FileRecord(Protocol):
@@ -79,19 +79,19 @@ def blamed_file(
     }
     live_files = ledger.files(table)
     for path in sorted(paths, key=lambda path: path.rpartition("/")[2] not in message):
-        place, file = lake / table / path, known_files.get(path)
+        file_path, file = lake / table / path, known_files.get(path)
         if file is not None:
-            fault = file_corruption(place, file)
+            fault = file_corruption(file_path, file)
         else:
-            fault = None if place.is_file() else "is missing"
+            fault = None if file_path.is_file() else "is missing"
         if fault is None:
             continue
-        if path in known_files and path not in live_files and not place.is_file():
+        if path in known_files and path not in live_files and not file_path.is_file():
             return StorageError(
                 f"a data file of table {table} was deleted while it was read: its rows are "
                 "in another one now",
-                where=str(place),
+                where=str(file_path),
                 fix="run the same again; a longer lake.history keeps such files longer",
             )
-        return corrupt_file(f"a data file of table {table} {fault}", place)
+        return corrupt_file(f"a data file of table {table} {fault}", file_path)
     return None

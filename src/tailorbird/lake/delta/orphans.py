@@ -18,13 +18,13 @@ import msgspec
 
 from tailorbird.lake.delta.commits import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.ledger import Line
+from tailorbird.lake.files.ledger import LedgerLine
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 
 CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
 HINT = "_last_checkpoint"
-FOREIGN = "is not the lake's own"
+FOREIGN_REASON = "is not the lake's own"
 NOT_THERE = "names a checkpoint that is not there"
 
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
@@ -69,7 +69,7 @@ def unknown_commit_fault(data: bytes, version: int) -> str | None:
             return None if {"protocol", "metaData"} <= set(keys) else "is incomplete"
         commit_info = actions[keys.index("commitInfo")]["commitInfo"]
         if COMMIT_INFO not in commit_info:
-            return FOREIGN
+            return FOREIGN_REASON
         info = msgspec.convert(commit_info[COMMIT_INFO], CommitInfo)
         rows = [
             json.loads(action["add"]["stats"])["numRecords"]
@@ -92,7 +92,7 @@ def unknown_commit_fault(data: bytes, version: int) -> str | None:
     return None if is_complete and has_effect else "is incomplete"
 
 
-def orphan_commits(path: Storage, commits: Mapping[int, Line]) -> list[tuple[int, str]]:
+def orphan_commits(path: Storage, commits: Mapping[int, LedgerLine]) -> list[tuple[int, str]]:
     """Return the commits after the ledger's last, from the first orphan on, and what is wrong.
 
     A complete commit of our own that the ledger does not know was made just now, or before a crash.
@@ -106,7 +106,7 @@ def orphan_commits(path: Storage, commits: Mapping[int, Line]) -> list[tuple[int
     ]
     first_orphan = next((version for version, fault in faults if fault is not None), None)
     return [
-        (version, fault or f"stands on one that {FOREIGN}")
+        (version, fault or f"stands on one that {FOREIGN_REASON}")
         for version, fault in faults
         if first_orphan is not None and version >= first_orphan
     ]
@@ -117,7 +117,7 @@ def are_all_foreign(commits: list[tuple[int, str]]) -> bool:
 
     A torn one may be our own.
     """
-    return all(fault == FOREIGN for _, fault in commits)
+    return all(fault == FOREIGN_REASON for _, fault in commits)
 
 
 def describe_remedy(path: Storage, *, at_start: bool) -> str:
@@ -131,7 +131,7 @@ def describe_remedy(path: Storage, *, at_start: bool) -> str:
     return "the lake role sets it aside when it starts" if at_start else _BY_HAND
 
 
-def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]:
+def find_orphans(path: Storage, own_commits: Mapping[int, LedgerLine]) -> list[Orphan]:
     """Return the orphans in the log of a table, and the hint to one.
 
     Set them aside from the last to the first, so that a crash in between hides none of the rest.
@@ -173,7 +173,7 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
         Orphan(
             log / name,
             side_files[name],
-            f"is of version {side_files[name]}, which {FOREIGN}",
+            f"is of version {side_files[name]}, which {FOREIGN_REASON}",
             orphan_remedy,
         )
         for name in sorted(orphan_names)
@@ -186,7 +186,9 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
             if version == hinted and CHECKPOINT.match(name)
         }
         if not hinted_checkpoints - orphan_names:
-            message = f"names a checkpoint that {FOREIGN}" if hinted_checkpoints else NOT_THERE
+            message = (
+                f"names a checkpoint that {FOREIGN_REASON}" if hinted_checkpoints else NOT_THERE
+            )
             orphans.append(Orphan(log / HINT, -1, f"{message}, of version {hinted}", orphan_remedy))
     return orphans
 
@@ -220,7 +222,7 @@ def data_files(file: Storage, named: Collection[str]) -> list[str]:
     """Return the data files that an orphan commit brought, except those that our commits name."""
     if (
         not _COMMIT.match(file.name)
-        or unknown_commit_fault(data := file.read_bytes(), -1) != FOREIGN
+        or unknown_commit_fault(data := file.read_bytes(), -1) != FOREIGN_REASON
     ):
         return []
     table = file.parent.parent
@@ -237,7 +239,7 @@ def files_brought_by(folder: Storage) -> set[Storage]:
         data
         for path in files
         if _ASIDE_COMMIT.match(path.name)
-        and unknown_commit_fault(data := path.read_bytes(), -1) == FOREIGN
+        and unknown_commit_fault(data := path.read_bytes(), -1) == FOREIGN_REASON
     ]
     names = {path.rpartition("/")[2] for data in commits for path in _added_files(data)}
     return {path for path in files if {path.name, path.name.rpartition(".")[0]} & names}

@@ -37,7 +37,7 @@ from tailorbird.lake.delta.corruption import corrupt_file, file_corruption
 from tailorbird.lake.delta.orphans import list_versions, unknown_commit_fault
 from tailorbird.lake.delta.vacuum import KEEP_US, unreferenced_files
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.ledger import File, Ledger, Line
+from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
 from tailorbird.lake.tables import TABLES, TableSpec
 from tailorbird.storage_paths import Storage
 
@@ -108,7 +108,7 @@ def ledger_is_lost(lake: Storage) -> bool:
     )
 
 
-def commit_corruption(path: Storage, version: int, line: Line) -> str | None:
+def commit_corruption(path: Storage, version: int, line: LedgerLine) -> str | None:
     """Return what is corrupt in a commit file that the ledger knows, or None."""
     return _commit_corruption(path, version, line)
 
@@ -179,7 +179,7 @@ def _set_orphans_aside(
     ]
 
 
-def _commit_corruption(path: Storage, version: int, line: Line | None) -> str | None:
+def _commit_corruption(path: Storage, version: int, line: LedgerLine | None) -> str | None:
     file = commit_path(path, version)
     if not file.exists():
         return "is missing"
@@ -196,7 +196,7 @@ def _recover_last(
     spec: TableSpec,
     version: int,
     newest: int,
-    commits: dict[int, Line],
+    commits: dict[int, LedgerLine],
     ledger: Ledger,
     aside: Storage,
     clock: Clock,
@@ -246,7 +246,7 @@ def _recover_last(
     )
 
 
-def _replay_positions(line: Line, commits: dict[int, Line]) -> dict[str, int]:
+def _replay_positions(line: LedgerLine, commits: dict[int, LedgerLine]) -> dict[str, int]:
     """Return for each log of a commit the position from which its rows must be read again."""
     earlier: dict[str, int] = {}
     for version in sorted(commits):

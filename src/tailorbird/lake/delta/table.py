@@ -35,7 +35,7 @@ from tailorbird.lake.delta.data_files import is_sorted, statistics_of, write_fil
 from tailorbird.lake.delta.schema import missing_columns
 from tailorbird.lake.delta.vacuum import VacuumReport
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.ledger import File, Ledger, Line
+from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
 from tailorbird.lake.tables import TableSpec, align_columns
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
@@ -93,7 +93,7 @@ class DurableTable:
             self._positions[log] = position
         return self._positions[log]
 
-    def append(self, rows: pa.Table, log: str, position: int) -> Line | None:
+    def append(self, rows: pa.Table, log: str, position: int) -> LedgerLine | None:
         """Append the rows of a log up to `position` durably.
 
         Returns:
@@ -111,7 +111,7 @@ class DurableTable:
 
     def adopt(
         self, files: Sequence[File], rows: pa.Table | None, positions: dict[str, int]
-    ) -> Line | None:
+    ) -> LedgerLine | None:
         """Commit data files that are in the table's folder already, and rows that are in none.
 
         Returns:
@@ -157,7 +157,7 @@ class DurableTable:
         rows: int = 0,
         positions: dict[str, int] | None = None,
         removed: list[str] | None = None,
-    ) -> Line:
+    ) -> LedgerLine:
         version = self.version + 1
         token = uuid.uuid4().hex
         info = {

@@ -20,7 +20,7 @@ from tailorbird.storage_paths import Storage
 
 BY_P = ("events", "users", "items")  # rows with their position in the routed log
 _ROUTED = "routed"
-_ANSWERS = "answers-"
+_RESPONSE_LOG_PREFIX = "answers-"
 
 
 class TableVersion(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ def rows_of(table: str, at: TableVersion) -> ds.Expression | None:
     if table != "answers":
         return None
     parts = [
-        (ds.field("producer") == log.removeprefix(_ANSWERS))
+        (ds.field("producer") == log.removeprefix(_RESPONSE_LOG_PREFIX))
         & (ds.field("offset") < pa.scalar(position, pa.int64()))
         for log, position in sorted(at.positions.items())
     ]

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
-class Archived(msgspec.Struct, frozen=True, kw_only=True):
+class ArchiveFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the archive, as its line in the manifest describes it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Archived(msgspec.Struct, frozen=True, kw_only=True):
     written_at: int
 
 
-_decode = msgspec.json.Decoder(Archived).decode
+_decode = msgspec.json.Decoder(ArchiveFile).decode
 _encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[tuple[int, str, int, bytes, bytes]]).decode
@@ -86,7 +86,7 @@ class Archive:
         age_us: int = AGE_US,
     ) -> None:
         self.path = path
-        self.files: list[Archived] = []
+        self.files: list[ArchiveFile] = []
         self._ends: dict[str, int] = {}
         self._clock = clock
         self._bytes_max = bytes_max
@@ -110,7 +110,7 @@ class Archive:
             raise self._manifest.corrupt_line(number, f"says that it is line {line.n}")
         self._add_line(line)
 
-    def _add_line(self, line: Archived) -> None:
+    def _add_line(self, line: ArchiveFile) -> None:
         self.files.append(line)
         self._ends[line.partition] = line.end
 
@@ -207,7 +207,7 @@ class Archive:
         durable.write_new(path, data)
         durable.sync_folder(path.parent)
         faults.at("archive.after_file")
-        line = Archived(
+        line = ArchiveFile(
             n=len(self.files),
             partition=partition,
             first=blocks[0].offset,
@@ -249,7 +249,7 @@ class Archive:
 
     def rewrite(
         self,
-        change: Callable[[Archived, StoredBlock], Block | None],
+        change: Callable[[ArchiveFile, StoredBlock], Block | None],
         progress: Callable[[int], None] = lambda done: None,
     ) -> int:
         """Rewrite the files in which `change` replaces a block, then the manifest.
@@ -260,7 +260,7 @@ class Archive:
         Returns:
             The number of files rewritten.
         """
-        lines: list[Archived] = []
+        lines: list[ArchiveFile] = []
         count = 0
         for file in self.files:
             blocks = list(self.read(file))
@@ -289,7 +289,7 @@ class Archive:
             durable.sync_folder(folder)
         return count
 
-    def _write_rewritten(self, file: Archived, blocks: list[StoredBlock]) -> Archived:
+    def _write_rewritten(self, file: ArchiveFile, blocks: list[StoredBlock]) -> ArchiveFile:
         name = f"{file.partition}/{file.first:020d}.{uuid.uuid4().hex[:8]}.blocks.zst"
         data = pack_blocks(blocks)
         durable.write_new(self.path / name, data)
@@ -299,7 +299,7 @@ class Archive:
             file, bytes=size, file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()
         )
 
-    def read(self, file: Archived) -> Iterator[StoredBlock]:
+    def read(self, file: ArchiveFile) -> Iterator[StoredBlock]:
         """Yield the blocks of a file after checking its checksum. Raises DamageError."""
         path = self.path / file.file
         fix = "restore it from a copy of the archive"

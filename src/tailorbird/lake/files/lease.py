@@ -29,7 +29,7 @@ class WriterLock(Protocol):
     def release(self) -> None: ...
 
 
-class _Holder(msgspec.Struct):
+class _LeaseRecord(msgspec.Struct):
     token: str
     host: str
     pid: int
@@ -66,7 +66,7 @@ class Lease:
         with durable.disk_errors(path):
             try:
                 data, self._tag = path.read_tagged()
-                holder = msgspec.json.decode(data, type=_Holder)
+                holder = msgspec.json.decode(data, type=_LeaseRecord)
             except (FileNotFoundError, msgspec.MsgspecError):
                 holder = None
             if holder is not None and clock.now() < holder.until and not _is_dead(holder):
@@ -128,10 +128,12 @@ class Lease:
         self._until = until
 
     def _encode(self, until: int) -> bytes:
-        return msgspec.json.encode(_Holder(self._token, socket.gethostname(), os.getpid(), until))
+        return msgspec.json.encode(
+            _LeaseRecord(self._token, socket.gethostname(), os.getpid(), until)
+        )
 
 
-def _is_dead(holder: _Holder) -> bool:
+def _is_dead(holder: _LeaseRecord) -> bool:
     if holder.host != socket.gethostname():
         return False
     try:

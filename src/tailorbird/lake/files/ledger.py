@@ -31,7 +31,7 @@ class File(msgspec.Struct, frozen=True):
     rows: int = 0
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LedgerLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the ledger."""
 
     n: int
@@ -46,7 +46,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     written_at: int = 0
 
 
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(LedgerLine).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -63,13 +63,13 @@ class Ledger:
 
     def __init__(self, path: Storage, *, writer: bool = False) -> None:
         self._file = ChainedFile(path, ORIGIN, writer=writer)
-        self.lines: list[Line] = []
+        self.lines: list[LedgerLine] = []
         for number, body in enumerate(self._file.bodies):
             self._decode_line(number, body)
         self._file.bodies.clear()
 
     @classmethod
-    def write(cls, path: Storage, lines: Sequence[Line]) -> "Ledger":
+    def write(cls, path: Storage, lines: Sequence[LedgerLine]) -> "Ledger":
         """Write a ledger of these lines, numbered again, and open it for appending."""
         ChainedFile(path, ORIGIN, writer=True).replace(
             _encode(msgspec.structs.replace(line, n=number)) for number, line in enumerate(lines)
@@ -97,9 +97,9 @@ class Ledger:
         commit_sha256: str = "",
         files: list[File] | None = None,
         removed: list[str] | None = None,
-    ) -> Line:
+    ) -> LedgerLine:
         """Append a line and sync it."""
-        line = Line(
+        line = LedgerLine(
             n=len(self.lines),
             kind=kind,
             table=table,
@@ -115,9 +115,9 @@ class Ledger:
         self.lines.append(line)
         return line
 
-    def commits(self, table: str) -> dict[int, Line]:
+    def commits(self, table: str) -> dict[int, LedgerLine]:
         """Return the commits of a table that were not withdrawn, by version."""
-        commits: dict[int, Line] = {}
+        commits: dict[int, LedgerLine] = {}
         for line in self.lines:
             if line.table != table:
                 continue
@@ -127,7 +127,7 @@ class Ledger:
                 commits.pop(line.version, None)
         return commits
 
-    def commits_between(self, start: int, stop: int) -> list[Line]:
+    def commits_between(self, start: int, stop: int) -> list[LedgerLine]:
         """Return the commits among these lines that `commits` mirrors: all but its own."""
         return [
             line
@@ -162,7 +162,7 @@ class Ledger:
             default=0,
         )
 
-    def checkpoints(self, table: str) -> dict[int, Line]:
+    def checkpoints(self, table: str) -> dict[int, LedgerLine]:
         """Return the synced checkpoints of a table, by version."""
         return {
             line.version: line

@@ -19,13 +19,13 @@ from tailorbird import faults
 from tailorbird.lake.files import durable
 from tailorbird.storage_paths import Storage
 
-SET_ASIDE = "set-aside"
+SET_ASIDE_FOLDER = "set-aside"
 _SCRATCH = "rebuild"
 _MARKER = "swap.json"
 _REPLACED = "replaced"
 
 
-class Swap(msgspec.Struct):
+class SwapPlan(msgspec.Struct):
     """The items to replace in this order, and for each the corrupt files to keep as evidence.
 
     Attributes:
@@ -47,7 +47,7 @@ def is_unfinished(lake: Storage) -> bool:
     return (lake / _SCRATCH / _MARKER).exists()
 
 
-def begin(lake: Path, swap: Swap) -> None:
+def begin(lake: Path, swap: SwapPlan) -> None:
     """Decide the swap, after which a crash cannot undo it, and carry it out.
 
     Only for the lake's writer, once everything in the scratch folder is synced.
@@ -71,7 +71,7 @@ def finish(lake: Path) -> bool:
         return False
     unfinished = is_unfinished(lake)
     if unfinished:
-        swap = msgspec.json.decode((scratch / _MARKER).read_bytes(), type=Swap)
+        swap = msgspec.json.decode((scratch / _MARKER).read_bytes(), type=SwapPlan)
         for item in swap.items:
             if (scratch / item).exists():
                 _replace(lake, scratch, item, swap.evidence.get(item, []))
@@ -89,7 +89,7 @@ def _replace(lake: Path, scratch: Path, item: str, evidence: list[tuple[str, str
     # The new content is still in the scratch folder, so these files are the old ones.
     for path, folder in evidence:
         if (lake / path).exists():
-            durable.move_aside(lake / path, lake / SET_ASIDE / folder)
+            durable.move_aside(lake / path, lake / SET_ASIDE_FOLDER / folder)
             faults.at("rebuild.between_evidence")
     target = lake / item
     durable.make_folder(target.parent)

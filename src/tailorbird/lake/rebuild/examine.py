@@ -15,7 +15,7 @@ from pathlib import Path
 from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.lake.delta import orphans
 from tailorbird.lake.delta.corruption import file_corruption
-from tailorbird.lake.files.archive import Archive, Archived
+from tailorbird.lake.files.archive import Archive, ArchiveFile
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.rebuild import missing
 from tailorbird.lake.rebuild.intact import IntactRows
@@ -28,7 +28,7 @@ from tailorbird.lake.verify import Fault, describe_gap, ends_of, table_faults
 from tailorbird.lake.write import etl
 from tailorbird.lake.write.positions import Positions, beyond_logs, load_positions, positions_lost
 from tailorbird.stream import Stream, log_set
-from tailorbird.stream.released import FILE
+from tailorbird.stream.released import POSITIONS_FILE
 
 LEDGER, MANIFEST, MIRROR = "ledger.jsonl", "archive/manifest.jsonl", "commits"
 BACKUP = (
@@ -145,8 +145,8 @@ class Examiner:
         except DamageError as error:
             fault = error.message
         source = "ledger, manifest and tables"
-        self._plan.rebuilt.append(Rebuilt(str(self._lake / FILE), fault, source))
-        self._result.evidence[FILE] = [(FILE, "")]
+        self._plan.rebuilt.append(Rebuilt(str(self._lake / POSITIONS_FILE), fault, source))
+        self._result.evidence[POSITIONS_FILE] = [(POSITIONS_FILE, "")]
         ends = {name: reached_positions(self._ledger, name) for name in TABLES if name != MIRROR}
         # Nothing is safe to delete until the role says so again.
         self._result.positions = Positions(
@@ -213,8 +213,10 @@ class Examiner:
                 "answers", {}
             )
             ends = {log: self._loaded_end("answers", log) for log in logs}
-            intact.add("answers", missing.recover_answers(self._stream, intact, ends))
-        self._plan_table("answers", [missing.ANSWER_LOGS] if "answers" in intact.recovered else [])
+            intact.add("answers", missing.recover_responses(self._stream, intact, ends))
+        self._plan_table(
+            "answers", [missing.RESPONSE_LOGS] if "answers" in intact.recovered else []
+        )
         self._plan_table(MIRROR, ["the ledger"])
         self._report_rows_in_no_table(before, sources)
 
@@ -224,7 +226,7 @@ class Examiner:
         return max(stored, reached_positions(self._ledger, name).get(log, 0))
 
     def _rows_in_no_table(self) -> dict[str, int]:
-        files: dict[str, list[Archived]] = {}
+        files: dict[str, list[ArchiveFile]] = {}
         for file in self._archive.files:
             files.setdefault(file.partition, []).append(file)
         accounts = count_raw_rows(self._intact, files, self._positions.routed)
@@ -296,7 +298,7 @@ class Examiner:
         ]
         return [(path, name) for path in dict.fromkeys(paths)]
 
-    def _examine_archived(self, file: Archived) -> None:
+    def _examine_archived(self, file: ArchiveFile) -> None:
         item = f"archive/{file.file}"
         corruption = file_corruption(self._lake / item, file)
         if corruption is None:

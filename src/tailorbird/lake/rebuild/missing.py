@@ -29,8 +29,8 @@ PROFILE_TABLES = ("users", "items")
 ROUTED_LOG = "the routed log"
 ARCHIVE = "the archive, routed again"
 EVENTS = "the events that carry the profiles"
-ANSWER_LOGS = "the answer logs"
-_DECIDED = ("p", "event_id", "person", "counts")  # what the router decides of an event
+RESPONSE_LOGS = "the answer logs"
+_ROUTED_COLUMNS = ("p", "event_id", "person", "counts")  # what the router decides of an event
 _NO_ROWS = np.empty(0, np.int64)
 
 
@@ -174,7 +174,7 @@ def _events_of_days(intact: IntactRows, days: list[int], columns: list[str]) -> 
 
 def _is_same_in_both(folder: Stream, intact: IntactRows, end: int) -> bool:
     """Return whether each event that the tables and a routed log have is the same in both."""
-    columns = [*RAW_COLUMNS, *_DECIDED]
+    columns = [*RAW_COLUMNS, *_ROUTED_COLUMNS]
     routed = [etl.routed_rows((), "events").select(columns)]
     try:
         with open_reader(log_set(folder).routed) as reader:
@@ -186,7 +186,7 @@ def _is_same_in_both(folder: Stream, intact: IntactRows, end: int) -> bool:
         return False
     expected, actual = intact.table("events", columns), pa.concat_tables(routed)
     joined = expected.join(actual, RAW_COLUMNS, join_type="inner", right_suffix="_again")
-    return all(_equal(joined[name], joined[f"{name}_again"]) for name in _DECIDED)
+    return all(_equal(joined[name], joined[f"{name}_again"]) for name in _ROUTED_COLUMNS)
 
 
 def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
@@ -210,7 +210,7 @@ def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: i
     return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken_positions)))
 
 
-def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) -> pa.Table:
+def recover_responses(stream: Stream, intact: IntactRows, ends: dict[str, int]) -> pa.Table:
     """Return the rows that `answers` lacks and the answer logs still have.
 
     Args:
@@ -225,14 +225,16 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
                 position = reader.start()
                 while position < end and (blocks := reader.read(position)):
                     position = blocks[-1].end
-                    before = [block for block in blocks if block.offset < end]
-                    missing.append(_answers_without(etl.answer_rows(before, producer), present))
+                    blocks_before = [block for block in blocks if block.offset < end]
+                    missing.append(
+                        _responses_without(etl.response_rows(blocks_before, producer), present)
+                    )
         except TailorbirdError:
             continue
     return pa.concat_tables(missing)
 
 
-def _answers_without(rows: pa.Table, present: pa.Table) -> pa.Table:
+def _responses_without(rows: pa.Table, present: pa.Table) -> pa.Table:
     if not len(rows):
         return rows
     taken_offsets = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]

@@ -39,7 +39,7 @@ from tailorbird.lake.write.role import LakeRole
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream
-from tailorbird.stream.released import FILE
+from tailorbird.stream.released import POSITIONS_FILE
 
 _ROUNDS_MAX = 4
 
@@ -189,8 +189,8 @@ class Rebuilder:
             items += [*dict.fromkeys([*result.tables, MIRROR]), LEDGER]
         if positions is not None:
             store_positions(scratch, positions)
-            items.append(FILE)
-        swap.begin(self._lake, swap.Swap(items, result.evidence))
+            items.append(POSITIONS_FILE)
+        swap.begin(self._lake, swap.SwapPlan(items, result.evidence))
 
     def _build_tables(self, result: Examination, scratch: Path) -> int:
         """Write tables and a ledger; return how many lines it has.

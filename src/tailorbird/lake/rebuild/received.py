@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.file_lock import FileLock
-from tailorbird.lake.files.archive import Archive, Archived, pack_blocks
-from tailorbird.lake.files.swap import SET_ASIDE
+from tailorbird.lake.files.archive import Archive, ArchiveFile, pack_blocks
+from tailorbird.lake.files.swap import SET_ASIDE_FOLDER
 from tailorbird.lake.rebuild import logs
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
 from tailorbird.lake.write.positions import Positions
@@ -30,7 +30,7 @@ from tailorbird.stream import (
 Action = Callable[[], None]
 
 
-def archived_content(stream: Stream, file: Archived) -> bytes | None:
+def archived_content(stream: Stream, file: ArchiveFile) -> bytes | None:
     """Return the content of a file of the archive, if the raw log still has its rows."""
     address = log_set(stream).raw_logs().get(file.partition)
     if address is None:
@@ -67,12 +67,16 @@ def examine_logs(
     for producer, path in raw_logs(folder).items():
         if path in pending:
             continue
-        archived = archive.positions().get(producer, 0)
-        needed = min(archived, positions.routed.get(producer, 0))
+        archive_end = archive.positions().get(producer, 0)
+        needed_end = min(archive_end, positions.routed.get(producer, 0))
         files = [file for file in archive.files if file.partition == producer]
-        copies = partial(_archived_blocks, archive, [file for file in files if file.end > needed])
+        read_copies = partial(
+            _archived_blocks, archive, [file for file in files if file.end > needed_end]
+        )
         consequence = "of events were acknowledged and are nowhere else"
-        actions += _examine_log(lake, path, producer, copies, needed, archived, consequence, plan)
+        actions += _examine_log(
+            lake, path, producer, read_copies, needed_end, archive_end, consequence, plan
+        )
     for producer, path in response_logs(folder).items():
         if path in pending:
             continue
@@ -100,8 +104,8 @@ def _examine_log(
     lake: Path,
     path: Path,
     producer: str,
-    copies: Callable[[], list[StoredBlock]],
-    needed: int,
+    read_copies: Callable[[], list[StoredBlock]],
+    needed_end: int,
     end: int,
     consequence: str,
     plan: Plan,
@@ -109,7 +113,7 @@ def _examine_log(
     corruption = logs.log_corruption(path)
     if corruption is None:
         return []
-    content = logs.salvage(path, copies, needed, end)
+    content = logs.salvage(path, read_copies, needed_end, end)
     if content.lost:
         sentence = f"{logs.format_spans(content.lost)} {consequence}"
         plan.unrecoverable.append(Unrecoverable(str(path), corruption, sentence))
@@ -126,7 +130,7 @@ def _examine_log(
 def _rebuild_log(lake: Path, path: Path, producer: str, content: logs.Salvage) -> None:
     lock = FileLock(path)
     try:
-        logs.rebuild_log(path, producer, content, lake / SET_ASIDE / "stream")
+        logs.rebuild_log(path, producer, content, lake / SET_ASIDE_FOLDER / "stream")
     finally:
         lock.release()
 
@@ -134,12 +138,12 @@ def _rebuild_log(lake: Path, path: Path, producer: str, content: logs.Salvage) -
 def _finish_rebuild(lake: Path, path: Path) -> None:
     lock = FileLock(path)
     try:
-        logs.finish_rebuild(path, lake / SET_ASIDE / "stream")
+        logs.finish_rebuild(path, lake / SET_ASIDE_FOLDER / "stream")
     finally:
         lock.release()
 
 
-def _archived_blocks(archive: Archive, files: list[Archived]) -> list[StoredBlock]:
+def _archived_blocks(archive: Archive, files: list[ArchiveFile]) -> list[StoredBlock]:
     blocks: list[StoredBlock] = []
     for file in files:
         try:

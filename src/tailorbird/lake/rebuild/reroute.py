@@ -55,7 +55,7 @@ def route_archive(
         rows = 0
         for _, name, stored in heapq.merge(
             *(_read_bodies(name, archive, live.get(name)) for name in names),
-            key=lambda each: each[:2],
+            key=lambda entry: entry[:2],
         ):
             waiting[name].append(stored)
             rows += stored.block.rows

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import DamageError
-from tailorbird.events.answer_record import AnswerRecord, decode_answers
+from tailorbird.events.answer_record import ResponseRecord, decode_responses
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED, number_rows
-from tailorbird.lake.files.ledger import Line
-from tailorbird.lake.tables import ANSWERS, COMMITS, DUPLICATES, PROFILES, TABLES
+from tailorbird.lake.files.ledger import LedgerLine
+from tailorbird.lake.tables import COMMITS, DUPLICATES, PROFILES, RESPONSES_SCHEMA, TABLES
 from tailorbird.stream import HISTORICAL_PRODUCERS, StoredBlock
 
 PAST_PARTITIONS = (*HISTORICAL_PRODUCERS, "raw-import")
@@ -199,17 +199,17 @@ def _identity_keys(events: pa.Table) -> pa.ChunkedArray:
     )
 
 
-def answer_rows(blocks: Sequence[StoredBlock], producer: str) -> pa.Table:
+def response_rows(blocks: Sequence[StoredBlock], producer: str) -> pa.Table:
     """Return the records of an answer log as rows of `answers`. Raises DamageError if a block does
     not decode.
     """
-    records: list[AnswerRecord] = []
+    records: list[ResponseRecord] = []
     offsets: list[int] = []
     for stored in blocks:
         if stored.block.kind != "answers":
             continue
         try:
-            decoded = decode_answers(stored.block.payload)
+            decoded = decode_responses(stored.block.payload)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DamageError(
                 f"the block at {stored.offset} holds no answers: {error}",
@@ -219,16 +219,16 @@ def answer_rows(blocks: Sequence[StoredBlock], producer: str) -> pa.Table:
         records += decoded
         offsets += range(stored.offset, stored.offset + len(decoded))
     columns: dict[str, object] = {
-        field.name: _answer_column(records, field)
-        for field in ANSWERS
+        field.name: _response_column(records, field)
+        for field in RESPONSES_SCHEMA
         if field.name not in ("producer", "offset")
     }
     columns["producer"] = pa.array([producer] * len(records), pa.string())
     columns["offset"] = pa.array(offsets, pa.int64())
-    return pa.table(columns, schema=ANSWERS)
+    return pa.table(columns, schema=RESPONSES_SCHEMA)
 
 
-def _answer_column(records: list[AnswerRecord], field: pa.Field) -> pa.Array:
+def _response_column(records: list[ResponseRecord], field: pa.Field) -> pa.Array:
     values = [getattr(record, field.name) for record in records]
     if field.name == "categorical":
         values = [np.array(value, np.uint64).view(np.int64) for value in values]
@@ -237,7 +237,7 @@ def _answer_column(records: list[AnswerRecord], field: pa.Field) -> pa.Array:
     return pa.array(values, field.type)
 
 
-def ledger_rows(lines: Sequence[Line]) -> pa.Table:
+def ledger_rows(lines: Sequence[LedgerLine]) -> pa.Table:
     """Return lines of the ledger as rows of `commits`."""
     columns = {
         "table": [line.table for line in lines],

@@ -17,17 +17,17 @@ class Feeds:
         self._readers: dict[Address, LogReader] = {}
 
     @property
-    def raw(self) -> dict[str, Address]:
+    def raw_logs(self) -> dict[str, Address]:
         """Raw logs, by producer."""
         return self._existing_logs(self._logs.raw_logs())
 
     @property
-    def answers(self) -> dict[str, Address]:
+    def response_logs(self) -> dict[str, Address]:
         """Logs of answers, by producer."""
         return self._existing_logs(self._logs.response_logs())
 
     @property
-    def routed(self) -> dict[str, Address]:
+    def routed_log(self) -> dict[str, Address]:
         """The routed log, or nothing."""
         return self._existing_logs({ROUTED: self._logs.routed})
 
@@ -69,7 +69,9 @@ class Feeds:
     def changed(self) -> bool:
         """Return whether any log may have grown since the last call; cheap enough to poll."""
         addresses = [
-            path for logs in (self.raw, self.answers, self.routed) for path in logs.values()
+            path
+            for logs in (self.raw_logs, self.response_logs, self.routed_log)
+            for path in logs.values()
         ]
         return (
             sum(self.reader(path).changed() for path in addresses) > 0
@@ -82,7 +84,7 @@ class Feeds:
         self._readers.clear()
 
 
-def read_some(reader: LogReader, start: int, rows_max: int) -> list[StoredBlock]:
+def read_blocks(reader: LogReader, start: int, rows_max: int) -> list[StoredBlock]:
     """Read blocks of a log from a position on, about `rows_max` rows and 256 MiB at most."""
     blocks: list[StoredBlock] = []
     rows = size = 0

@@ -2,9 +2,11 @@
 
 import pyarrow as pa
 
-MADE = b"tailorbird.made"  # key in the metadata of the Parquet file
+MADE_KEY = b"tailorbird.made"  # key in the metadata of the Parquet file
 
 
 def made(table: pa.Table, command: str) -> pa.Table:
     """Add the name of the command to a table's metadata."""
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), MADE: command.encode()})
+    return table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), MADE_KEY: command.encode()}
+    )

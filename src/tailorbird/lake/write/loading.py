@@ -20,11 +20,11 @@ from tailorbird.lake.files.archive import Archive
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.write import etl
-from tailorbird.lake.write.feeds import ROUTED, Feeds, read_some
+from tailorbird.lake.write.feeds import ROUTED, Feeds, read_blocks
 from tailorbird.lake.write.positions import Positions, store_positions
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import HISTORICAL_PRODUCERS, Address, LogReader, Stream, log_set
-from tailorbird.stream.released import FILE
+from tailorbird.stream.released import POSITIONS_FILE
 
 
 class Loader:
@@ -57,7 +57,7 @@ class Loader:
     def archive_raw(self, flush: bool) -> int:
         """Archive new rows of the raw logs, and return how many."""
         archived = 0
-        for path in self._feeds.raw.values():
+        for path in self._feeds.raw_logs.values():
             reader = self._feeds.reader(path)
             archived += self._archive.take(
                 reader, flush=flush, archived=self.positions.archive.get(path.stem, 0)
@@ -72,7 +72,7 @@ class Loader:
 
     def load_routed(self, rows_max: int, rows: dict[str, int]) -> None:
         """Load new rows of the routed log, and count them in `rows` by table."""
-        if not (addresses := self._feeds.routed):
+        if not (addresses := self._feeds.routed_log):
             return
         reader = self._feeds.reader(addresses[ROUTED])
         starts = {name: self._start_position(name, reader, ROUTED) for name in etl.ROUTED_TABLES}
@@ -87,7 +87,7 @@ class Loader:
             else 0
             for name, start in starts.items()
         ]
-        blocks = read_some(reader, max(reader.start(), min(stored_starts)), rows_max)
+        blocks = read_blocks(reader, max(reader.start(), min(stored_starts)), rows_max)
         if not blocks:
             return
         end = blocks[-1].end
@@ -136,16 +136,16 @@ class Loader:
         for partition, row in ends.items():
             self.positions.routed[partition] = max(row, self.positions.routed.get(partition, 0))
 
-    def load_answers(
+    def load_responses(
         self, producer: str, path: Address, rows_max: int, rows: dict[str, int]
     ) -> None:
         """Load new rows of a log of answers, and count them in `rows`."""
         reader = self._feeds.reader(path)
         position = self._start_position("answers", reader, path.stem)
-        blocks = read_some(reader, position, rows_max)
+        blocks = read_blocks(reader, position, rows_max)
         if blocks:
             self._append(
-                "answers", etl.answer_rows(blocks, producer), path.stem, blocks[-1].end, rows
+                "answers", etl.response_rows(blocks, producer), path.stem, blocks[-1].end, rows
             )
         elif position > max(
             reader.start(), self.positions.tables.get("answers", {}).get(path.stem, 0)
@@ -183,7 +183,7 @@ class Loader:
     def pending(self) -> int:
         """Return the number of rows of routed and answer logs that are not loaded yet."""
         waiting = 0
-        for path in self._feeds.routed.values():
+        for path in self._feeds.routed_log.values():
             end = self._feeds.reader(path).end()
             waiting += max(
                 0,
@@ -193,7 +193,7 @@ class Loader:
                     for name in etl.ROUTED_TABLES
                 ),
             )
-        for path in self._feeds.answers.values():
+        for path in self._feeds.response_logs.values():
             waiting += max(
                 0,
                 self._feeds.reader(path).end()
@@ -217,7 +217,7 @@ class Loader:
             raise DamageError(
                 f"table {table} is said to be at {position:,} of the log {log}, which ends "
                 f"at {end:,}: what comes would be passed over",
-                where=str(self._path / FILE),
+                where=str(self._path / POSITIONS_FILE),
                 fix="tailorbird lake repair, if the file is wrong; if the log was lost, or is an "
                 "older copy, put it back; topics that are lost for good: "
                 'docs/how-to/kafka.md, "When topics are lost for good"',
@@ -226,7 +226,7 @@ class Loader:
             raise DamageError(
                 f"table {table} ends at {position:,} of the log {log}, which begins at {start:,}: "
                 "the rows between were deleted",
-                where=str(self._path / FILE),
+                where=str(self._path / POSITIONS_FILE),
                 fix="restore a newer backup; topics that were pruned beyond it: "
                 'docs/how-to/kafka.md, "When topics are lost for good"',
             )

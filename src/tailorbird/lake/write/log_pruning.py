@@ -65,7 +65,7 @@ def _prune(path: Path, producer: str, before: int, hold_s: float) -> int:
     # A corrupt end of the log is for its own writer to handle.
     with open_writer(path, partition=producer, damaged_tail="stop") as writer:
         count = 0
-        while (pruned := writer.prune_some(before)) and time.monotonic() < until:
+        while (pruned := writer.prune_batch(before)) and time.monotonic() < until:
             count += pruned
         if not pruned:
             writer.shrink()

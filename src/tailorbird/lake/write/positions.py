@@ -1,8 +1,8 @@
 """Load and store how far the lake has each log, in a small synced file that the logs' writers read
 before they prune.
 
-    positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-door": 812},
-                      "routed": {"door": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
+    positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-collector": 812},
+                      "routed": {"collector": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
 
 `tables` is how far each table was loaded, with or without rows; a table's own transactions know
 only of commits with rows. `routed` is, for each raw partition, the first row that has not come out
@@ -21,7 +21,7 @@ from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
-from tailorbird.stream.released import FILE, seal, unseal
+from tailorbird.stream.released import POSITIONS_FILE, decode_with_checksum, encode_with_checksum
 
 
 class Positions(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,9 +37,9 @@ class Positions(msgspec.Struct, forbid_unknown_fields=True):
 
 def load_positions(lake: Storage) -> Positions:
     """Load the positions; empty if there is no file yet. Raises DamageError."""
-    path = lake / FILE
+    path = lake / POSITIONS_FILE
     try:
-        return msgspec.convert(unseal(path.read_bytes()), Positions)
+        return msgspec.convert(decode_with_checksum(path.read_bytes()), Positions)
     except FileNotFoundError:
         return Positions()
     except ValueError as error:
@@ -52,7 +52,7 @@ def load_positions(lake: Storage) -> Positions:
 
 def no_ledger(lake: Storage) -> NotReadyError:
     """Return the error about a missing ledger: there is no lake yet, or the ledger was lost."""
-    if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
+    if not (lake / POSITIONS_FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError(
             "there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH"
         )
@@ -78,14 +78,14 @@ def ledger_lost(lake: Storage) -> str:
 
 def positions_lost(lake: Storage, ledger: Ledger, archived: Mapping[str, int]) -> bool:
     """Return whether the file was lost: the role writes it before the first row of any log."""
-    return not (lake / FILE).exists() and (
+    return not (lake / POSITIONS_FILE).exists() and (
         bool(archived) or any(line.positions for line in ledger.lines)
     )
 
 
 def store_positions(lake: Storage, positions: Positions) -> None:
     """Replace the file durably."""
-    durable.replace(lake / FILE, seal(msgspec.to_builtins(positions)))
+    durable.replace(lake / POSITIONS_FILE, encode_with_checksum(msgspec.to_builtins(positions)))
 
 
 def beyond_logs(

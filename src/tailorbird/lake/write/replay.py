@@ -47,7 +47,7 @@ BODY_ROWS = 1_000
 BODY_BYTES = 4 << 20
 LOCK_S = 3.0  # how long a replay waits for the lock of its log
 _EXAMPLES_MAX = 5
-_READ = ["source", "code", "path", "body"]
+_READ_COLUMNS = ["source", "code", "path", "body"]
 _SEVERAL_DOCUMENTS = ("malformed_json", "$", "expected one JSON document")
 
 _TABLE = """
@@ -133,7 +133,9 @@ def replay(
         done = 0
         for table in read_slices(reader, choice):
             received = micros(table.column("received_at")).tolist()
-            rows = zip(table.select(_READ).to_pylist(), received, row_keys(table), strict=True)
+            rows = zip(
+                table.select(_READ_COLUMNS).to_pylist(), received, row_keys(table), strict=True
+            )
             replayable = [
                 again
                 for row in rows
@@ -211,7 +213,7 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
 def _examine(
     row: dict[str, Any],
     received_at: int,
-    place: RowKey,
+    row_key: RowKey,
     before: frozenset[RowKey],
     plan: RoutePlan,
     stopped: SuppressionList,
@@ -221,7 +223,7 @@ def _examine(
 
     Events of erased people are left out.
     """
-    if place in before:
+    if row_key in before:
         report.before += 1
         return None
     report.examined += 1
@@ -252,9 +254,9 @@ def _examine(
         report.refused[code] += 1
         report.count(reason, "refused")
         if len(report.examples) < _EXAMPLES_MAX:
-            report.examples.append(f"{place[0]} {place[1]}:{place[2]}: {path}: {message}")
+            report.examples.append(f"{row_key[0]} {row_key[1]}:{row_key[2]}: {path}: {message}")
         return None
-    return _Replayable(reason, place, receipt, accepted_lines, events)
+    return _Replayable(reason, row_key, receipt, accepted_lines, events)
 
 
 def _parse_lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:

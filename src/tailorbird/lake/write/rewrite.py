@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.lake.delta.table import DurableTable
-from tailorbird.lake.files.archive import Archive, Archived
+from tailorbird.lake.files.archive import Archive, ArchiveFile
 from tailorbird.stream import Block, StoredBlock
 
 Progress = Callable[[int], None]
@@ -50,7 +50,7 @@ class Rewriting:
 
     def bodies(
         self,
-        change: Callable[[Archived, StoredBlock], Block | None],
+        change: Callable[[ArchiveFile, StoredBlock], Block | None],
         progress: Progress = lambda done: None,
     ) -> tuple[int, str, str]:
         """Replace bodies of the archive.

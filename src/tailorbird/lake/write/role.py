@@ -33,7 +33,7 @@ from tailorbird.lake.write.rewrite import Rewriting
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream
-from tailorbird.stream.released import FILE
+from tailorbird.stream.released import POSITIONS_FILE
 
 ROWS_MAX = 250_000  # per commit, about 200 MB in memory
 
@@ -117,7 +117,7 @@ class LakeRole:
             if (
                 not self._archive.files
                 and not any(line.positions for line in self._ledger.lines)
-                and not (self._path / FILE).exists()
+                and not (self._path / POSITIONS_FILE).exists()
             ):
                 store_positions(
                     self._path, self._positions
@@ -179,8 +179,8 @@ class LakeRole:
             rows: dict[str, int] = {}
             archived = self._loader.archive_raw(flush)
             self._loader.load_routed(rows_max, rows)
-            for producer, path in self._feeds.answers.items():
-                self._loader.load_answers(producer, path, rows_max, rows)
+            for producer, path in self._feeds.response_logs.items():
+                self._loader.load_responses(producer, path, rows_max, rows)
             self._loader.mirror_ledger(rows, _MIRROR_LINES if not flush else 1)
             if rows or archived or self._loader.has_progress:
                 self._loader.publish()
@@ -229,7 +229,7 @@ class LakeRole:
             ]
             if not waiting:
                 return 0
-            table, group = max(waiting, key=lambda each: len(each[1].files))
+            table, group = max(waiting, key=lambda entry: len(entry[1].files))
             removed_count = table.compact(
                 group, table.spec.person if group.is_settled and self._sort == "person" else ()
             )

@@ -40,23 +40,23 @@ def epoch_batches(
     remainder: Batch | None = None
     for start in range(0, len(order), BLOCKS_MIXED):
         rng = np.random.default_rng([seed, epoch, 1 + start])
-        mixed = _mix_blocks(
+        shuffled = _mix_blocks(
             [rows.block(int(index)) for index in order[start : start + BLOCKS_MIXED]],
             rng,
             negative_share,
         )
         if remainder is not None:
-            mixed = Batch(
+            shuffled = Batch(
                 *(
-                    np.concatenate([getattr(remainder, name), getattr(mixed, name)])
+                    np.concatenate([getattr(remainder, name), getattr(shuffled, name)])
                     for name in ("matrix", "labels", "weight")
                 )
             )
         last = start + BLOCKS_MIXED >= len(order)
-        full_rows = len(mixed.matrix) if last else len(mixed.matrix) // size * size
+        full_rows = len(shuffled.matrix) if last else len(shuffled.matrix) // size * size
         for low in range(0, full_rows, size):
-            yield _slice_batch(mixed, slice(low, min(low + size, full_rows)))
-        remainder = None if last else _slice_batch(mixed, slice(full_rows, None))
+            yield _slice_batch(shuffled, slice(low, min(low + size, full_rows)))
+        remainder = None if last else _slice_batch(shuffled, slice(full_rows, None))
 
 
 def _mix_blocks(blocks: list[Block], rng: np.random.Generator, negative_share: float) -> Batch:

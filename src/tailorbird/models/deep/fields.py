@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.parameters import DeepParameters
 
-LARGEST = 1e30  # absolute bound of a number; infinities are clipped to it
+NUMBER_MAX = 1e30  # absolute bound of a number; infinities are clipped to it
 CLIP = 8.0  # bound of a standardised number
 UNKNOWN = 1
 
@@ -67,7 +67,7 @@ class Numbers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         missing = torch.isnan(x)
-        x = torch.clamp(torch.where(missing, torch.zeros_like(x), x), -LARGEST, LARGEST)
+        x = torch.clamp(torch.where(missing, torch.zeros_like(x), x), -NUMBER_MAX, NUMBER_MAX)
         gaps = missing.to(x.dtype)
         if self.numeric == "quantile":
             parts = torch.clamp((x.unsqueeze(2) - self.cuts) / self.spans, 0.0, 1.0)  # (n, k, bins)
@@ -190,7 +190,9 @@ class Fields(nn.Module):
         is_present = (code > 0).to(matrix.dtype)
         gaps = matrix[:, list(history.gaps)]
         age = torch.log(
-            torch.clamp(torch.where(torch.isnan(gaps), torch.zeros_like(gaps), gaps), 0.0, LARGEST)
+            torch.clamp(
+                torch.where(torch.isnan(gaps), torch.zeros_like(gaps), gaps), 0.0, NUMBER_MAX
+            )
             + 1.0
         )
         if self.attention is not None:

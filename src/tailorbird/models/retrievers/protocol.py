@@ -48,7 +48,7 @@ class Contexts:
             self.offsets[low : high + 1] - start,
         )
 
-    def newest(self, length: int) -> "Contexts":
+    def truncate(self, length: int) -> "Contexts":
         """Return the same queries with at most the last `length` items each."""
         size = np.minimum(np.diff(self.offsets), length)
         offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
@@ -56,7 +56,7 @@ class Contexts:
         return Contexts(self.t, self.item[rows], self.ts[rows], offsets)
 
     @property
-    def owner(self) -> Ints:
+    def query_index(self) -> Ints:
         """Index of each row's query, shape (n,)."""
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
 
@@ -110,7 +110,7 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
     """Return the best `n` of dense scores (queries, items), which are overwritten."""
     if not repeats:
         is_item = contexts.item >= 0
-        scores[contexts.owner[is_item], contexts.item[is_item]] = 0
+        scores[contexts.query_index[is_item], contexts.item[is_item]] = 0
     width = scores.shape[1]
     n_listed = min(n, width)
     item = np.full((len(contexts), n), -1, np.int32)
@@ -120,10 +120,10 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
     if n_listed < width:
         threshold = -np.partition(-scores, n_listed - 1, axis=1)[:, n_listed - 1 : n_listed]
         # A partial sort would break ties arbitrarily, so those with the smallest codes are taken.
-        above, at_edge = scores > threshold, scores == threshold
-        tie_slots = n_listed - above.sum(axis=1, keepdims=True)
-        chosen = above | (at_edge & (np.cumsum(at_edge, axis=1) <= tie_slots))
-        listed = np.nonzero(chosen)[1].reshape(len(contexts), n_listed)
+        is_above, at_edge = scores > threshold, scores == threshold
+        tie_slots = n_listed - is_above.sum(axis=1, keepdims=True)
+        is_listed = is_above | (at_edge & (np.cumsum(at_edge, axis=1) <= tie_slots))
+        listed = np.nonzero(is_listed)[1].reshape(len(contexts), n_listed)
     else:
         listed = np.broadcast_to(np.arange(width), scores.shape)
     value = np.take_along_axis(scores, listed, axis=1)

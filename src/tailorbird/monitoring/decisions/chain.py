@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from tailorbird.events import DAY
 from tailorbird.monitoring.versions import Entry, Names
 
-BEGUN = frozenset({"shadow", "canary", "end canary", "reject", "promote", "rollback"})
-FAILED = frozenset({"end canary", "reject"})
+ROLLOUT_ACTIONS = frozenset({"shadow", "canary", "end canary", "reject", "promote", "rollback"})
+FAILURE_ACTIONS = frozenset({"end canary", "reject"})
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def pending(
             continue
         later = audit[added[version] :]
         is_over = any(
-            (entry.action in FAILED and entry.version == version)
+            (entry.action in FAILURE_ACTIONS and entry.version == version)
             or (entry.action in ("promote", "rollback") and entry.version != version)
-            or (entry.action in BEGUN and entry.by not in authors)
+            or (entry.action in ROLLOUT_ACTIONS and entry.by not in authors)
             for entry in later
         )
         return "" if is_over else version
@@ -110,7 +110,7 @@ def cooling_until(audit: Sequence[Entry], authors: Sequence[str], limits: Limits
     failures = [
         entry.at
         for entry in audit
-        if (entry.action in FAILED or entry.action == "rollback") and entry.by in authors
+        if (entry.action in FAILURE_ACTIONS or entry.action == "rollback") and entry.by in authors
     ]
     return failures[-1] + limits.cooldown_us if failures else 0
 
@@ -123,7 +123,7 @@ def began(audit: Sequence[Entry], action: str, version: str) -> int:
             continue
         if entry.action == action:
             start = entry.at
-        elif start and entry.action in BEGUN:
+        elif start and entry.action in ROLLOUT_ACTIONS:
             break
     return start
 

@@ -2,7 +2,7 @@
 
 | guard-rail | compared with | margin |
 |---|---|---|
-| failures: errors, scores that are not finite, empty lists | the previous version | `TROUBLE` |
+| failures: errors, scores that are not finite, empty lists | the previous version | `FAILURES_MARGIN` |
 | clicks, at once | the previous version just before the promotion | `FALL` |
 | clicks, in the long run | the holdout, at the same time | `MARGIN` |
 
@@ -26,7 +26,7 @@ HORIZON_US = 15 * SECOND  # clicks within it count in them, before and after ali
 LIFE_US = 30 * DAY  # over which the probability of a false roll-back is shared
 FALL = 0.3  # of clicks; less may be the time of day
 MARGIN = 0.02
-TROUBLE = 0.01  # share of responses that may fail beyond the reference's
+FAILURES_MARGIN = 0.01  # share of responses that may fail beyond the reference's
 REFERENCE_MIN = 200
 
 
@@ -100,8 +100,8 @@ def judge_champion(
     """
     windows = LIFE_US / WINDOW_US
     fast, slow = math.log(3.0 * windows / false_rollback), math.log(3.0 / false_rollback)
-    usual = max(_upper_bound(before), _upper_bound(holdout_now))
-    evidence = rate_above(champion.failures, champion.requests, usual + TROUBLE)
+    typical_rate = max(_upper_bound(before), _upper_bound(holdout_now))
+    evidence = rate_above(champion.failures, champion.requests, typical_rate + FAILURES_MARGIN)
     if evidence > fast:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in champion.trouble.items() if count)
         reason = (

@@ -6,7 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.experiments.outcomes import ANSWER, CLICK, IMPRESSION, encode_values, match_outcomes
+from tailorbird.experiments.outcomes import (
+    CLICK,
+    IMPRESSION,
+    RESPONSE,
+    encode_values,
+    match_outcomes,
+)
 from tailorbird.experiments.statistics import Moments
 
 NO_CLICKS = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -30,13 +36,13 @@ def clicks_per_person(
         table = outcomes.table
         counts = pc.is_in(table["request_id"], value_set=requests.combine_chunks()).to_numpy()
         person, persons = encode_values(table["person"])
-        own = counts[outcomes.answer] & (outcomes.kind[outcomes.answer] == ANSWER)
-        kind, who = outcomes.kind[outcomes.row][own], person[outcomes.answer][own]
+        own = counts[outcomes.response] & (outcomes.kind[outcomes.response] == RESPONSE)
+        kind, who = outcomes.kind[outcomes.row][own], person[outcomes.response][own]
         clicks = np.bincount(who[kind == CLICK], minlength=len(persons)).astype(np.float64)
         if denominators.get(slot, "impression") == "impression":
             seen = np.bincount(who[kind == IMPRESSION], minlength=len(persons)).astype(np.float64)
         else:
-            rows = np.flatnonzero(counts & (outcomes.kind == ANSWER))
+            rows = np.flatnonzero(counts & (outcomes.kind == RESPONSE))
             size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
             seen = np.bincount(person[rows], size[rows], len(persons)).astype(np.float64)
         totals += Moments.from_totals(clicks[seen > 0], seen[seen > 0])

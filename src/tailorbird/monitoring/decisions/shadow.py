@@ -34,7 +34,7 @@ class ShadowVerdict:
 
 
 def judge_shadow(
-    answers: pa.Table,
+    responses: pa.Table,
     version: str,
     *,
     is_overdue: bool,
@@ -44,7 +44,7 @@ def judge_shadow(
     """Decide on a shadow.
 
     Args:
-        answers: with `COLUMNS`, since the shadow began.
+        responses: with `COLUMNS`, since the shadow began.
         is_overdue: the time limit has passed.
         scored_min: number of scored responses from which it is judged.
         latency: factor of the champion's latency that a canary may have. A shadow is ended if the
@@ -53,7 +53,7 @@ def judge_shadow(
     scored = failed = not_finite = 0
     agreements = []
     for values, shadow, scores in zip(
-        *(answers[name].to_pylist() for name in COLUMNS[:3]), strict=True
+        *(responses[name].to_pylist() for name in COLUMNS[:3]), strict=True
     ):
         if shadow != version:
             continue
@@ -61,13 +61,13 @@ def judge_shadow(
             failed += 1
             continue
         scored += 1
-        mine = np.array(scores, np.float64)
-        if not np.isfinite(mine).all():
+        shadow_scores = np.array(scores, np.float64)
+        if not np.isfinite(shadow_scores).all():
             not_finite += 1
         elif values and len(values) == len(scores) > 1:
-            agreements.append(_rank_correlation(np.array(values), mine))
+            agreements.append(_rank_correlation(np.array(values), shadow_scores))
     agreement = float(np.nanmean(agreements)) if agreements else float("nan")
-    shadow_ms, champion_ms, latency_ms = _times(answers, version)
+    shadow_ms, champion_ms, latency_ms = _times(responses, version)
     counts = (scored, failed, not_finite, agreement, shadow_ms, champion_ms)
     if not_finite:
         return ShadowVerdict(
@@ -78,8 +78,8 @@ def judge_shadow(
     if scored < scored_min:
         if not is_overdue:
             return ShadowVerdict("wait", f"{scored:,} of {scored_min:,} answers scored", *counts)
-        if not scored and answers.num_rows >= scored_min:
-            reason = f"it scored none of {answers.num_rows:,} answers: servers refuse it"
+        if not scored and responses.num_rows >= scored_min:
+            reason = f"it scored none of {responses.num_rows:,} answers: servers refuse it"
             return ShadowVerdict("end", reason, *counts)
     if agreement < AGREEMENT_MIN:
         reason = f"it turns the champion's order round: rank correlation {agreement:+.2f}"
@@ -94,20 +94,23 @@ def judge_shadow(
     return ShadowVerdict("pass", f"{scored:,} answers scored, {failed:,} failed{text}", *counts)
 
 
-def _times(answers: pa.Table, version: str) -> tuple[float, float, float]:
+def _times(responses: pa.Table, version: str) -> tuple[float, float, float]:
     """Return the median milliseconds of shadow, champion and answer; NaN with too few.
 
     The answer's are without the time of the comparison itself.
     """
-    own = answers.filter(pc.fill_null(pc.equal(answers["shadow"], version), False))
-    shadow, champion, answer = (
-        own[name].fill_null(0).to_numpy() for name in ("shadow_us", "champion_us", "latency_us")
+    version_responses = responses.filter(
+        pc.fill_null(pc.equal(responses["shadow"], version), False)
+    )
+    shadow, champion, response = (
+        version_responses[name].fill_null(0).to_numpy()
+        for name in ("shadow_us", "champion_us", "latency_us")
     )
     is_timed = champion > 0
     if is_timed.sum() < TIMED_MIN:
         return float("nan"), float("nan"), float("nan")
-    alone = answer - shadow - champion
-    medians = [float(np.median(each[is_timed])) / 1_000 for each in (shadow, champion, alone)]
+    alone = response - shadow - champion
+    medians = [float(np.median(value[is_timed])) / 1_000 for value in (shadow, champion, alone)]
     return medians[0], medians[1], medians[2]
 
 

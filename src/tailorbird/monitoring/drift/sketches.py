@@ -77,15 +77,15 @@ class SketchStore:
         by_day: dict[int, list[int]] = {}
         for hour in missing:
             by_day.setdefault(hour // DAY, []).append(hour)
-        has_answers = self._lake.exists("answers")
+        has_responses = self._lake.exists("answers")
         for hours in by_day.values():
             span = hours[0], hours[-1] + HOUR
             events = self._lake.events((*EVENTS, "ts"), *span)
-            answers = self._lake.answers((*RESPONSES, "ts"), *span) if has_answers else None
+            responses = self._lake.responses((*RESPONSES, "ts"), *span) if has_responses else None
             for hour in hours:
                 tables = [_with_slot(sketch_events(_within(events, hour)), "")]
-                if answers is not None:
-                    tables += self._response_tables(_within(answers, hour))
+                if responses is not None:
+                    tables += self._response_tables(_within(responses, hour))
                 self._files.write(hour, pa.concat_tables(tables))
         return len(missing)
 
@@ -115,23 +115,23 @@ class SketchStore:
         }
         return _read(tables, training.filter(pc.field("kind").isin(OF_SLOTS)), until)
 
-    def _response_tables(self, answers: pa.Table) -> list[pa.Table]:
-        if not answers.num_rows:
+    def _response_tables(self, responses: pa.Table) -> list[pa.Table]:
+        if not responses.num_rows:
             return []
-        tables = [_with_slot(_response_rows(answers), "")]
-        for slot in pc.unique(answers["slot"]).to_pylist():
-            own = answers.filter(pc.equal(answers["slot"], slot))
-            tables.append(_with_slot(self._slot_rows(own), slot))
+        tables = [_with_slot(_response_rows(responses), "")]
+        for slot in pc.unique(responses["slot"]).to_pylist():
+            slot_responses = responses.filter(pc.equal(responses["slot"], slot))
+            tables.append(_with_slot(self._slot_rows(slot_responses), slot))
         return tables
 
-    def _slot_rows(self, answers: pa.Table) -> list[Row]:
+    def _slot_rows(self, responses: pa.Table) -> list[Row]:
         """Return the features and the score of the first item of each response."""
-        first_scores = pc.list_flatten(pc.list_slice(answers["scores"].combine_chunks(), 0, 1))
+        first_scores = pc.list_flatten(pc.list_slice(responses["scores"].combine_chunks(), 0, 1))
         rows = _number("score", "score", first_scores.to_numpy(zero_copy_only=False))
-        own = answers.filter(pc.equal(answers["schema_hash"], self._schema_hash))
-        numbers = _first_items(own["numeric"], len(self._numeric))
+        slot_responses = responses.filter(pc.equal(responses["schema_hash"], self._schema_hash))
+        numbers = _first_items(slot_responses["numeric"], len(self._numeric))
         rows += count_numbers("feature", self._numeric, numbers)
-        hashes = _first_items(own["categorical"], len(self._categorical)).view(np.uint64)
+        hashes = _first_items(slot_responses["categorical"], len(self._categorical)).view(np.uint64)
         return rows + count_categories("feature", self._categorical, hashes)
 
 
@@ -163,22 +163,22 @@ def _with_slot(rows: list[Row], slot: str) -> pa.Table:
     return table.append_column("slot", pa.array([slot] * table.num_rows, pa.string()))
 
 
-def _response_rows(answers: pa.Table) -> list[Row]:
+def _response_rows(responses: pa.Table) -> list[Row]:
     """Return what was served in all slots: traffic, devices, models, latency, sources."""
-    rows: list[Row] = [("responses", TRAFFIC, False, "all", float(answers.num_rows))]
-    rows += _category("device", "device", answers["device"])
-    rows += _category("country", "country", answers["country"])
-    rows += _category("model", "model", answers["model"])
-    latency = answers["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
+    rows: list[Row] = [("responses", TRAFFIC, False, "all", float(responses.num_rows))]
+    rows += _category("device", "device", responses["device"])
+    rows += _category("country", "country", responses["country"])
+    rows += _category("model", "model", responses["model"])
+    latency = responses["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
     rows += _number("latency", "latency", latency[latency > 0])
     rows += _category(
         "degraded",
         "degraded",
         pa.chunked_array(
-            [pa.array([(each or ["nothing"])[0] for each in answers["degraded"].to_pylist()])]
+            [pa.array([(each or ["nothing"])[0] for each in responses["degraded"].to_pylist()])]
         ),
     )
-    return rows + _sources(answers)
+    return rows + _sources(responses)
 
 
 def _within(table: pa.Table, hour: int) -> pa.Table:
@@ -214,13 +214,13 @@ def sketch_events(events: pa.Table) -> list[Row]:
     if items:
         rows.append(("item profiles", TRAFFIC, False, "all", float(items)))
     for type_ in pc.unique(reported["type"]).to_pylist():
-        own = reported.filter(pc.equal(reported["type"], type_))
+        slot_responses = reported.filter(pc.equal(reported["type"], type_))
         for field in FIELDS:
-            missing = own[field].null_count
-            name, known = f"{type_}.{field}", own.num_rows - missing
+            missing = slot_responses[field].null_count
+            name, known_count = f"{type_}.{field}", slot_responses.num_rows - missing
             rows.append((name, "field", True, MISSING, float(missing)))
-            if known:
-                rows.append((name, "field", True, "set", float(known)))
+            if known_count:
+                rows.append((name, "field", True, "set", float(known_count)))
     return rows
 
 
@@ -236,17 +236,17 @@ def _clicks(reported: pa.Table) -> list[Row]:
     return [("clicks", LABEL, True, name, count) for name, count in both.items()]
 
 
-def _sources(answers: pa.Table) -> list[Row]:
+def _sources(responses: pa.Table) -> list[Row]:
     totals: dict[str, float] = {}
     for names, counts in zip(
-        answers["candidate_sources"].to_pylist(),
-        answers["candidate_counts"].to_pylist(),
+        responses["candidate_sources"].to_pylist(),
+        responses["candidate_counts"].to_pylist(),
         strict=True,
     ):
         for name, count in zip(names or (), counts or (), strict=False):
             totals[name] = totals.get(name, 0.0) + count
     # Counted in responses, because candidates of one response are not independent.
-    scale = answers.num_rows / max(1.0, sum(totals.values()))
+    scale = responses.num_rows / max(1.0, sum(totals.values()))
     return [("sources", "source", True, name, total * scale) for name, total in totals.items()]
 
 

@@ -18,11 +18,11 @@ from tailorbird.events import DAY, MINUTE
 from tailorbird.events.clock import ATTRIBUTION
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.outcomes import (
-    ANSWER,
     CLICK,
     COLUMNS,
     IMPRESSION,
     PURCHASE,
+    RESPONSE,
     Outcomes,
     encode_values,
     match_outcomes,
@@ -67,7 +67,7 @@ LATENCY_BUCKETS = 96  # four an octave
 LATENCY_FIRST_US = 64.0
 SKETCH = 256  # smallest item hashes of a cell; fewer distinct items are counted exactly
 RETURNING_DAYS = 7
-_FAILED = ("error", "not_finite")
+_FAILURE_KINDS = ("error", "not_finite")
 
 SCHEMA = pa.schema(
     [
@@ -132,7 +132,7 @@ class Builder:
         columns = (*RESPONSES, "ts")
         if not self._lake.exists("answers"):
             return pa.table({name: pa.nulls(0, pa.string()) for name in columns})
-        return self._lake.answers(columns, start, stop).combine_chunks()
+        return self._lake.responses(columns, start, stop).combine_chunks()
 
     def _load_day(self, day: int) -> None:
         if day == self._day:
@@ -163,7 +163,7 @@ class Builder:
         rule = self._rules.get(slot, SlotRule())
         outcomes = match_outcomes(events, slot, rule.attribution)
         table, ts = outcomes.table, micros(outcomes.table["ts"])
-        rows = np.flatnonzero((outcomes.kind == ANSWER) & (ts < stop))
+        rows = np.flatnonzero((outcomes.kind == RESPONSE) & (ts < stop))
         if not len(rows):
             return None
         answers = table.take(pa.array(rows))
@@ -214,10 +214,10 @@ class Builder:
         }
         return pa.table([columns[name] for name in SCHEMA.names], names=SCHEMA.names).cast(SCHEMA)
 
-    def _items(self, answers: pa.Table, cell: Ints, count: int) -> tuple[pa.Array, Floats]:
+    def _items(self, responses: pa.Table, cell: Ints, count: int) -> tuple[pa.Array, Floats]:
         """Return the smallest item hashes of each cell, and the novelty of each response."""
-        parent = pc.list_parent_indices(answers["items"]).to_numpy()
-        code, items = encode_values(pc.list_flatten(answers["items"]))
+        parent = pc.list_parent_indices(responses["items"]).to_numpy()
+        code, items = encode_values(pc.list_flatten(responses["items"]))
         hashes = np.array([int.from_bytes(_digest(item)) >> 1 for item in items], np.int64)
         surprise = np.array(
             [self._popularity.get(item, self._popularity_unseen) for item in items], np.float64
@@ -228,7 +228,7 @@ class Builder:
             for index, part in zip(*_split_by(pairs[:, 0]), strict=True):
                 sketches[index] = pairs[part, 1][:SKETCH].tolist()
         novelty = np.bincount(
-            parent, surprise[code] if len(code) else None, minlength=answers.num_rows
+            parent, surprise[code] if len(code) else None, minlength=responses.num_rows
         ).astype(np.float64)
         return pa.array(sketches, pa.list_(pa.int64())), novelty
 
@@ -248,42 +248,42 @@ def latency_quantile(counts: Floats, q: float) -> float:
     return float(LATENCY_FIRST_US * 2.0 ** (position / 4.0) / 1_000)
 
 
-def _served(answers: pa.Table, logged: pa.Table) -> dict[str, Floats]:
-    size = pc.fill_null(pc.list_value_length(answers["items"]), 0).to_numpy().astype(np.float64)
+def _served(responses: pa.Table, logged: pa.Table) -> dict[str, Floats]:
+    size = pc.fill_null(pc.list_value_length(responses["items"]), 0).to_numpy().astype(np.float64)
     failure = logged["failure"].cast(pa.string())
     degraded = pc.fill_null(_lengths(logged["degraded"]), 0).to_numpy() > 0
     return {
         "requests": np.ones(len(size)),
-        "errors": _as_floats(pc.is_in(failure, pa.array(_FAILED))),
+        "errors": _as_floats(pc.is_in(failure, pa.array(_FAILURE_KINDS))),
         "not_finite": _as_floats(pc.equal(failure, "not_finite")),
         "empty": (size == 0).astype(np.float64),
         "degraded": degraded.astype(np.float64),
         "items_served": size,
-        "searches": _as_floats(pc.is_valid(answers["answer_query"])),
+        "searches": _as_floats(pc.is_valid(responses["answer_query"])),
     }
 
 
 def _followed(
-    outcomes: Outcomes, row_of: Ints, count: int, rule: SlotRule, answers: pa.Table
+    outcomes: Outcomes, row_of: Ints, count: int, rule: SlotRule, responses: pa.Table
 ) -> dict[str, Floats]:
     """Return impressions, clicks and purchases of each response, and the delay of the first."""
-    kind, response = outcomes.kind[outcomes.row], row_of[outcomes.answer]
+    kind, response = outcomes.kind[outcomes.row], row_of[outcomes.response]
     is_own = response >= 0
     row, kind, response = outcomes.row[is_own], kind[is_own], response[is_own]
     by_kind = {
-        each: np.bincount(response[kind == each], minlength=count).astype(np.float64)
-        for each in (IMPRESSION, CLICK, PURCHASE)
+        value: np.bincount(response[kind == value], minlength=count).astype(np.float64)
+        for value in (IMPRESSION, CLICK, PURCHASE)
     }
-    size = pc.fill_null(pc.list_value_length(answers["items"]), 0).to_numpy()
+    size = pc.fill_null(pc.list_value_length(responses["items"]), 0).to_numpy()
     bought = row[kind == PURCHASE]
     price = outcomes.table["price"].fill_null(0.0).to_numpy()[bought]
     quantity = outcomes.table["quantity"].fill_null(1.0).to_numpy()[bought]
-    age = micros(outcomes.table["ts"])[bought] - micros(answers["ts"])[response[kind == PURCHASE]]
+    age = micros(outcomes.table["ts"])[bought] - micros(responses["ts"])[response[kind == PURCHASE]]
     first = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first, response[kind == PURCHASE], age)
     converted = by_kind[PURCHASE] > 0
     clicked = by_kind[CLICK] > 0
-    searched = _as_floats(pc.is_valid(answers["answer_query"]))
+    searched = _as_floats(pc.is_valid(responses["answer_query"]))
     return {
         "seen": by_kind[IMPRESSION]
         if rule.denominator == "impression"
@@ -299,16 +299,16 @@ def _followed(
     }
 
 
-def _dwell(events: pa.Table, answers: pa.Table) -> dict[str, Floats]:
+def _dwell(events: pa.Table, responses: pa.Table) -> dict[str, Floats]:
     """Return the time that people spent on items of each response, and how often it is known."""
     looked = events.filter(
         pc.and_(pc.is_valid(events["dwell_ms"]), pc.is_valid(events["request_id"]))
     )
-    response = pc.index_in(looked["request_id"], value_set=answers["request_id"])
+    response = pc.index_in(looked["request_id"], value_set=responses["request_id"])
     is_own = pc.is_valid(response)
     rows = response.filter(is_own).to_numpy().astype(np.int64)
     seconds = looked["dwell_ms"].filter(is_own).to_numpy() / 1_000
-    count = answers.num_rows
+    count = responses.num_rows
     return {
         "dwell_s": np.bincount(rows, seconds, count).astype(np.float64),
         "dwells": np.bincount(rows, minlength=count).astype(np.float64),
@@ -323,7 +323,7 @@ def _scored(outcomes: Outcomes, row_of: Ints, logged: pa.Table) -> Scored:
         {item: index for index, item in enumerate(items or ())} if values else {}
         for items, values in zip(lists, probabilities, strict=True)
     ]
-    kind, response = outcomes.kind[outcomes.row], row_of[outcomes.answer]
+    kind, response = outcomes.kind[outcomes.row], row_of[outcomes.response]
     chosen = np.flatnonzero(((kind == CLICK) | (kind == IMPRESSION)) & (response >= 0))
     clicked: dict[tuple[int, int], bool] = {}
     for row, item, is_click in zip(

@@ -48,7 +48,7 @@ class Delays:
 
 
 @dataclass(frozen=True)
-class Corrected:
+class CorrectedCount:
     """A number of conversions, corrected for those that are still to come.
 
     `estimated_share` is the part of `value` that was not observed.
@@ -110,7 +110,7 @@ def estimate_delays(counts: Floats, ages: Floats) -> Delays:
 
 def correct_conversions(
     observed: Floats, requests: Floats, ages: Floats, delays: Delays, *, z: float = 1.96
-) -> Corrected:
+) -> CorrectedCount:
     """Return the conversions that these responses will have had in the end.
 
     Args:
@@ -133,6 +133,6 @@ def correct_conversions(
     shift = 0.5 * z**2 * own_variance / total if total > 0 else 0.0
     error = np.sqrt(z**2 * (own_variance + common**2) + shift**2)
     low, value, high = (
-        max(each * ratio, known) for each in (total + shift - error, total, total + shift + error)
+        max(entry * ratio, known) for entry in (total + shift - error, total, total + shift + error)
     )
-    return Corrected(value, low, high, known)
+    return CorrectedCount(value, low, high, known)

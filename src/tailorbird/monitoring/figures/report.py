@@ -99,15 +99,15 @@ def slot_delays(cells: pa.Table) -> dict[str, Delays]:
     """Return the distribution of the delay of conversions of each slot."""
     delays = {}
     for slot in pc.unique(cells["slot"]).to_pylist():
-        own = cells.filter(pc.equal(cells["slot"], slot))
-        counts, ages = _matrix(own["delays"], BUCKETS), _ages(own)
+        slot_cells = cells.filter(pc.equal(cells["slot"], slot))
+        counts, ages = _matrix(slot_cells["delays"], BUCKETS), _ages(slot_cells)
         hours = np.unique(ages // (10 * MINUTE), return_inverse=True)[1]
-        merged = np.zeros((int(hours.max(initial=-1)) + 1, BUCKETS))
-        np.add.at(merged, hours, counts)
+        pooled = np.zeros((int(hours.max(initial=-1)) + 1, BUCKETS))
+        np.add.at(pooled, hours, counts)
         # The youngest response of each group decides what the group can show.
-        youngest = np.full(len(merged), np.inf)
+        youngest = np.full(len(pooled), np.inf)
         np.minimum.at(youngest, hours, ages)
-        delays[slot] = estimate_delays(merged, youngest)
+        delays[slot] = estimate_delays(pooled, youngest)
     return delays
 
 
@@ -161,9 +161,12 @@ def _figures(
     latency = _matrix(part["latency"], LATENCY_BUCKETS).sum(axis=0)
     value, low, high = 0.0, 0.0, 0.0
     for slot in pc.unique(part["slot"]).to_pylist():
-        own = part.filter(pc.equal(part["slot"], slot))
+        slot_cells = part.filter(pc.equal(part["slot"], slot))
         corrected = correct_conversions(
-            own["conversions"].to_numpy(), own["requests"].to_numpy(), _ages(own), delays[slot]
+            slot_cells["conversions"].to_numpy(),
+            slot_cells["requests"].to_numpy(),
+            _ages(slot_cells),
+            delays[slot],
         )
         value, low, high = value + corrected.value, low + corrected.low, high + corrected.high
     items = _distinct(part["items"])
@@ -268,7 +271,7 @@ def rows_of(figures: Sequence[Figures]) -> list[dict[str, object]]:
     return [
         {
             name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in msgspec.structs.asdict(each).items()
+            for name, value in msgspec.structs.asdict(figure).items()
         }
-        for each in figures
+        for figure in figures
     ]

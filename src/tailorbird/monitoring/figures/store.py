@@ -50,7 +50,7 @@ class FigureStore:
             NotReadyError: there is no lake.
         """
         lower = max(since, now - HISTORY_DAYS * DAY)
-        hours = self._hours_with_answers(lower, now)
+        hours = self._hours_with_responses(lower, now)
         due = [hour for hour in hours if self._is_due(hour, now)]
         for hour in due:
             cells = self._builder.build(hour, hour + HOUR, now)
@@ -77,7 +77,7 @@ class FigureStore:
                 if not any(path.parent.iterdir()):
                     path.parent.rmdir()
 
-    def _hours_with_answers(self, since: int, now: int) -> list[int]:
+    def _hours_with_responses(self, since: int, now: int) -> list[int]:
         is_answer = ds.field("type") == "answer"
         where = span("day", since // HOUR * HOUR, now)
         hours: set[int] = set()

@@ -217,11 +217,16 @@ def _restarts(run: Path) -> Iterator[Finding]:
 def _positions(project: "Project") -> Iterator[Finding]:
     """Check the lake's positions against the ledger and the ends of the logs."""
     from tailorbird.lake.verify import ends_of
-    from tailorbird.lake.write.positions import FILE, beyond_logs, load_positions, no_ledger
+    from tailorbird.lake.write.positions import (
+        POSITIONS_FILE,
+        beyond_logs,
+        load_positions,
+        no_ledger,
+    )
 
     lake = project.paths.lake
     try:
-        if (lake / FILE).exists() and not (lake / "ledger.jsonl").exists():
+        if (lake / POSITIONS_FILE).exists() and not (lake / "ledger.jsonl").exists():
             lost = no_ledger(lake)
             yield "lake ledger", "error", lost.message, lost.fix
         positions_beyond = list(beyond_logs(load_positions(lake), ends_of(project.stream)))

@@ -113,7 +113,7 @@ def _topics(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
         for address in logs:
             try:
                 with open_reader(address) as reader:
-                    end, waiting = reader.end(), reader.waiting(safe.get(address.stem, 0))
+                    end, waiting = reader.end(), reader.backlog_after(safe.get(address.stem, 0))
             except NotReadyError:
                 if safe.get(address.stem, 0) > 1:
                     yield (
@@ -124,11 +124,11 @@ def _topics(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
                     )
                 continue  # Nothing has been written to it yet.
             subject = f"topic {address.label}"
-            if waiting.beyond:
+            if waiting.rows_past_end:
                 yield (
                     subject,
                     "error",
-                    f"ends at {end:,}, {waiting.beyond:,} rows before what the lake has of it",
+                    f"ends at {end:,}, {waiting.rows_past_end:,} rows before what the lake has of it",
                     LOST_ROWS_FIX,
                 )
             else:

@@ -158,8 +158,8 @@ def check_logs(stream: Path) -> Iterator[Finding]:
 
     routed = {"routed": routed_path(stream)} if routed_path(stream).exists() else {}
     raw = {f"raw {name}": path for name, path in raw_logs(stream).items()}
-    answers = {f"answers {name}": path for name, path in response_logs(stream).items()}
-    for name, path in {**raw, **answers, **routed}.items():
+    responses = {f"answers {name}": path for name, path in response_logs(stream).items()}
+    for name, path in {**raw, **responses, **routed}.items():
         wal = path.with_name(path.name + "-wal")
         size = path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
         try:

@@ -10,8 +10,8 @@ from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
 from tailorbird.experiments.interleaving import (
-    ANSWER_COLUMNS,
     EVENT_COLUMNS,
+    RESPONSE_COLUMNS,
     InterleavingReport,
     interleaving_report,
 )
@@ -45,25 +45,34 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
         for slot in project.slots.values()
         if slot.experiment is not None
     ]
-    for each in started.experiments:
-        since = max(each.started_at, each.stopped_at, each.decided_at)
-        rule = each.declaration["stopping"]
+    for experiment in started.experiments:
+        since = max(experiment.started_at, experiment.stopped_at, experiment.decided_at)
+        rule = experiment.declaration["stopping"]
         rows.append(
             (
-                each.name,
-                each.slot,
-                each.state,
-                each.ramp,
-                each.layer,
+                experiment.name,
+                experiment.slot,
+                experiment.state,
+                experiment.ramp,
+                experiment.layer,
                 rule,
                 to_iso(since)[:16],
-                each.decision,
+                experiment.decision,
             )
         )
     rows += [
-        (each.name, each.slot, "declared", 0.0, each.layer_name, each.stopping, "", "")
-        for each in project.experiments.values()
-        if started.get(each.name) is None
+        (
+            experiment.name,
+            experiment.slot,
+            "declared",
+            0.0,
+            experiment.layer_name,
+            experiment.stopping,
+            "",
+            "",
+        )
+        for experiment in project.experiments.values()
+        if started.get(experiment.name) is None
     ]
     return rows
 
@@ -187,7 +196,11 @@ def report_experiment(
         )
     declared = project.slot(name)
     if declared.experiment is None:
-        running = [each.name for each in experiments.experiments if each.slot == declared.name]
+        running = [
+            experiment.name
+            for experiment in experiments.experiments
+            if experiment.slot == declared.name
+        ]
         if len(running) == 1:
             return _report_started(project, _require(experiments, running[0]), as_of)
         raise UsageError(
@@ -267,9 +280,9 @@ def _report_started(
     started = started.as_of(now)
     lake, stop = Lake(project.paths.lake), started.stopped_at or now
     notes = [
-        f"{to_iso(each.at)[:16]} {each.action} by {each.by}"
-        f"{f' to {each.ramp:g}' if each.action == 'ramp' else ''}: {each.why}"
-        for each in started.changes
+        f"{to_iso(change.at)[:16]} {change.action} by {change.by}"
+        f"{f' to {change.ramp:g}' if change.action == 'ramp' else ''}: {change.why}"
+        for change in started.changes
     ]
     declared = project.experiments.get(started.name)
     if declared is not None and declared.digest != started.digest:
@@ -284,14 +297,14 @@ def _report_started(
     }
     if experiment.is_interleaved:
         events = lake.events(EVENT_COLUMNS, started.started_at, stop)
-        answers = lake.answers(ANSWER_COLUMNS, started.started_at, stop)
-        return interleaving_report(events, answers, experiment, **span)
+        responses = lake.responses(RESPONSE_COLUMNS, started.started_at, stop)
+        return interleaving_report(events, responses, experiment, **span)
     history = parse_duration(experiment.history)
     columns = (*UNIT_COLUMNS, "model")
     events = lake.events(columns=columns, ts_from=started.started_at - history, ts_to=stop)
-    served = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
+    served_notes = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
     warnings = warn_of_shared_learning(project, started, events)
-    span["notes"] = (*warnings, *served, *notes)
+    span["notes"] = (*warnings, *served_notes, *notes)
     return trial_report(events, experiment, timeline=list_changes(project), **span)
 
 
@@ -308,9 +321,9 @@ def list_changes(project: Project) -> list[TimelineEvent]:
         if entry.action in MODEL_CHANGES
     ]
     events += [
-        TimelineEvent(change.at, "experiment", f"{change.action} {each.name}: {change.why}")
-        for each in read_experiments(project.paths.registry).experiments
-        for change in each.changes
+        TimelineEvent(change.at, "experiment", f"{change.action} {experiment.name}: {change.why}")
+        for experiment in read_experiments(project.paths.registry).experiments
+        for change in experiment.changes
     ]
     events += [
         TimelineEvent(parse_time(row.since, FILE), "incident", f"{row.cause}: {row.evidence}")

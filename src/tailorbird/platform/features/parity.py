@@ -191,7 +191,7 @@ def _compare_schema(
     project: Project,
     features: "FeatureSet",
     lake: "Lake",
-    answers: "pa.Table",
+    responses: "pa.Table",
     memory_bytes: int,
     progress: Progress,
 ) -> "ParityReport":
@@ -204,8 +204,8 @@ def _compare_schema(
     )
     from tailorbird.features.parity.recompute import (
         Exemptions,
-        comparable_answers,
-        compare_answers,
+        comparable_responses,
+        compare_responses,
         empty_report,
         parity,
         requests_of,
@@ -216,11 +216,11 @@ def _compare_schema(
         _lake_position(lake),
         _evicted_kinds(project, features),
     )
-    where = ds.field("offset").isin(answers["offset"]) & ds.field("producer").isin(
-        answers["producer"]
+    where = ds.field("offset").isin(responses["offset"]) & ds.field("producer").isin(
+        responses["producer"]
     )
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
-    sample = comparable_answers(features, known_position, rows, report)
+    sample = comparable_responses(features, known_position, rows, report)
     if not sample.num_rows:
         return report
     report_progress = partial(progress, "logged answers")
@@ -244,7 +244,7 @@ def _compare_schema(
     with _scratch_folder(project) as folder:
         for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             part_sample = sample.slice(part.start, part.stop - part.start).combine_chunks()
-            compare_answers(
+            compare_responses(
                 features,
                 part_sample,
                 part.rows,

@@ -20,9 +20,9 @@ def compare_logged_lists(
     import pyarrow.dataset as ds
 
     from tailorbird.candidates.batch import COLUMNS
-    from tailorbird.candidates.parity import LOGGED, ListReport, compare_lists, is_source
+    from tailorbird.candidates.parity import LOGGED_COLUMNS, ListReport, compare_lists, is_source
     from tailorbird.config.candidates import slots_contract
-    from tailorbird.features.parity.recompute import UNLINKED
+    from tailorbird.features.parity.recompute import ERASED_EXEMPTION
     from tailorbird.features.request import CANDIDATES_READ, unpack_sequences
     from tailorbird.stream import read_released
 
@@ -37,8 +37,10 @@ def compare_logged_lists(
     where = ds.field("offset").isin(sample["offset"]) & ds.field("producer").isin(
         sample["producer"]
     )
-    rows = lake.table("answers", ("schema_hash", "sequences", "degraded", *LOGGED), where=where)
-    is_erased = [UNLINKED in (names or ()) for names in rows["degraded"].to_pylist()]
+    rows = lake.table(
+        "answers", ("schema_hash", "sequences", "degraded", *LOGGED_COLUMNS), where=where
+    )
+    is_erased = [ERASED_EXEMPTION in (names or ()) for names in rows["degraded"].to_pylist()]
     rows = rows.filter(pa.array([not erased for erased in is_erased]))
     main_sequences = _main_sequences(project, set(rows["schema_hash"].to_pylist()))
     recent = []

@@ -12,8 +12,8 @@ from tailorbird.platform.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from tailorbird.features import FeatureSet
-    from tailorbird.features.migration.plan import Comparison, Measured
-    from tailorbird.features.state.eviction import Tally
+    from tailorbird.features.migration.plan import Comparison, SampleMeasurements
+    from tailorbird.features.state.eviction import EntityCounts
     from tailorbird.features.state.key_partition import KeyPart
 
 POLL_S = 0.2
@@ -32,8 +32,8 @@ class SchemaPlan:
     """
 
     comparison: "Comparison"
-    tallies: "dict[str, Tally] | None"
-    measured: "Measured | None"
+    tallies: "dict[str, EntityCounts] | None"
+    measured: "SampleMeasurements | None"
     retraining: dict[str, Any]
 
     @property

@@ -34,14 +34,14 @@ class Quarantine:
             ["code", "rows", "replayed", "first", "last", "fields"],
             [
                 (
-                    each.code,
-                    each.rows,
-                    each.replayed,
-                    to_iso(each.first)[:19],
-                    to_iso(each.last)[:19],
-                    ", ".join(each.paths),
+                    reason.code,
+                    reason.rows,
+                    reason.replayed,
+                    to_iso(reason.first)[:19],
+                    to_iso(reason.last)[:19],
+                    ", ".join(reason.paths),
                 )
-                for each in self.reasons
+                for reason in self.reasons
             ],
         )
 

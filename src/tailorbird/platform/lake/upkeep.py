@@ -44,12 +44,12 @@ def compact(
         total = sum(role.due(everything=all_days).values())
         progress("files", 0, total)
         while waiting := role.due(everything=all_days):
-            before = sum(waiting.values())
+            waiting_before = sum(waiting.values())
             files += role.upkeep(everything=all_days)
             commits += 1
-            left = sum(role.due(everything=all_days).values())
-            total = max(total, left)
-            progress("files", total - min(left, before), total)
+            remaining = sum(role.due(everything=all_days).values())
+            total = max(total, remaining)
+            progress("files", total - min(remaining, waiting_before), total)
     return Compaction(files, commits)
 
 
@@ -82,7 +82,7 @@ def vacuum(
             deleted = role.vacuum(keep_us=keep_us, progress=count_files)
     return Frame.from_rows(
         ["table", "files", "log_files", "bytes"],
-        [(name, each.files, each.log_files, each.bytes) for name, each in deleted.items()],
+        [(name, pruned.files, pruned.log_files, pruned.bytes) for name, pruned in deleted.items()],
     )
 
 

@@ -40,8 +40,13 @@ class FormulaView:
         return Frame.from_rows(
             ["slot", "formula", "version", "missing_heads"],
             [
-                (each.slot, each.formula, each.version, ", ".join(each.missing))
-                for each in describe_formulas(registry, project.slots.values())
+                (
+                    describe_formula.slot,
+                    describe_formula.formula,
+                    describe_formula.version,
+                    ", ".join(describe_formula.missing),
+                )
+                for describe_formula in describe_formulas(registry, project.slots.values())
             ],
         )
 
@@ -51,8 +56,15 @@ class FormulaView:
         return Frame.from_rows(
             ["version", "at", "slot", "formula", "by", "reason"],
             [
-                (each.version, to_iso(each.at)[:19], each.slot, each.text, each.by, each.why)
-                for each in changes
+                (
+                    change.version,
+                    to_iso(change.at)[:19],
+                    change.slot,
+                    change.text,
+                    change.by,
+                    change.why,
+                )
+                for change in changes
             ],
         )
 

@@ -235,7 +235,7 @@ def promote_because(
     version = registry.resolve(version).name
     experiments = read_experiments(project.paths.registry)
     if (started := experiments.get(name)) is None:
-        names = [each.name for each in experiments.experiments]
+        names = [experiment.name for experiment in experiments.experiments]
         fix = suggest_name(name, names, "tailorbird experiment list")
         raise UsageError(f"no experiment {name!r} was started", where="because", fix=fix)
     problem = find_objection(started, version)

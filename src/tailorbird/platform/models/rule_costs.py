@@ -38,14 +38,17 @@ class RuleCosts:
         return Frame.from_rows(
             ["rule", "changed", "value", "low", "high", "share"],
             [
-                (cost.wish, cost.changed, cost.value, cost.low, cost.high, cost.share)
+                (cost.rule, cost.changed, cost.value, cost.low, cost.high, cost.share)
                 for cost in self.costs
             ],
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird rules report --json` prints."""
-        wishes = [asdict(cost) for cost in self.costs]
+        wishes = [
+            {"wish" if key == "rule" else key: value for key, value in asdict(cost).items()}
+            for cost in self.costs
+        ]
         return {"slot": self.slot, "requests": self.requests, "wishes": wishes}
 
     @property
@@ -102,7 +105,7 @@ def rule_costs(
             where=f"slot {declared.name}",
             fix="tailorbird train",
         )
-    measured = costs(compared)
+    rule_costs_ = costs(compared)
     page = write_page(
         project.paths.reports / f"rules-{declared.name}.html",
         "rules",
@@ -110,15 +113,15 @@ def rule_costs(
         slot=declared.name,
         requests=len(compared),
         header=TITLES,
-        rows=[cost_cells(cost) for cost in measured],
+        rows=[cost_cells(cost) for cost in rule_costs_],
     )
-    return RuleCosts(declared.name, len(compared), measured, page)
+    return RuleCosts(declared.name, len(compared), rule_costs_, page)
 
 
 def cost_cells(cost: "Cost") -> list[str]:
     """Return a row of tables with `TITLES`."""
     return [
-        cost.wish,
+        cost.rule,
         f"{cost.changed:.1%}",
         f"{cost.value:.5f}",
         f"{cost.low:.5f} – {cost.high:.5f}",
@@ -136,10 +139,10 @@ def _newest_queries(lake: "Lake", slot: str, limit: int) -> "list[RecommendQuery
         & (ds.field("slot") == slot)
         & ds.field("answer_query").is_null()
     )
-    answers: pa.Table | None = (
+    responses: pa.Table | None = (
         lake.table("events", columns, condition) if lake.exists("events") else None
     )
-    if answers is None or not len(answers):
+    if responses is None or not len(responses):
         raise NotReadyError(
             "no request of it has been logged yet",
             where=f"slot {slot}",
@@ -148,7 +151,7 @@ def _newest_queries(lake: "Lake", slot: str, limit: int) -> "list[RecommendQuery
     from tailorbird.events import Context
     from tailorbird.serving.messages import SIZE_MAX, RecommendQuery
 
-    rows = answers.sort_by([("ts", "descending")]).slice(0, limit).to_pylist()
+    rows = responses.sort_by([("ts", "descending")]).slice(0, limit).to_pylist()
     return [
         RecommendQuery(
             slot=slot,

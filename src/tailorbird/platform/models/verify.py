@@ -98,12 +98,12 @@ def _compare_versions(
 
     from tailorbird.lake.tables import TABLES
     from tailorbird.ranking.bundle import Bundle
-    from tailorbird.training.evaluation.rescore import ITEM_COLUMNS, rescore_answers
+    from tailorbird.training.evaluation.rescore import ITEM_COLUMNS, rescore_responses
 
     reports: dict[str, ScoreReport] = {}
     damaged: list[str] = []
     stored = {info.version for info in registry.versions()}
-    served = set().union(
+    served_versions = set().union(
         *(batch.column(0).unique().to_pylist() for batch in lake.batches("answers", ("model",)))
     )
     items = (
@@ -111,7 +111,7 @@ def _compare_versions(
         if lake.exists("items")
         else TABLES["items"].schema.empty_table()
     )
-    for name in sorted(stored & served):
+    for name in sorted(stored & served_versions):
         if version not in ("", name):
             continue
         try:
@@ -120,23 +120,27 @@ def _compare_versions(
             notify(f"answers of {name} are not compared: {error.message}")
             damaged.append(name)
             continue
-        answer_ids = lake.table(
+        response_ids = lake.table(
             "answers", ("producer", "offset", "ts"), ds.field("model") == name
         ).sort_by("ts")
-        sample = answer_ids.take(
-            list(range(0, answer_ids.num_rows, max(1, -(-answer_ids.num_rows // max(1, answers)))))
+        sample = response_ids.take(
+            list(
+                range(
+                    0, response_ids.num_rows, max(1, -(-response_ids.num_rows // max(1, answers)))
+                )
+            )
         )
 
         def report_progress(done: int, name: str = name, total: int = sample.num_rows) -> None:
             progress(f"answers of {name}", done, total)
 
-        reports[name] = rescore_answers(
+        reports[name] = rescore_responses(
             bundle, _rows(lake, sample, name), items, progress=report_progress
         )
     return reports, damaged
 
 
-def _rows(lake: "Lake", answer_ids: "pa.Table", version: str) -> "Iterator[pa.Table]":
+def _rows(lake: "Lake", response_ids: "pa.Table", version: str) -> "Iterator[pa.Table]":
     """Yield the given answers with all logged columns, in batches, in the order of time."""
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -144,8 +148,8 @@ def _rows(lake: "Lake", answer_ids: "pa.Table", version: str) -> "Iterator[pa.Ta
     from tailorbird.training.evaluation.rescore import COLUMNS
 
     key_columns = ("producer", "offset")
-    for start in range(0, answer_ids.num_rows, _BATCH_SIZE):
-        batch = answer_ids.slice(start, _BATCH_SIZE)
+    for start in range(0, response_ids.num_rows, _BATCH_SIZE):
+        batch = response_ids.slice(start, _BATCH_SIZE)
         where = (
             ds.field("offset").isin(batch["offset"])
             & ds.field("producer").isin(batch["producer"])
@@ -161,11 +165,11 @@ def _rows(lake: "Lake", answer_ids: "pa.Table", version: str) -> "Iterator[pa.Ta
 
 def _nothing_compared_error(reports: "dict[str, ScoreReport]", lake: str) -> NotReadyError:
     """Return the error that says why no score was compared."""
-    skipped, moved = (
+    skipped, changed_versions = (
         sum(report.skipped for report in reports.values()),
         sum(report.moved for report in reports.values()),
     )
-    if not moved and not skipped:
+    if not changed_versions and not skipped:
         return NotReadyError(
             "nothing could be compared: the lake has no answer of a model of this registry",
             where=lake,
@@ -176,8 +180,8 @@ def _nothing_compared_error(reports: "dict[str, ScoreReport]", lake: str) -> Not
         "or it was not logged"
         if skipped
         else "",
-        f"{moved:,} scores hang on items that came or changed within seconds of their answer"
-        if moved
+        f"{changed_versions:,} scores hang on items that came or changed within seconds of their answer"
+        if changed_versions
         else "",
     ]
     return NotReadyError(

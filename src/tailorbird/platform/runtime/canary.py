@@ -9,8 +9,8 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, parse_duration
 from tailorbird.lake import Lake
 from tailorbird.monitoring.canary import (
-    ANSWERS,
     EVENTS,
+    RESPONSE_COLUMNS,
     CanaryVerdict,
     GuardRails,
     decide_canary,
@@ -18,7 +18,7 @@ from tailorbird.monitoring.canary import (
 )
 from tailorbird.registry import Registry
 
-BY = "canary"  # The author of these changes in the registry.
+ACTOR = "canary"  # The author of these changes in the registry.
 log = logging.getLogger(__name__)
 
 
@@ -40,14 +40,14 @@ def advance_canary(project: Project, clock: Clock, *, may_promote: bool = True) 
     if registry.aliases() != aliases:
         return "wait"  # Somebody changed the aliases in the meantime.
     if verdict.action == "end":
-        registry.end_canary(by=BY, why=verdict.reason)
+        registry.end_canary(by=ACTOR, why=verdict.reason)
         log.error("canary %s was ended: %s", aliases.canary, verdict.reason)
     elif verdict.action == "advance":
-        registry.set_canary(aliases.canary, verdict.share, by=BY, why=verdict.reason)
+        registry.set_canary(aliases.canary, verdict.share, by=ACTOR, why=verdict.reason)
     elif verdict.action == "promote" and not may_promote:
         return "propose"
     elif verdict.action == "promote":
-        registry.promote(aliases.canary, by=BY, why=verdict.reason)
+        registry.promote(aliases.canary, by=ACTOR, why=verdict.reason)
     return verdict.action
 
 
@@ -78,12 +78,12 @@ def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
         )
     lake, since = Lake(project.paths.lake), share_since(registry)
     events = lake.events(columns=EVENTS, ts_from=since)
-    answers = lake.answers(columns=ANSWERS, ts_from=since)
+    responses = lake.responses(columns=RESPONSE_COLUMNS, ts_from=since)
     denominators = {name: slot.denominator for name, slot in project.slots.items()}
     attribution = {name: parse_duration(slot.attribution) for name, slot in project.slots.items()}
     canary_figures, champion_figures = (
         measure_version(
-            events, answers, version, denominators=denominators, attribution=attribution
+            events, responses, version, denominators=denominators, attribution=attribution
         )
         for version in (aliases.canary, aliases.champion)
     )

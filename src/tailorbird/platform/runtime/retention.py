@@ -26,14 +26,14 @@ from tailorbird.pages.notebook import text_html
 from tailorbird.registry import Registry, read_experiments
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER
 
-BY = "retention"  # The author of these changes in the registry.
+ACTOR = "retention"  # The author of these changes in the registry.
 TRAINING = "training"  # folder of checkpoints and logs of nets
 _OWN_PAGE = re.compile(r"(churn-.+-)?v\d{4,}\.html")  # of one version, with its figures
 _VERSION = re.compile(r"\bv\d{4,}\b")
 log = logging.getLogger(__name__)
 
 
-class Removed(msgspec.Struct, frozen=True):
+class RemovedFile(msgspec.Struct, frozen=True):
     """What was removed: a `version`, a `checkpoint` or a `state`, with its name and size."""
 
     kind: str
@@ -50,7 +50,7 @@ class PruneResult(msgspec.Struct, frozen=True):
     """
 
     dry_run: bool
-    removed: list[Removed]
+    removed: list[RemovedFile]
     retained: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,10 +88,10 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
             if reason:
                 retained[prefix + version] = reason
                 continue
-            removed.append(Removed("version", prefix + version, _folder_size(folder / version)))
+            removed.append(RemovedFile("version", prefix + version, _folder_size(folder / version)))
             if not dry_run:
                 age = f"unused for {policy.days} days, and beyond the newest {policy.keep}"
-                registry.remove(version, by=BY, why=age)
+                registry.remove(version, by=ACTOR, why=age)
     # Files have the time of this machine, whatever clock the project has.
     machine_before = time.time() - policy.days * DAY / 1e6
     removed += _prune_checkpoints(project.paths.data / TRAINING, machine_before, dry_run)
@@ -144,20 +144,22 @@ def _find_references(
     }
 
 
-def _prune_checkpoints(folder: Path, before: float, dry_run: bool) -> list[Removed]:
+def _prune_checkpoints(folder: Path, before: float, dry_run: bool) -> list[RemovedFile]:
     """Remove unfinished trainings and logs by epoch that nothing wrote to since."""
     removed = []
     for parent in (folder / UNFINISHED_FOLDER, folder / "logs"):
         for run in sorted(parent.iterdir()) if parent.is_dir() else []:
             if _written_at(run) >= before:
                 continue
-            removed.append(Removed("checkpoint", f"{parent.name}/{run.name}", _folder_size(run)))
+            removed.append(
+                RemovedFile("checkpoint", f"{parent.name}/{run.name}", _folder_size(run))
+            )
             if not dry_run:
                 shutil.rmtree(run)
     return removed
 
 
-def _prune_states(project: Project, before: float, dry_run: bool) -> list[Removed]:
+def _prune_states(project: Project, before: float, dry_run: bool) -> list[RemovedFile]:
     """Remove states that no served version and no applied declaration needs, and nothing writes."""
     state = project.paths.state
     folders = state_folders(state)
@@ -167,12 +169,12 @@ def _prune_states(project: Project, before: float, dry_run: bool) -> list[Remove
     retained = {features.schema_hash for features in active_schemas(project)} | young
     if dry_run:
         return [
-            Removed("state", schema, _folder_size(state / schema))
+            RemovedFile("state", schema, _folder_size(state / schema))
             for schema in folders
             if schema not in retained
         ]
     sizes = prune_states(state, retained, workers=project.workers)
-    return [Removed("state", schema, size) for schema, size in sizes.items()]
+    return [RemovedFile("state", schema, size) for schema, size in sizes.items()]
 
 
 def _written_at(folder: Path) -> float:

@@ -31,14 +31,14 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, Trigger, decide_retrain
+from tailorbird.monitoring import Decision, RetrainCriteria, decide_retrain
 from tailorbird.monitoring.drift import Cause
 from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.drift import FALL, explain_fall, fall_details
 from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
-from tailorbird.platform.rollout import BY, TICK_S, advance_rollout_safely, is_cooling
+from tailorbird.platform.rollout import ACTOR, TICK_S, advance_rollout_safely, is_cooling
 from tailorbird.platform.runtime.retention import prune_safely
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
@@ -205,10 +205,10 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
     if experiment is None or arm is None or arm == experiment.control_arm or champion is None:
         return None
     lake, now, attribution = Lake(project.paths.lake), clock.now(), parse_duration(slot.attribution)
-    start = _first_live_answer(lake, slot.name, champion)
+    start = _first_live_response(lake, slot.name, champion)
     if start is None or now < start + REFERENCE_US:
         return None
-    trigger = Trigger(
+    trigger = RetrainCriteria(
         slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name
     )
     events = lake.events(columns=COLUMNS, ts_from=start - attribution)
@@ -226,7 +226,7 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
         return None
     record_fall(project, clock, decision, reference_from=start)
     if not _has_enough_traffic(
-        slot.name, _answer_times(events, slot.name), decision.since, champion.tried_at, now
+        slot.name, _response_times(events, slot.name), decision.since, champion.tried_at, now
     ):
         return None
     if _is_other_awaited(project, registry, slot.name, now):
@@ -253,7 +253,7 @@ def record_fall(
     cause = explain_fall(project, clock, reference_from, decision.since)
     why = f"{decision.reason}. Likely cause: {cause.name}, {cause.evidence}"
     details = fall_details(decision.since, decision.reason, cause)
-    registry.record(FALL, champion, by=BY, why=why, details=details)
+    registry.record(FALL, champion, by=ACTOR, why=why, details=details)
     log.warning("fall of %s: %s", champion, why)
     return cause
 
@@ -268,7 +268,7 @@ def _is_other_awaited(project: Project, registry: Registry, slot: str, now: int)
 def _train(project: Project, clock: Clock, slot: str, *, since: int | None = None) -> TrainOutcome:
     """Train, and promote at once where no shadow and canary come first."""
     is_staged = project.settings.rollout.staged
-    outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=BY)
+    outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=ACTOR)
     log.info(
         "slot %s: %s %s: %s",
         slot,
@@ -308,21 +308,23 @@ def _champion_history(registry: Registry, slot: str) -> _ChampionHistory | None:
     attempts = [
         entry.at
         for entry in audit[promotions[-1] :]
-        if entry.action == "add" and entry.by == BY and entry.version in slot_versions
+        if entry.action == "add" and entry.by == ACTOR and entry.version in slot_versions
     ]
     return _ChampionHistory(champion, audit[promotions[-1]].at, attempts[-1] if attempts else None)
 
 
-def _first_live_answer(lake: Lake, slot: str, champion: _ChampionHistory) -> int | None:
+def _first_live_response(lake: Lake, slot: str, champion: _ChampionHistory) -> int | None:
     """Return when the champion first answered a person in the slot after its promotion."""
     events = lake.events(
         columns=("type", "ts", "slot", "model", "agent"), ts_from=champion.promoted_at
     )
-    answer_times = _answer_times(events.filter(pc.equal(events["model"], champion.version)), slot)
-    return int(answer_times.min()) if len(answer_times) else None
+    response_times = _response_times(
+        events.filter(pc.equal(events["model"], champion.version)), slot
+    )
+    return int(response_times.min()) if len(response_times) else None
 
 
-def _answer_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
+def _response_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
     """Return the times of a slot's answers to people."""
     mask = pc.and_kleene(pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot))
     mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
@@ -330,7 +332,7 @@ def _answer_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
 
 
 def _has_enough_traffic(
-    slot: str, answer_times: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int
+    slot: str, response_times: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int
 ) -> bool:
     """Return whether enough traffic has arrived since the fall and since the last attempt."""
     if now < since + RETRAIN_US:
@@ -342,8 +344,8 @@ def _has_enough_traffic(
         return False
     if tried_at is None or now >= tried_at + RETRY_US:
         return True
-    previous_count = int(np.sum((answer_times >= since) & (answer_times < tried_at)))
-    new_count = int(np.sum((answer_times >= max(since, tried_at)) & (answer_times < now)))
+    previous_count = int(np.sum((response_times >= since) & (response_times < tried_at)))
+    new_count = int(np.sum((response_times >= max(since, tried_at)) & (response_times < now)))
     if new_count >= RETRY_SHARE * previous_count:
         return True
     log.info(

@@ -25,7 +25,7 @@ _STATES = {"T": "stopped", "D": "waiting for a disk", "t": "stopped by a debugge
 
 
 @dataclass(frozen=True)
-class _Work:
+class _RoleProgress:
     """What the processes of a role have done so far."""
 
     cpu_s: float
@@ -48,7 +48,7 @@ class ProgressWatch:
         self._descriptor, self._pid = descriptor, pid
         self._hung_s, self._counts_work = hung_s, counts_work
         self._checked_at = self._since = time.monotonic()
-        self._work: _Work | None = None
+        self._work: _RoleProgress | None = None
         self.has_begun = False  # Its main loop has been reached.
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class ProgressWatch:
         return bool(beats)
 
 
-def _session_work(leader: int) -> _Work:
+def _session_work(leader: int) -> _RoleProgress:
     """Return the work of the processes of a session; none where there is no /proc."""
     cpu_s, io_bytes = 0.0, 0
     for folder in Path("/proc").glob("[0-9]*"):
@@ -112,4 +112,4 @@ def _session_work(leader: int) -> _Work:
         io_bytes += sum(
             int(line.partition(": ")[2]) for line in lines if line.startswith(("rchar", "wchar"))
         )
-    return _Work(cpu_s, io_bytes, time.monotonic())
+    return _RoleProgress(cpu_s, io_bytes, time.monotonic())

@@ -147,9 +147,12 @@ def integrate_expectation(shape: Floats, scale: Floats, a: float, b: Floats, spa
     E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p,
     over the range where its density is not negligible.
     """
-    pieces = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
+    row_ranges = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
     return np.concatenate(
-        [_integrate(shape[piece], scale[piece], b[piece], a, span) for piece in pieces]
+        [
+            _integrate(shape[row_range], scale[row_range], b[row_range], a, span)
+            for row_range in row_ranges
+        ]
     )
 
 

@@ -19,7 +19,9 @@ _OF_REQUESTS = frozenset(
 _OF_SECONDS = frozenset(
     ("since", "first", "age", "duration", "gap", "gap_min", "gap_max", "gap_deviation", "gap_last")
 )
-_ALIKE = 0.85  # a name so much like a known one is a slip of the pen; any other is to be declared
+_NAME_SIMILARITY_MIN = (
+    0.85  # a name so much like a known one is a slip of the pen; any other is to be declared
+)
 
 
 def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Columns:
@@ -102,7 +104,7 @@ def churn_columns(churn: Churn, features: FeatureSet) -> Columns:
                 name,
                 columns.numeric,
                 f"add to features.py: {_declaration(churn, role, name)}",
-                cutoff=_ALIKE,
+                cutoff=_NAME_SIMILARITY_MIN,
             )
         raise DeclarationError(f"churn {churn.name}: {wrong}", where="churn.py", fix=fix)
     return columns

@@ -23,7 +23,7 @@ from tailorbird.pages.notebook import notebook_repr
 
 PERIODS = 12  # of a window, unless `period` says otherwise
 PERIODS_MAX = 64
-PER = ("day", "event")
+COUNT_UNITS = ("day", "event")
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Churn:
             raise DeclarationError(
                 'types needs a list of event types, such as ("purchase",)', where=where
             )
-        if self.per not in PER:
+        if self.per not in COUNT_UNITS:
             raise DeclarationError(
-                f"unknown per {self.per!r}", where=where, fix=f"use {' or '.join(PER)}"
+                f"unknown per {self.per!r}", where=where, fix=f"use {' or '.join(COUNT_UNITS)}"
             )
         for field in ("window", "gap", "active", "period"):
             text = getattr(self, field)

@@ -20,9 +20,9 @@ from tailorbird.ranking.churn.bg_nbd import purchases_between
 
 Floats = npt.NDArray[np.float64]
 
-POINTS = 48  # of the integral
+INTEGRATION_POINTS = 48  # of the integral
 ROWS = 16_384  # worked out at once
-_HALVES, _WEIGHTS = np.polynomial.legendre.leggauss(POINTS)
+_HALVES, _WEIGHTS = np.polynomial.legendre.leggauss(INTEGRATION_POINTS)
 STEPS, SHARES = (_HALVES + 1) / 2, _WEIGHTS / 2  # from 0 to 1
 
 
@@ -86,11 +86,14 @@ def odds_of_having_left(
     last purchase to now. The first factor may fall by hundreds of powers of ten: points lie evenly
     in its own integral over log(alpha + u).
     """
-    pieces = [slice(start, start + ROWS) for start in range(0, len(x), ROWS)]
+    row_ranges = [slice(start, start + ROWS) for start in range(0, len(x), ROWS)]
     return np.concatenate(
         [
             np.zeros(0),
-            *(_odds(x[piece], recency[piece], age[piece], r, alpha, s, beta) for piece in pieces),
+            *(
+                _odds(x[row_range], recency[row_range], age[row_range], r, alpha, s, beta)
+                for row_range in row_ranges
+            ),
         ]
     )
 

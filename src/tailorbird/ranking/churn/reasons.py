@@ -71,7 +71,7 @@ def churn_reasons(
             subject = (
                 name
                 if name in codes
-                else f"{name} is {format_column_value(float(values[column]), seconds=name in seconds)}"
+                else f"{name} is {format_column_value(float(values[column]), is_duration=name in seconds)}"
             )
             reasons.append(
                 ChurnReason(
@@ -84,7 +84,7 @@ def churn_reasons(
     return reasons_by_user
 
 
-def format_column_value(value: float, *, seconds: bool, digits: int = 0) -> str:
+def format_column_value(value: float, *, is_duration: bool, digits: int = 0) -> str:
     """Format the value of a column; a duration in a suitable unit.
 
     Args:
@@ -95,7 +95,7 @@ def format_column_value(value: float, *, seconds: bool, digits: int = 0) -> str:
     """
     if np.isnan(value):
         return "missing"
-    if not seconds:
+    if not is_duration:
         return f"{value:,.{digits}f}" if abs(value) >= 1_000 else f"{value:.{4 + digits}g}"
     unit, name = next((unit, name) for least, unit, name in _SPANS if abs(value) >= least)
     number = f"{value / unit:,.{digits + (abs(value) < 10 * unit)}f}"

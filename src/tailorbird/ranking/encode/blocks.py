@@ -1,7 +1,7 @@
 """Block transforms: outputs with the same kinds of steps go through them as one block.
 
 A model that scales and imputes every number has dozens of such outputs, and at a request each step
-on each of them costs more than its arithmetic. The result is bit-identical to `Output.apply`: the
+on each of them costs more than its arithmetic. The result is bit-identical to `TransformOutput.apply`: the
 same operations on the same numbers.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.ranking.encode.steps import (
-    LARGEST,
+    FLOAT32_MAX,
     Clip,
     Fill,
     Floats,
@@ -22,7 +22,7 @@ from tailorbird.ranking.encode.steps import (
     Quantile,
     Standardise,
 )
-from tailorbird.ranking.encode.transforms import Column, Output
+from tailorbird.ranking.encode.transforms import Column, TransformOutput
 
 ROWS_AT_ONCE = 4_096  # rows per block in training, so that intermediate results stay in cache
 
@@ -46,16 +46,18 @@ class TransformBlock:
         for start in range(0, out.shape[1], ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             x = np.minimum(
-                np.maximum(np.array([column[rows] for column in columns], np.float64), -LARGEST),
-                LARGEST,
+                np.maximum(
+                    np.array([column[rows] for column in columns], np.float64), -FLOAT32_MAX
+                ),
+                FLOAT32_MAX,
             )
             for step in self.steps:
                 x = step(x)
-            out[:, rows] = np.minimum(np.maximum(x, -LARGEST), LARGEST)
+            out[:, rows] = np.minimum(np.maximum(x, -FLOAT32_MAX), FLOAT32_MAX)
         return out
 
 
-def group_transforms(outputs: Sequence[Output]) -> tuple[TransformBlock, ...]:
+def group_transforms(outputs: Sequence[TransformOutput]) -> tuple[TransformBlock, ...]:
     """Group outputs into blocks of two or more; the rest are applied singly."""
     groups: dict[tuple[type, ...], list[int]] = {}
     for index, output in enumerate(outputs):
@@ -69,8 +71,8 @@ def group_transforms(outputs: Sequence[Output]) -> tuple[TransformBlock, ...]:
 
 
 def split_transforms(
-    outputs: Sequence[Output],
-) -> tuple[list[tuple[int, Output]], list[tuple[TransformBlock, npt.NDArray[np.intp]]]]:
+    outputs: Sequence[TransformOutput],
+) -> tuple[list[tuple[int, TransformOutput]], list[tuple[TransformBlock, npt.NDArray[np.intp]]]]:
     """Return the outputs to apply singly, and those in blocks, with their column offsets."""
     blocks = group_transforms(outputs)
     starts = np.concatenate(([0], np.cumsum([output.width for output in outputs]))).astype(np.intp)
@@ -81,7 +83,7 @@ def split_transforms(
     return singles, [(block, starts[list(block.places)]) for block in blocks]
 
 
-def _make_block(outputs: list[Output], indices: list[int]) -> TransformBlock:
+def _make_block(outputs: list[TransformOutput], indices: list[int]) -> TransformBlock:
     steps = [
         _block_step(list(of_all))
         for of_all in zip(*(output.steps for output in outputs), strict=True)

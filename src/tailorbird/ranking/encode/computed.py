@@ -1,4 +1,4 @@
-"""Columns computed from the items and the user's recent sequence, see `COMPUTED`.
+"""Columns computed from the items and the user's recent sequence, see `COMPUTED_COLUMNS`.
 
 `ranking.encode.encoder` puts them into a matrix. Columns read live from candidate sources are in
 `ranking.encode.live`.
@@ -19,14 +19,14 @@ Times = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
 RECENT_MAX = 10
-COMPUTED = {
+COMPUTED_COLUMNS = {
     "recent_age": "how many of the last ten came after the person last had this very item; NaN if "
     "it is not among them",
     "category_share": "share of the last ten that are of its category; NaN without any of known "
     "category",
     "age_days": "days since the item came; NaN if it has been there from the beginning",
 }
-assert tuple(COMPUTED) == COMPUTED_NAMES
+assert tuple(COMPUTED_COLUMNS) == COMPUTED_NAMES
 
 
 class RaggedLike(Protocol):

@@ -4,7 +4,7 @@ The columns of the matrix, in this order:
 
     numeric        float32 as read; NaN is missing
     categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
-    computed       from the items and the user's recent sequence (`COMPUTED`), by vectors
+    computed       from the items and the user's recent sequence (`COMPUTED_COLUMNS`), by vectors
                    (`ranking.tower`), and live: rank and score in candidate sources and declared
                    similarities (`ranking.encode.live`)
     position       the position shown in training, 1 in serving; only if trained with it
@@ -27,7 +27,7 @@ from tailorbird.errors import BundleError
 from tailorbird.features.declare.declarations import POSITION
 from tailorbird.ranking.encode.blocks import TransformBlock, split_transforms
 from tailorbird.ranking.encode.computed import (
-    COMPUTED,
+    COMPUTED_COLUMNS,
     Keys,
     RaggedLike,
     Rows,
@@ -36,10 +36,10 @@ from tailorbird.ranking.encode.computed import (
 )
 from tailorbird.ranking.encode.history import History
 from tailorbird.ranking.encode.live import LiveColumns
-from tailorbird.ranking.encode.rows import Matrix, Ragged, RowsLike, source_column
+from tailorbird.ranking.encode.rows import Matrix, RaggedArrays, RowsLike, source_column
 from tailorbird.ranking.encode.similarities import Similarity
 from tailorbird.ranking.encode.steps import MISSING
-from tailorbird.ranking.encode.transforms import Output
+from tailorbird.ranking.encode.transforms import TransformOutput
 from tailorbird.ranking.encode.vocabulary import Vocabulary
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space, UserQuery, no_columns
 from tailorbird.registry import Columns
@@ -50,7 +50,7 @@ Floats = npt.NDArray[np.float64]
 
 FORMAT = 7  # of encoder.json; another one is not read
 ITEM_COLUMNS = (
-    COMPUTED | VECTOR_COLUMNS
+    COMPUTED_COLUMNS | VECTOR_COLUMNS
 )  # computed columns, besides those of candidate sources, with descriptions
 
 
@@ -61,7 +61,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         columns: the columns of the feature set, in the order in which they are read.
         numeric: the numeric columns that the model uses.
         vocabularies: of the categorical columns that the model uses.
-        computed: the names among `COMPUTED`, vector and live columns that it uses untransformed.
+        computed: the names among `COMPUTED_COLUMNS`, vector and live columns that it uses untransformed.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
         transforms: further columns, computed from any of these by learned steps.
@@ -73,10 +73,10 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     columns: Columns
     numeric: tuple[str, ...]
     vocabularies: tuple[Vocabulary, ...] = ()
-    computed: tuple[str, ...] = tuple(COMPUTED)
+    computed: tuple[str, ...] = tuple(COMPUTED_COLUMNS)
     sequence: str = ""
     position: bool = False
-    transforms: tuple[Output, ...] = ()
+    transforms: tuple[TransformOutput, ...] = ()
     candidates: CandidateColumns = CandidateColumns()
     similarities: tuple[Similarity, ...] = ()
     history: History | None = None
@@ -160,7 +160,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
         These are the rows of an embedding.
         """
-        transformed = {output.name: output.size for output in self.transforms if output.size}
+        transformed = {
+            output.name: output.code_count for output in self.transforms if output.code_count
+        }
         return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | transformed
 
     @cached_property
@@ -200,7 +202,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             descriptions |= words.describe_columns()
         return descriptions
 
-    def _check(self, output: Output) -> None:
+    def _check(self, output: TransformOutput) -> None:
         name = output.column
         if name in self.columns.categorical:
             right = output.is_categorical or output.is_missing_indicator
@@ -235,7 +237,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         t: Times,
         index: Index,
         position: npt.NDArray[np.generic] | None = None,
-        learned: Mapping[str, Floats] | None = None,
+        target_encodings: Mapping[str, Floats] | None = None,
         space: Space | None = None,
         user_query: UserQuery | None = None,
         live: Mapping[str, npt.NDArray[np.generic]] | None = None,
@@ -251,7 +253,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             index: for the computed columns; in training, one whose `as_of` is not after the first
                 t.
             position: (n,), from 1; None in serving, which scores every item as if it stood first.
-            learned: for training rows, name of a transform → (n,): its target encoding as of each
+            target_encodings: for training rows, name of a transform → (n,): its target encoding as of each
                 row's time.
             space: for the columns by vectors, which are missing without it; in training, one that
                 is as old as the index.
@@ -280,7 +282,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         nothing = np.full(item_keys.size, np.nan, np.float32)
         columns |= {name: nothing if live is None else live[name] for name in live_names}
         shown = np.ones(item_keys.size, np.float32) if position is None else position
-        matrix = self._fill_matrix(numeric, categorical, columns, shown, learned or {})
+        matrix = self._fill_matrix(numeric, categorical, columns, shown, target_encodings or {})
         net_start = matrix.shape[1] - len(self._net_columns)
         if self.history:
             history = self.history.columns(
@@ -301,7 +303,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         sources = {*self.computed, *(output.column for output in self.transforms)}
         by_items, vectors, live = (
             tuple(name for name in names if name in sources)
-            for names in (COMPUTED, VECTOR_COLUMNS, self.live.names)
+            for names in (COMPUTED_COLUMNS, VECTOR_COLUMNS, self.live.names)
         )
         return by_items, vectors, live
 
@@ -311,7 +313,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         categorical: Keys,
         computed: Mapping[str, npt.NDArray[np.generic]],
         position: npt.NDArray[np.generic],
-        learned: Mapping[str, Floats],
+        target_encodings: Mapping[str, Floats],
     ) -> Matrix:
         matrix = np.empty((len(numeric), len(self.names)), np.float32)
         matrix[:, len(self.names) - len(self._net_columns) :] = MISSING
@@ -331,7 +333,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         singles, blocks = self._parts
         for source_index, output in singles:
             values = output.apply(
-                source_column(self.columns, output.column, *sources), learned.get(output.name)
+                source_column(self.columns, output.column, *sources),
+                target_encodings.get(output.name),
             )
             matrix[:, offset + source_index : offset + source_index + output.width] = (
                 values.reshape(len(matrix), output.width)
@@ -343,7 +346,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return matrix
 
     @cached_property
-    def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[TransformBlock, Rows]]]:
+    def _parts(self) -> tuple[list[tuple[int, TransformOutput]], list[tuple[TransformBlock, Rows]]]:
         return split_transforms(self.transforms)
 
     def encode_people(self, numeric: Matrix, categorical: Keys) -> Matrix:
@@ -365,7 +368,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         for name in (*self._sequences, *read):
             if name in rows.sequences:
                 sequence = rows.sequences[name]
-                ragged[name] = Ragged(
+                ragged[name] = RaggedArrays(
                     np.array([0, sequence.item.size], np.int64), sequence.item, sequence.ts
                 )
         request = np.zeros(item_keys.size, np.intp)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tailorbird.candidates.query import CandidateColumns
 from tailorbird.features.declare import declarations
-from tailorbird.ranking.encode.computed import COMPUTED, Keys
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS, Keys
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.similarities import from_declaration
 from tailorbird.ranking.encode.vocabulary import Vocabulary
@@ -20,7 +20,7 @@ def fit_encoder(
     categorical: Keys,
     *,
     numeric: Sequence[str] | None = None,
-    computed: Sequence[str] = tuple(COMPUTED),
+    computed: Sequence[str] = tuple(COMPUTED_COLUMNS),
     position: bool = False,
     count_min: int = 5,
     size_max: int = 100_000,
@@ -54,7 +54,7 @@ def fit_encoder(
         name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
     )
     similar = tuple(from_declaration(similarity) for similarity in similarities)
-    chosen = tuple(
+    selected_columns = tuple(
         name
         for name in (*computed, *candidates.names, *(similarity.name for similarity in similar))
         if name not in leave_out
@@ -64,7 +64,7 @@ def fit_encoder(
         columns,
         used,
         tuple(vocabularies),
-        chosen,
+        selected_columns,
         sequence,
         position,
         candidates=candidates,

@@ -38,7 +38,7 @@ class RowsLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Ragged:
+class RaggedArrays:
     """A plain implementation of `RaggedLike`."""
 
     offsets: Times

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
 MISSING, UNKNOWN = 0, 1
-LARGEST = float(np.finfo(np.float32).max)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class NumericStep(
@@ -46,7 +46,7 @@ class KeyStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     """A step from keys (n,) to numbers (n,), or (n, width) for vectors."""
 
     @property
-    def codes(self) -> bool:
+    def returns_codes(self) -> bool:
         """True if the numbers are codes."""
         return False
 
@@ -135,9 +135,9 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
 
     def apply(self, x: Floats) -> Floats:
         cuts, begin, value, slope, tied = self.tables
-        below = np.searchsorted(cuts, x)
-        between = value[below] + (x - begin[below]) * slope[below]
-        return np.where(x == cuts[np.minimum(below, len(cuts) - 1)], tied[below], between)
+        cuts_below = np.searchsorted(cuts, x)
+        between = value[cuts_below] + (x - begin[cuts_below]) * slope[cuts_below]
+        return np.where(x == cuts[np.minimum(cuts_below, len(cuts) - 1)], tied[cuts_below], between)
 
     def describe(self) -> str:
         return f"{'normal score of the ' if self.normal else ''}rank in {len(self.cuts) - 1} bins"
@@ -209,7 +209,7 @@ class Codes(Table, frozen=True, tag="vocabulary"):
     """A vocabulary: the key at position i has the code i + 2."""
 
     @property
-    def codes(self) -> bool:
+    def returns_codes(self) -> bool:
         return True
 
     @property
@@ -257,7 +257,7 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
         return codes
 
     @property
-    def codes(self) -> bool:
+    def returns_codes(self) -> bool:
         return True
 
     @property
@@ -290,7 +290,7 @@ class Frequency(Table, frozen=True, tag="frequency"):
         return f"share of rows, of {len(self.keys):,} values"
 
 
-class Target(Table, frozen=True, tag="target"):
+class TargetEncoding(Table, frozen=True, tag="target"):
     """A target encoding: the rate of `head` by key.
 
     Key 0, missing, is a key like any other. Unknown keys get the overall mean.
@@ -360,7 +360,7 @@ class Missing(KeyStep, frozen=True, tag="missing"):
 
 
 NumberSteps = Log | Clip | Standardise | Quantile | Fill
-KeySteps = FillKey | Codes | Hashed | Frequency | Target | Vectors
+KeySteps = FillKey | Codes | Hashed | Frequency | TargetEncoding | Vectors
 
 
 def require(condition: bool, problem: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.ranking.encode.steps import (
-    LARGEST,
+    FLOAT32_MAX,
     Codes,
     FillKey,
     Floats,
@@ -21,7 +21,7 @@ from tailorbird.ranking.encode.steps import (
     Missing,
     NumberSteps,
     NumericStep,
-    Target,
+    TargetEncoding,
     Vectors,
     require,
 )
@@ -29,7 +29,7 @@ from tailorbird.ranking.encode.steps import (
 Column = npt.NDArray[np.float32] | Keys
 
 
-class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+class TransformOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """An output: a matrix column (several for vectors) made from a feature column.
 
     Attributes:
@@ -50,7 +50,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
                 f"{self.name}: a {type(step).__name__} that does not come first",
             )
             require(
-                not (isinstance(before, KeyStep) and before.codes),
+                not (isinstance(before, KeyStep) and before.returns_codes),
                 f"{self.name}: a step after codes",
             )
             require(
@@ -81,7 +81,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
         )
 
     @property
-    def size(self) -> int:
+    def code_count(self) -> int:
         """The number of codes, missing and unknown included; 0 without codes."""
         return (
             self.steps[-1].size if self.steps and isinstance(self.steps[-1], Codes | Hashed) else 0
@@ -98,11 +98,13 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
     def is_missing_indicator(self) -> bool:
         return len(self.steps) == 1 and isinstance(self.steps[0], Missing)
 
-    def apply(self, column: Column, learned: Floats | None = None) -> npt.NDArray[np.float32]:
+    def apply(
+        self, column: Column, target_encoding: Floats | None = None
+    ) -> npt.NDArray[np.float32]:
         """Transform values (n,) to shape (n,) or (n, width).
 
         Args:
-            learned: what its `Target` gave each of these rows in training, as of the row's time;
+            target_encoding: what its `TargetEncoding` gave each of these rows in training, as of the row's time;
                 None takes the final table.
         """
         if self.is_missing_indicator:
@@ -111,18 +113,18 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
             )
         if column.dtype == np.float32:
             x = np.minimum(
-                np.maximum(column.astype(np.float64), -LARGEST), LARGEST
+                np.maximum(column.astype(np.float64), -FLOAT32_MAX), FLOAT32_MAX
             )  # an infinite value counts as the largest
         else:
             x = column
         for step in self.steps:
             if isinstance(step, FillKey):
                 x = step.fill(x)  # type: ignore[arg-type]
-            elif isinstance(step, Target) and learned is not None:
-                x = learned
+            elif isinstance(step, TargetEncoding) and target_encoding is not None:
+                x = target_encoding
             else:
                 x = step.apply(x)  # type: ignore[arg-type]
-        return np.minimum(np.maximum(x, -LARGEST), LARGEST).astype(np.float32)
+        return np.minimum(np.maximum(x, -FLOAT32_MAX), FLOAT32_MAX).astype(np.float32)
 
     def describe(self) -> str:
         return ", ".join(step.describe() for step in self.steps) or "as read"

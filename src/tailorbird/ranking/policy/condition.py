@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailorbird.errors import DeclarationError
-from tailorbird.ranking.policy.rule_columns import Request
+from tailorbird.ranking.policy.rule_columns import RuleRequest
 from tailorbird.ranking.policy.rule_language import Rule, compile_rule, rule_location
 from tailorbird.retrieval import Index
 
@@ -29,7 +29,7 @@ class Condition:
 
     def holds(self, user: Fields, context: Fields, now: int = 0) -> bool:
         """Return whether it holds for a request; absent fields are missing values."""
-        return bool(self.rule.mask(Request(_NO_ITEMS, _ONE_ROW, now, user, context))[0])
+        return bool(self.rule.mask(RuleRequest(_NO_ITEMS, _ONE_ROW, now, user, context))[0])
 
 
 def compile_condition(

@@ -48,7 +48,7 @@ def apply_constraints(
     reserved = np.zeros(n, bool)
     reserved[list(pins.values())] = True
     exhausted = [np.zeros(n, bool) for _ in quotas]  # per quota, the items whose kind is exhausted
-    answer: list[int] = []
+    response: list[int] = []
     pinned_ahead = [
         [
             item
@@ -57,33 +57,33 @@ def apply_constraints(
         ]
         for quota in quotas
     ]
-    for taken, code, quota, ahead in zip(exhausted, codes, quotas, pinned_ahead, strict=True):
+    for is_full, code, quota, ahead in zip(exhausted, codes, quotas, pinned_ahead, strict=True):
         kinds, counts = np.unique(code[ahead], return_counts=True)
-        taken |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
+        is_full |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
     for position in range(min(size, n)):
         item = (
             pins[position]
             if position in pins
             else _best(
-                remaining & ~reserved, position, quotas, exhausted, promotions, promoted, answer
+                remaining & ~reserved, position, quotas, exhausted, promotions, promoted, response
             )
         )
-        answer.append(item)
+        response.append(item)
         remaining[item] = False
         for at, (code, quota) in enumerate(zip(codes, quotas, strict=True)):
             if quota.window:
                 exhausted[at] = _exhausted_items(
-                    code, answer[-quota.window + 1 :] if quota.window > 1 else [], quota.most
+                    code, response[-quota.window + 1 :] if quota.window > 1 else [], quota.most
                 )
             elif (
                 code[item] >= 0
                 and np.count_nonzero(
-                    code[[*dict.fromkeys((*answer, *pinned_ahead[at]))]] == code[item]
+                    code[[*dict.fromkeys((*response, *pinned_ahead[at]))]] == code[item]
                 )
                 >= quota.most
             ):
                 exhausted[at] |= code == code[item]
-    return np.concatenate([np.array(answer, np.intp), np.flatnonzero(remaining)])
+    return np.concatenate([np.array(response, np.intp), np.flatnonzero(remaining)])
 
 
 def _best(
@@ -93,17 +93,17 @@ def _best(
     full: Sequence[Mask],
     promotions: Sequence[Promotion],
     promoted: Sequence[Mask],
-    answer: Sequence[int],
+    response: Sequence[int],
 ) -> int:
     """Return the index of the item for a position."""
     allowed = remaining.copy()
-    for quota, taken in zip(quotas, full, strict=True):
+    for quota, is_full in zip(quotas, full, strict=True):
         if not quota.first or position < quota.first:
-            allowed &= ~taken
+            allowed &= ~is_full
     allowed = allowed if allowed.any() else remaining
     for promotion, is_promoted in zip(promotions, promoted, strict=True):
         if (
-            np.count_nonzero(is_promoted[list(answer)]) < promotion.required_count(position + 1)
+            np.count_nonzero(is_promoted[list(response)]) < promotion.required_count(position + 1)
             and (promoted_remaining := allowed & is_promoted).any()
         ):
             allowed = promoted_remaining
@@ -137,14 +137,14 @@ class SlateConstraints:
         """The longest window of any quota, 0 without one."""
         return max((quota.window for quota in self.quotas), default=0)
 
-    def count_violations(self, answer: Rows) -> int:
+    def count_violations(self, response: Rows) -> int:
         """Count the violations of quotas and promotions by a slate (candidates, in order).
 
         The count is 0 wherever there were enough candidates.
         """
         violations = 0
         for quota, code in zip(self.quotas, self.codes, strict=True):
-            kinds = code[answer].tolist()
+            kinds = code[response].tolist()
             spans = [kinds[: quota.first or len(kinds)]]
             if quota.window:
                 spans = [
@@ -157,23 +157,23 @@ class SlateConstraints:
                 )
         for promotion, is_promoted in zip(self.promotions, self.promoted, strict=True):
             count_ = 0
-            for positions, has in enumerate(is_promoted[answer].tolist(), 1):
+            for positions, has in enumerate(is_promoted[response].tolist(), 1):
                 count_ += has
                 violations += max(0, promotion.required_count(positions) - count_)
         return violations
 
-    def added_violations(self, answer: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
+    def added_violations(self, response: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
         """Return the change in violations (m,) if each of `items` takes a position.
 
         It is below 0 where the number of violations shrinks.
         """
         increase = np.zeros(items.size, np.int64)
-        current = np.array([answer[at]])
+        current = np.array([response[at]])
         for quota, code in zip(self.quotas, self.codes, strict=True):
-            kinds = code[answer]
-            spans = [(0, quota.first or answer.size)]
+            kinds = code[response]
+            spans = [(0, quota.first or response.size)]
             if quota.window:
-                last = max(0, answer.size - quota.window)
+                last = max(0, response.size - quota.window)
                 starts = range(max(0, at - quota.window + 1), min(at, last) + 1)
                 spans = [(start, start + quota.window) for start in starts]
             for start, end in spans:
@@ -192,11 +192,11 @@ class SlateConstraints:
                     increase += sign * crowded
         for promotion, items_ in zip(self.promotions, self.promoted, strict=True):
             lacking = (
-                np.array([promotion.required_count(n) for n in range(at + 1, answer.size + 1)])
-                - np.cumsum(items_[answer])[at:]
+                np.array([promotion.required_count(n) for n in range(at + 1, response.size + 1)])
+                - np.cumsum(items_[response])[at:]
             )
             lacks = {gained: int(np.maximum(0, lacking - gained).sum()) for gained in (-1, 0, 1)}
-            gained = items_[items].astype(int) - int(items_[answer[at]])
+            gained = items_[items].astype(int) - int(items_[response[at]])
             increase += np.array([lacks[change] - lacks[0] for change in gained.tolist()], np.int64)
         return increase
 
@@ -249,18 +249,18 @@ def dpp(
     factors = np.zeros((min(size, n), n))
     gain = np.ones(n)  # gain of the determinant of S if an item is added
     remaining = np.ones(n, bool)
-    chosen: list[int] = []
+    selected: list[int] = []
     for step in range(min(size, n)):
         best = int(
             np.argmax(np.where(remaining, quality + np.log(np.maximum(gain, 1e-12)), -np.inf))
         )
-        chosen.append(best)
+        selected.append(best)
         remaining[best] = False
         if gain[best] > 1e-12:
             new = (kernel[best] - factors[:step, best] @ factors[:step]) / np.sqrt(gain[best])
             factors[step] = new
             gain = gain - new * new
-    return _then_by_value(chosen, remaining, values)
+    return _then_by_value(selected, remaining, values)
 
 
 def mmr(
@@ -282,16 +282,18 @@ def mmr(
     scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
     nearest = np.zeros(values.size)
     remaining = np.ones(values.size, bool)
-    chosen: list[int] = []
+    selected: list[int] = []
     for _ in range(min(size, values.size)):
         gain = balance * scaled - (1.0 - balance) * nearest
         best = int(np.argmax(np.where(remaining, gain, -np.inf)))
-        chosen.append(best)
+        selected.append(best)
         remaining[best] = False
         nearest = np.maximum(nearest, similarity[best])
-    return _then_by_value(chosen, remaining, values)
+    return _then_by_value(selected, remaining, values)
 
 
-def _then_by_value(chosen: Sequence[int], remaining: npt.NDArray[np.bool_], values: Floats) -> Rows:
+def _then_by_value(
+    selected: Sequence[int], remaining: npt.NDArray[np.bool_], values: Floats
+) -> Rows:
     rest = np.argsort(-values, kind="stable")
-    return np.concatenate([np.array(chosen, np.intp), rest[remaining[rest]]])
+    return np.concatenate([np.array(selected, np.intp), rest[remaining[rest]]])

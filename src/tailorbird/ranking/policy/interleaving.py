@@ -24,7 +24,7 @@ NO_TEAM = -1
 State = frozenset[int]  # the items in the slate so far
 
 
-class _Round(NamedTuple):
+class _DraftRound(NamedTuple):
     """The picks of one round, with their teams, and the state after them."""
 
     items: tuple[int, ...]
@@ -98,24 +98,26 @@ class TeamDraft:
                         totals[1] += same
         return marginal, joint
 
-    def _rounds(self, state: State) -> tuple[_Round, ...]:
+    def _rounds(self, state: State) -> tuple[_DraftRound, ...]:
         """Return the equally likely rounds from a state; none at the end of both rankings."""
         rounds = self._pick(state, (0, 1)), self._pick(state, (1, 0))
         if len(rounds[0].items) == len(rounds[1].items) and rounds[0].teams != rounds[1].teams:
             return rounds
-        left = [item for ranking in self._rankings for item in ranking if item not in state]
-        best = max(rounds, key=lambda each: len(each.items)).items or left
-        return (_Round((best[0],), (NO_TEAM,), state | {best[0]}),) if best else ()
+        remaining_items = [
+            item for ranking in self._rankings for item in ranking if item not in state
+        ]
+        best = max(rounds, key=lambda entry: len(entry.items)).items or remaining_items
+        return (_DraftRound((best[0],), (NO_TEAM,), state | {best[0]}),) if best else ()
 
-    def _pick(self, state: State, teams: tuple[int, int]) -> _Round:
+    def _pick(self, state: State, teams: tuple[int, int]) -> _DraftRound:
         """Let the teams pick an item each in turn, those that have one left."""
-        items, picked = list[int](), list[int]()
+        items, picks = list[int](), list[int]()
         for team in teams:
             if (item := self._find_best(team, state)) is not None:
                 items.append(item)
-                picked.append(team)
+                picks.append(team)
                 state |= {item}
-        return _Round(tuple(items), tuple(picked), state)
+        return _DraftRound(tuple(items), tuple(picks), state)
 
     def _find_best(self, team: int, state: State) -> int | None:
         """Return the best item of a ranking that may follow the items of a state."""

@@ -97,10 +97,10 @@ def arrange_slate(
 
 def apply_boosts(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
     """Apply boosts: each changes the values of its items by factor - 1 of their magnitude."""
-    moved = values.copy()
+    boosted_values = values.copy()
     for factor, mask in factors:
-        moved[mask] += (factor - 1.0) * np.abs(moved[mask])
-    return moved
+        boosted_values[mask] += (factor - 1.0) * np.abs(boosted_values[mask])
+    return boosted_values
 
 
 def attribute_codes(index: Index, rows: Rows, attribute: str) -> Codes:

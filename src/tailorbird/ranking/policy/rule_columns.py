@@ -34,7 +34,7 @@ class RecentLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class RuleRequest:
     """The inputs of rules.
 
     Attributes:
@@ -80,7 +80,7 @@ class RuleValues:
     A division by zero is missing or infinite. A text for all items is missing if empty.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: RuleRequest) -> None:
         self._request = request
 
     def column(self, path: str) -> Value:
@@ -128,7 +128,7 @@ class RuleValues:
         return left / right
 
 
-def item_field(request: Request, name: str) -> Value:
+def item_field(request: RuleRequest, name: str) -> Value:
     """Return an attribute of the request's items, or `id`, `age_days`, `popularity`."""
     index, rows = request.index, request.rows
     if name in index.attributes:

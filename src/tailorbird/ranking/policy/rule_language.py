@@ -12,7 +12,7 @@ from tailorbird.features.expr.check import Checker, Function, Language, ValueKin
 from tailorbird.features.expr.columns import evaluate_columns
 from tailorbird.features.expr.nodes import ExpressionError, Node, walk
 from tailorbird.features.expr.parse import parse_tree
-from tailorbird.ranking.policy.rule_columns import Mask, Request, RuleValues, to_booleans
+from tailorbird.ranking.policy.rule_columns import Mask, RuleRequest, RuleValues, to_booleans
 
 ITEM_FIELDS: Mapping[str, ValueKind] = {"id": "text", "age_days": "number", "popularity": "number"}
 CONTEXT_FIELDS: Mapping[str, ValueKind] = {
@@ -58,7 +58,7 @@ class Rule:
         """Whether it reads nothing but attributes of items, which are the same at any time."""
         return "item.age_days" not in self.names and len(self.item_fields) == len(self.names)
 
-    def mask(self, request: Request) -> Mask:
+    def mask(self, request: RuleRequest) -> Mask:
         """Return a mask of the items that satisfy it, (n,)."""
         holds = to_booleans(evaluate_columns(self.tree, RuleValues(request)))
         return np.broadcast_to(holds, request.rows.size)

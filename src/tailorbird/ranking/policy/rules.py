@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailorbird.errors import DeclarationError, suggest_name
-from tailorbird.ranking.policy.rule_columns import Mask, Request
+from tailorbird.ranking.policy.rule_columns import Mask, RuleRequest
 from tailorbird.ranking.policy.rule_language import Rule, compile_rule
 from tailorbird.ranking.slot import Slot
 
@@ -49,7 +49,7 @@ class Rules:
         """Return the rules without the one at a position."""
         return Rules((*self.rules[:index], *self.rules[index + 1 :]))
 
-    def mask(self, request: Request) -> Mask:
+    def mask(self, request: RuleRequest) -> Mask:
         """Return a mask of the items that satisfy all rules, (n,)."""
         satisfied = np.ones(request.rows.size, bool)
         for rule in self.rules:

@@ -237,13 +237,17 @@ class PlackettLuce:
         is_ranked = _agreement(shown, self.ranked).astype(np.float64)
         marginal, conditional = is_ranked.copy(), is_ranked.copy()
         drawn = slice(self.start, min(self.start + self.count, shown.size))
-        places = find_places(shown[drawn], self.pool)
-        is_placed = places >= 0
-        positions = np.maximum(places, 0)
+        pool_positions = find_places(shown[drawn], self.pool)
+        is_placed = pool_positions >= 0
+        positions = np.maximum(pool_positions, 0)
         marginal[drawn] = np.where(is_placed, marginals(self.strengths, positions), 0.0)
-        taken = np.where(is_placed, self.strengths[positions], 0.0)
-        left = self.strengths.sum() - np.concatenate([[0.0], np.cumsum(taken)[:-1]])
-        conditional[drawn] = taken / np.maximum(left, taken.clip(1e-300))
+        taken_strength = np.where(is_placed, self.strengths[positions], 0.0)
+        remaining_strength = self.strengths.sum() - np.concatenate(
+            [[0.0], np.cumsum(taken_strength)[:-1]]
+        )
+        conditional[drawn] = taken_strength / np.maximum(
+            remaining_strength, taken_strength.clip(1e-300)
+        )
         joint: Floats = conditional.cumprod()
         if self.share >= 1:
             return marginal, joint
@@ -316,8 +320,8 @@ def _strengths(values: Floats, temperature: float) -> Floats:
     return np.exp((scaled - 1.0) / temperature)
 
 
-def marginals(strengths: Floats, places: Rows) -> Floats:
-    """Return the probability (k,) that item `places[j]` of a Plackett-Luce order is at position j.
+def marginals(strengths: Floats, pool_positions: Rows) -> Floats:
+    """Return the probability (k,) that item `pool_positions[j]` of a Plackett-Luce order is at position j.
 
     Item i arrives at an exponential time with its strength as the rate. It is at position j if
     exactly j others arrive before it: P = ∫ s_i exp(-s_i t) Pr[j of the others by t] dt, where the
@@ -328,7 +332,8 @@ def marginals(strengths: Floats, places: Rows) -> Floats:
     Args:
         strengths: (n,), above 0.
     """
-    ways, rows = _ways_to_arrive(strengths, places, places.size), np.arange(places.size)
+    rows = np.arange(pool_positions.size)
+    ways = _ways_to_arrive(strengths, pool_positions, rows.size)
     return np.clip(np.einsum("q,iq->i", _nodes()[1], ways[rows, :, rows]), 1e-12, 1.0)
 
 
@@ -338,20 +343,20 @@ def marginal_table(strengths: Floats, size: int) -> Floats:
     return np.clip(np.einsum("q,iqj->ij", _nodes()[1], ways), 1e-12, 1.0)
 
 
-def _ways_to_arrive(strengths: Floats, places: Rows, size: int) -> Floats:
-    """Return the probability [i, q, j] that j others arrive before node q of item `places[i]`."""
+def _ways_to_arrive(strengths: Floats, pool_positions: Rows, size: int) -> Floats:
+    """Return the probability [i, q, j] that j others arrive before node q of the i-th item."""
     at, _ = _nodes()
     # arrival[i, q]: the other item has arrived by the time of node q of item i
-    time = -np.log(at)[None, :] / strengths[places][:, None]
-    ways = np.zeros((places.size, NODES, size))
+    time = -np.log(at)[None, :] / strengths[pool_positions][:, None]
+    ways = np.zeros((pool_positions.size, NODES, size))
     ways[:, :, 0] = 1.0
-    rows = np.arange(places.size)
+    rows = np.arange(pool_positions.size)
     for other in range(strengths.size):
         arrival = -np.expm1(-strengths[other] * time)
-        arrival[rows[places == other]] = 0.0  # an item is not its own competitor
-        taken = ways[:, :, :-1] * arrival[:, :, None]
+        arrival[rows[pool_positions == other]] = 0.0  # an item is not its own competitor
+        taken_strength = ways[:, :, :-1] * arrival[:, :, None]
         ways *= 1.0 - arrival[:, :, None]
-        ways[:, :, 1:] += taken
+        ways[:, :, 1:] += taken_strength
     return ways
 
 

@@ -22,7 +22,7 @@ _GAP_H = 24  # the current visit is not a return
 
 
 @dataclass(frozen=True)
-class Return:
+class ReturnTarget:
     """A return of the user in [t + gap, t + until), microseconds.
 
     It belongs to a request, and so is the same for all items shown.
@@ -32,7 +32,7 @@ class Return:
     until: int
 
 
-def parse_return(head: str) -> Return | None:
+def parse_return(head: str) -> ReturnTarget | None:
     """Parse a return head, or return None for any other head.
 
     Raises:
@@ -47,7 +47,7 @@ def parse_return(head: str) -> Return | None:
             f"{head} has nothing between its gap and its end",
             fix="name a longer window, such as return_7d_gap_12h",
         )
-    return Return(gap, until)
+    return ReturnTarget(gap, until)
 
 
 def is_amount(head: str) -> bool:

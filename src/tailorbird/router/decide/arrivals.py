@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.events import ROUTED, Answer, Context, Receipt
-from tailorbird.events.contract.checked_batch import CheckedBatch, some
+from tailorbird.events import ROUTED, Context, Receipt, ResponseDetails
+from tailorbird.events.contract.checked_batch import CheckedBatch, select_rows
 from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.contract.envelope import PROPERTY_COLUMNS
 from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES
@@ -76,7 +76,7 @@ class ResponseRow:
     """A response of ours among the events."""
 
     row: int
-    response: Answer
+    response: ResponseDetails
     items: list[str]
 
 
@@ -132,7 +132,11 @@ class Arrivals:
                 if is_retained[response.row]
             ],
             identifies=[int(new_rows[row]) for row in self.identifies if is_retained[row]],
-            merges=[(int(new_rows[row]), into) for row, into in self.merges if is_retained[row]],
+            merges=[
+                (int(new_rows[row]), merged_into)
+                for row, merged_into in self.merges
+                if is_retained[row]
+            ],
         )
 
     def __len__(self) -> int:
@@ -152,8 +156,8 @@ class ArrivalsBuilder:
         self, contract: Contract, producer_ids: dict[str, int], partition: tuple[int, int] = (0, 1)
     ) -> None:
         self._contract, self._producer_ids, self._partition = contract, producer_ids, partition
-        self._waiting: list[Body] = []
-        self._waiting_rows = 0
+        self._pending_bodies: list[Body] = []
+        self._pending_rows = 0
         self._chunks: list[Arrivals] = []
         self._rows = 0
         self._refused: list[RefusedRow] = []
@@ -164,9 +168,9 @@ class ArrivalsBuilder:
             self._flush()
             self._check([body], *self._partition)
             return
-        self._waiting.append(body)
-        self._waiting_rows += body.rows
-        if self._waiting_rows >= CHUNK_ROWS:
+        self._pending_bodies.append(body)
+        self._pending_rows += body.rows
+        if self._pending_rows >= CHUNK_ROWS:
             self._flush()
 
     def build(self) -> Arrivals:
@@ -187,29 +191,29 @@ class ArrivalsBuilder:
             )
         return Arrivals(
             {
-                name: pa.concat_arrays([piece.columns[name] for piece in chunks])
+                name: pa.concat_arrays([chunk.columns[name] for chunk in chunks])
                 for name in EVENT_COLUMNS
             },
-            np.concatenate([piece.entries for piece in chunks]),
-            np.concatenate([piece.ts for piece in chunks]),
-            np.concatenate([piece.utc_offset_min for piece in chunks]),
-            [profile for piece in chunks for profile in piece.profiles],
-            [response for piece in chunks for response in piece.responses],
-            [row for piece in chunks for row in piece.identifies],
-            [merge for piece in chunks for merge in piece.merges],
+            np.concatenate([chunk.entries for chunk in chunks]),
+            np.concatenate([chunk.ts for chunk in chunks]),
+            np.concatenate([chunk.utc_offset_min for chunk in chunks]),
+            [profile for chunk in chunks for profile in chunk.profiles],
+            [response for chunk in chunks for response in chunk.responses],
+            [row for chunk in chunks for row in chunk.identifies],
+            [merge for chunk in chunks for merge in chunk.merges],
             producers,
             self._refused,
         )
 
     def _flush(self) -> None:
-        if self._waiting:
-            self._check(self._waiting)
-            self._waiting, self._waiting_rows = [], 0
+        if self._pending_bodies:
+            self._check(self._pending_bodies)
+            self._pending_bodies, self._pending_rows = [], 0
 
     def _check(self, bodies: list[Body], number: int = 0, count: int = 1) -> None:
         checked = self._contract.check([(body.payload, body.receipt) for body in bodies])
         if count > 1:
-            checked = some(
+            checked = select_rows(
                 checked, partition_rows(checked.fields, number, count), refused=number == 0
             )
         for body_index, refusal in checked.refused:
@@ -247,9 +251,9 @@ def _to_arrivals(
     if "answer" in types:
         rows = zip(fields.type, fields.answer, fields.items, strict=True)
         responses = [
-            ResponseRow(first_row + row, answer, items)
-            for row, (type_, answer, items) in enumerate(rows)
-            if type_ == "answer" and answer is not None and items is not None
+            ResponseRow(first_row + row, response, items)
+            for row, (type_, response, items) in enumerate(rows)
+            if type_ == "answer" and response is not None and items is not None
         ]
     identifies = (
         [first_row + row for row, type_ in enumerate(fields.type) if type_ == "identify"]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tailorbird.router.decide import profiles as catalogue
 from tailorbird.router.decide.arrivals import Arrivals, Int64s
-from tailorbird.router.decide.timeline import VARIES, Timeline
+from tailorbird.router.decide.timeline import NOT_CONSTANT, Timeline
 
 V = TypeVar("V")
 Codes, Bools = npt.NDArray[np.int32], npt.NDArray[np.bool_]
@@ -83,19 +83,19 @@ def look_up_profiles(
     values: list[V] = []
     code_of = np.full(len(names) + 1, -1, np.int32)  # the last entry stands for a null key
     for index, value in enumerate(timeline.find_constant(names, first, last)):
-        if value is VARIES or names[index] in updated_keys:
+        if value is NOT_CONSTANT or names[index] in updated_keys:
             code_of[index] = -2
         elif value is not None:
             code_of[index] = len(values)
             values.append(value)
-    place = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
-    codes = code_of[place]
+    codes_of_row = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    codes = code_of[codes_of_row]
 
     def look_up(row: int) -> None:
         value = (
             overrides[row](row)
             if overrides and row in overrides
-            else timeline.at(names[place[row]], int(ts[row]))
+            else timeline.at(names[codes_of_row[row]], int(ts[row]))
         )
         codes[row] = -1 if value is None else len(values)
         if value is not None:

@@ -141,7 +141,7 @@ def _raw_log_names(arrivals: Arrivals) -> pa.Array:
     ).to_arrow(pa.string(), str)
 
 
-class _Attributed(NamedTuple):
+class _AttributedColumns(NamedTuple):
     """Columns taken from the responses that events name, and corrected event times."""
 
     ts: Int64s
@@ -150,7 +150,7 @@ class _Attributed(NamedTuple):
 
 def _attribute_events(
     arrivals: Arrivals, memory: attribution.ResponseMemory, is_profile: Bools
-) -> _Attributed:
+) -> _AttributedColumns:
     """Join events to the responses they name, in order, and add responses for later events."""
     event_columns, rows, ts = arrivals.columns, len(arrivals), arrivals.ts.copy()
     responses: dict[int, attribution.RememberedResponse] = {}
@@ -201,12 +201,14 @@ def _attribute_events(
     columns["answer_query"] = encoded.to_arrow(pa.string(), lambda one: one.query)
     for index, name in enumerate(("position", "propensity")):
         columns[name] = _scatter_to_rows(
-            {row: place[index] for row, place in item_places.items()}, rows, ROUTED.field(name).type
+            {row: values[index] for row, values in item_places.items()},
+            rows,
+            ROUTED.field(name).type,
         )
     columns["propensities"] = _scatter_to_rows(
         propensities, rows, ROUTED.field("propensities").type
     )
-    return _Attributed(ts, columns)
+    return _AttributedColumns(ts, columns)
 
 
 def _encode_by_identity(values_by_row: dict[int, V], rows: int) -> DictionaryColumn[V]:

@@ -35,7 +35,9 @@ class _CachedKey(Generic[V]):
         self.size = 0
 
 
-VARIES: Any = object()  # returned by `find_constant` where several values may hold within the span
+NOT_CONSTANT: Any = (
+    object()
+)  # returned by `find_constant` where several values may hold within the span
 
 
 class Timeline(Generic[V]):
@@ -143,7 +145,7 @@ class Timeline(Generic[V]):
     def find_constant(self, keys: Sequence[str], first: int, last: int) -> list[V | None]:
         """Return the value of each key that holds from `first` to `last`.
 
-        It is `VARIES` where the value may change in between and needs a lookup by time.
+        It is `NOT_CONSTANT` where the value may change in between and needs a lookup by time.
         """
         constants: list[V | None] = []
         for key in keys:
@@ -152,7 +154,7 @@ class Timeline(Generic[V]):
             if not values or (cached.is_complete and values[0][0] > last):
                 constants.append(None)
             else:
-                constants.append(values[-1][1] if values[-1][0] <= first else VARIES)
+                constants.append(values[-1][1] if values[-1][0] <= first else NOT_CONSTANT)
         return constants
 
     def values(self, key: str) -> list[V]:

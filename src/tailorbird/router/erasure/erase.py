@@ -71,7 +71,7 @@ def erase_from_file(
         mentions: removed from profiles of items and of others.
     """
     blocks = 0
-    while count := log.prune_some(
+    while count := log.prune_batch(
         before, before_delete=partial(pruned.summarize_blocks, log.connection)
     ):
         blocks += count

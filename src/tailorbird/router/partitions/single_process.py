@@ -80,7 +80,7 @@ class PartitionedRouter:
             sum(router.changed() for router in self.routers) > 0
         )  # no short circuit: each call resets a flag
 
-    def prune_some(self, before: int) -> int:
+    def prune_batch(self, before: int) -> int:
         """Return 0: the lake role prunes topics, see `router.routed_log.retention`."""
         return 0
 

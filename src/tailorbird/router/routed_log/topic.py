@@ -38,7 +38,7 @@ from tailorbird.stream.kafka.snapshots import (
 from tailorbird.stream.protocol import StoredBlock
 
 INDEX = "index"  # kind of the block with a step's changes of the tables
-EMPTIED = "emptied"  # kind of the first block of a topic that was reset
+EMPTIED_KIND = "emptied"  # kind of the first block of a topic that was reset
 _POSITION = """
 CREATE TABLE IF NOT EXISTS routed_position(
     id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL
@@ -198,7 +198,7 @@ class RoutedTopic:
 
     def append_first_row(self) -> None:
         """Append the first row of a topic that was reset."""
-        self._topic.append([Block(EMPTIED, 1, b"")])
+        self._topic.append([Block(EMPTIED_KIND, 1, b"")])
         with sqlite.translate_errors(self.path):
             self._set_position(self._topic.end())
 
@@ -264,7 +264,7 @@ class RoutedTopic:
     def end(self) -> int:
         return self._topic.end()
 
-    def prune_some(
+    def prune_batch(
         self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
     ) -> int:
         """Return 0: `router.routed_log.retention` prunes topics."""

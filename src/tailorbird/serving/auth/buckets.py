@@ -44,8 +44,8 @@ class DistinctCounter:
     def add(self, texts: Iterable[str]) -> None:
         for text in texts:
             hashed = hash(text) & 0xFFFF_FFFF_FFFF_FFFF
-            register, rest = hashed & (_REGISTERS - 1), hashed >> _PRECISION
-            rank = 65 - _PRECISION - rest.bit_length()
+            register, remaining_bits = hashed & (_REGISTERS - 1), hashed >> _PRECISION
+            rank = 65 - _PRECISION - remaining_bits.bit_length()
             old = self._ranks[register]
             if rank > old:
                 self._ranks[register] = rank

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 
-class AnswerCount:
+class ResponseCount:
     """Counts answers given, and how many of them were settled: synced, or given up and counted. For
     one thread at a time.
     """

@@ -129,13 +129,13 @@ def _decide_rows(
     rows = len(checked) + len(checked.refused)
     if admit is not None:
         admit.check_events(checked.fields)
-    decisions = [_ACCEPTED] * rows
+    decisions = [_ACCEPTED_DECISION] * rows
     for _, refusal in checked.refused:
         decisions[refusal.row] = _refusal(refusal)
     return decisions
 
 
-_ACCEPTED = Decision(True)
+_ACCEPTED_DECISION = Decision(True)
 
 
 def _refusal(refusal: Refusal) -> Decision:

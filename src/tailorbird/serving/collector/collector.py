@@ -7,7 +7,7 @@ same queue, so that an answer is in the log before any click on it. Nobody waits
 written with the next batch of events or flushed within 50 ms.
 
     submit ──check──► queue ──► append … COMMIT (one fsync) ──► acknowledge
-    record_answer ──► the same queue, and afterwards answers-<producer>.db
+    record_response ──► the same queue, and afterwards answers-<producer>.db
 
 `serving.collector.body_check` checks, `serving.collector.writer` writes. HTTP is in
 `serving.http.app`, and the contract of an event in `events.contract.contract`.
@@ -21,12 +21,12 @@ import msgspec
 
 from tailorbird.errors import StorageError
 from tailorbird.events import Clock, Receipt, RoutePlan
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.events.contract.contract import count_rows
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.serving.collector.answer_count import AnswerCount
+from tailorbird.serving.collector.answer_count import ResponseCount
 from tailorbird.serving.collector.body_check import BodyCheck
 from tailorbird.serving.collector.decisions import AdmissionCheck, CollectorFigures, Decision
 from tailorbird.serving.collector.logs import CollectorLogs
@@ -52,7 +52,7 @@ class EventCollector:
     Thread-safe.
 
     Args:
-        record_timeout_s: how long `record_answer` waits for room in the queue before it gives an
+        record_timeout_s: how long `record_response` waits for room in the queue before it gives an
             answer up and counts it.
         pseudonyms: hides the people of every body before it is checked and written.
         suppression_list: people whose old events are not taken again, see `events.suppression`.
@@ -97,12 +97,12 @@ class EventCollector:
         reserve = DiskReserve(folder, 0 if logs.is_remote else reserve_bytes)
         self._queue = CollectorQueue(queue_bytes_max, reserve)
         open_logs = CollectorLogs.open(logs, producer, lake)
-        self._answer_count = AnswerCount(folder / f"answers-{producer}.count")
-        self._lost_answers = self._answer_count.settle()
+        self._response_count = ResponseCount(folder / f"answers-{producer}.count")
+        self._lost_responses = self._response_count.settle()
         self._writer = CollectorWriter(
             self._queue,
             open_logs,
-            self._answer_count,
+            self._response_count,
             self._receipt_times,
             flush_s=flush_s,
             reopen_after_s=reopen_after_s,
@@ -113,7 +113,7 @@ class EventCollector:
         body: bytes,
         encoding: str = "json",
         *,
-        source: str = "door",
+        source: str = "collector",
         format_: str = "",
         admit: AdmissionCheck | None = None,
     ) -> list[Decision]:
@@ -140,7 +140,7 @@ class EventCollector:
         body: bytes,
         encoding: str = "json",
         *,
-        source: str = "door",
+        source: str = "collector",
         format_: str = "",
         admit: AdmissionCheck | None = None,
     ) -> list[Decision]:
@@ -156,7 +156,7 @@ class EventCollector:
         await asyncio.wrap_future(done)
         return decisions
 
-    def record_answer(self, event_body: bytes, record: AnswerRecord) -> bool:
+    def record_response(self, event_body: bytes, record: ResponseRecord) -> bool:
         """Queue an answer with its event and the features that it read. Return before the sync.
 
         Return False if it was given up. An answer never fails because it cannot be logged, but the
@@ -166,17 +166,17 @@ class EventCollector:
         with queue.condition:
             if not queue.has_room(size) and not queue.failure:
                 queue.condition.wait_for(lambda: queue.has_room(size), self._record_timeout_s)
-            self._answer_count.record_given()
+            self._response_count.record_given()
             if not queue.is_open() or not queue.has_room(size):
-                queue.dropped_answers += 1
-                self._answer_count.record_settled(1)
+                queue.dropped_responses += 1
+                self._response_count.record_settled(1)
                 return False
             receipt = _RECEIPT.encode(Receipt(self._receipt_times.next(), "server"))
-            self._receipt_times.note_answer(record.ts)
-            queue.add_answer(Block("body", 1, event_body, receipt), record)
+            self._receipt_times.note_response(record.ts)
+            queue.add_response(Block("body", 1, event_body, receipt), record)
         return True
 
-    def prune(self, raw_before: int | Sequence[int], answers_before: int = 0) -> None:
+    def prune(self, raw_before: int | Sequence[int], responses_before: int = 0) -> None:
         """Let the writer delete the blocks before these offsets, one raw offset for each of
         `raw_names`.
 
@@ -184,7 +184,7 @@ class EventCollector:
         """
         offsets = (raw_before,) if isinstance(raw_before, int) else raw_before
         with self._queue.condition:
-            self._queue.prunes.append((offsets, answers_before))
+            self._queue.prunes.append((offsets, responses_before))
             self._queue.condition.notify_all()
 
     def figures(self) -> CollectorFigures:
@@ -196,11 +196,11 @@ class EventCollector:
                 refused=dict(queue.refused),
                 batches=self._writer.batches,
                 failures=self._writer.failures,
-                answers=self._answer_count.total,
-                answers_waiting=len(queue.records),
-                answers_dropped=queue.dropped_answers,
-                answers_lost=self._lost_answers,
-                answers_ahead=self._receipt_times.ahead,
+                responses=self._response_count.total,
+                responses_waiting=len(queue.records),
+                responses_dropped=queue.dropped_responses,
+                responses_lost=self._lost_responses,
+                responses_ahead=self._receipt_times.ahead,
                 clock_set_back=self._receipt_times.set_back,
                 set_aside=self._writer.set_aside,
                 queue_bytes=queue.size,
@@ -215,7 +215,7 @@ class EventCollector:
             self._queue.closing = True
             self._queue.condition.notify_all()
         self._writer.close()
-        self._answer_count.close()
+        self._response_count.close()
 
     def __enter__(self) -> "EventCollector":
         return self

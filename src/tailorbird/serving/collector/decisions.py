@@ -63,11 +63,11 @@ class CollectorFigures:
         refused: events refused, by code; they are in the log as well.
         batches: commits of the raw log.
         failures: commits that failed.
-        answers: answers taken, synced or not.
-        answers_waiting: answers that a crash now would lose.
-        answers_dropped: answers given up because the log was full or broken.
-        answers_lost: upper bound of the answers that the last run of this producer lost by a crash.
-        answers_ahead: answers dated further ahead of the clock than a client's clock may be,
+        responses: answers taken, synced or not.
+        responses_waiting: answers that a crash now would lose.
+        responses_dropped: answers given up because the log was full or broken.
+        responses_lost: upper bound of the responses that a crash of the last run lost.
+        responses_ahead: answers dated further ahead of the clock than a client's clock may be,
             because the events that they
         read are.
         clock_set_back: how often the clock, and with it the receipt times, was set back.
@@ -81,11 +81,11 @@ class CollectorFigures:
     refused: dict[str, int]
     batches: int
     failures: int
-    answers: int
-    answers_waiting: int
-    answers_dropped: int
-    answers_lost: int
-    answers_ahead: int
+    responses: int
+    responses_waiting: int
+    responses_dropped: int
+    responses_lost: int
+    responses_ahead: int
     clock_set_back: int
     set_aside: int
     queue_bytes: int

@@ -34,7 +34,7 @@ class CollectorLogs:
     lake: Storage | None
     producer: str
     raw: RawWriter
-    answers: LogWriter
+    response_log: LogWriter
     set_aside: int
 
     @classmethod
@@ -50,14 +50,16 @@ class CollectorLogs:
         required_offsets = read_expected_ends(logs, producer, lake)
         raw = open_writer(raw_log, partition=producer, expected_ends=required_offsets)
         try:
-            answers = open_writer(response_log, partition=producer, expected_ends=required_offsets)
+            responses = open_writer(
+                response_log, partition=producer, expected_ends=required_offsets
+            )
         except BaseException:
             raw.close()
             raise
         set_aside_count = sum(
             len(log_address(address).set_aside_files()) for address in (raw_log, response_log)
         )
-        return cls(logs, lake, producer, raw, answers, set_aside_count)
+        return cls(logs, lake, producer, raw, responses, set_aside_count)
 
     def reopened(self) -> "CollectorLogs":
         """Reopen the same logs after a failed commit closed them.
@@ -76,7 +78,7 @@ class CollectorLogs:
 
     def close(self) -> None:
         """Close both files and release their locks, whatever state they are in."""
-        for writer in (self.raw, self.answers):
+        for writer in (self.raw, self.response_log):
             try:
                 writer.close()
             except (

@@ -39,9 +39,9 @@ class Pruner:
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
             return
-        raw, answers = (
+        raw, responses = (
             [released.raw_position(name) for name in self._collector.raw_names],
             released.responses_position(self._collector.producer),
         )
-        if any(raw) or answers:
-            self._collector.prune(raw, answers)
+        if any(raw) or responses:
+            self._collector.prune(raw, responses)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.serving.collector.decisions import BusyError, ClosedError, Decision, DiskFullError
 from tailorbird.stream import Block
 
@@ -59,12 +59,12 @@ class CollectorQueue:
         entries: bodies of events and of answers, in order of arrival.
         records: records of answers that are not written yet, in the order of their entries.
         writable_records: the number of first records whose entries are in the raw log.
-        oldest_answer: monotonic time of the oldest waiting answer.
+        oldest_record_at: monotonic time of the oldest waiting answer.
         size: bytes of the entries that are not acknowledged.
         events_waiting: the number of bodies of events in `entries`.
         prunes: raw offsets and answer offset before which blocks are to be deleted.
         accepted, refused: events that were acknowledged, and refused by code.
-        dropped_answers: answers that were given up.
+        dropped_responses: answers that were given up.
         failure: why the log cannot be written, "" if it can.
         closing: whether the collector is closing.
     """
@@ -72,12 +72,12 @@ class CollectorQueue:
     def __init__(self, bytes_max: int, reserve: DiskReserve) -> None:
         self.condition = Condition()
         self.entries: deque[QueueEntry] = deque()
-        self.records: deque[AnswerRecord] = deque()
+        self.records: deque[ResponseRecord] = deque()
         self.writable_records = 0
-        self.oldest_answer = 0.0
+        self.oldest_record_at = 0.0
         self.size = self.events_waiting = 0
         self.prunes: list[tuple[Sequence[int], int]] = []
-        self.accepted = self.dropped_answers = 0
+        self.accepted = self.dropped_responses = 0
         self.refused: Counter[str] = Counter()
         self.failure = ""
         self.closing = False
@@ -130,10 +130,10 @@ class CollectorQueue:
         self.events_waiting += 1
         self.condition.notify_all()
 
-    def add_answer(self, block: Block, record: AnswerRecord) -> None:
+    def add_response(self, block: Block, record: ResponseRecord) -> None:
         """Queue an answer and its record; only the first one wakes the writer."""
         if not self.records:
-            self.oldest_answer = time.monotonic()
+            self.oldest_record_at = time.monotonic()
         self.entries.append(QueueEntry(block, (), None))
         self.records.append(record)
         self.size += len(block.payload)
@@ -163,10 +163,10 @@ class CollectorQueue:
 
     def clear(self) -> tuple[list[QueueEntry], int]:
         """Give up all that waits; return the entries, and the number of answers."""
-        entries, answers = list(self.entries), len(self.records)
+        entries, responses = list(self.entries), len(self.records)
         self.entries.clear()
         self.records.clear()
         self.size = self.events_waiting = self.writable_records = 0
-        self.dropped_answers += answers
+        self.dropped_responses += responses
         self.condition.notify_all()
-        return entries, answers
+        return entries, responses

@@ -47,7 +47,7 @@ class ReceiptTimes:
         self.newest = at if is_valid else max(now, self.newest)
         return self.newest
 
-    def note_answer(self, t: int) -> None:
+    def note_response(self, t: int) -> None:
         """Count an answer whose time is ahead, and warn of the first."""
         ahead = t - self.newest
         if ahead <= self._skew_us:

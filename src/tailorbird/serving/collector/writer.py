@@ -15,8 +15,8 @@ import msgspec
 from tailorbird import faults
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import Receipt
-from tailorbird.events.answer_record import encode_answers
-from tailorbird.serving.collector.answer_count import AnswerCount
+from tailorbird.events.answer_record import encode_responses
+from tailorbird.serving.collector.answer_count import ResponseCount
 from tailorbird.serving.collector.decisions import ClosedError, UnknownOutcomeError
 from tailorbird.serving.collector.logs import CollectorLogs
 from tailorbird.serving.collector.queue import CollectorQueue, QueueEntry
@@ -42,19 +42,21 @@ class CollectorWriter:
         self,
         queue: CollectorQueue,
         logs: CollectorLogs,
-        answer_count: AnswerCount,
+        answer_count: ResponseCount,
         receipt_times: ReceiptTimes,
         *,
         flush_s: float,
         reopen_after_s: float,
     ) -> None:
         self._queue, self._logs = queue, logs
-        self._answer_count, self._receipt_times = answer_count, receipt_times
+        self._response_count, self._receipt_times = answer_count, receipt_times
         self._flush_s, self._reopen_after_s = flush_s, reopen_after_s
         self.batches = self.failures = 0
         self._failed_at = 0.0
         self._is_superseded = False
-        self._thread = threading.Thread(target=self._run, name=f"door-{logs.producer}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"collector-{logs.producer}", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -97,7 +99,7 @@ class CollectorWriter:
     def _flush_due(self) -> bool:
         return (
             bool(self._queue.records)
-            and time.monotonic() - self._queue.oldest_answer >= self._flush_s
+            and time.monotonic() - self._queue.oldest_record_at >= self._flush_s
         )
 
     def _sleep_s(self) -> float | None:
@@ -110,7 +112,7 @@ class CollectorWriter:
         if self._queue.failure:
             return max(0.0, self._failed_at + self._reopen_after_s - time.monotonic())
         if self._queue.records:
-            return max(0.0, self._queue.oldest_answer + self._flush_s - time.monotonic())
+            return max(0.0, self._queue.oldest_record_at + self._flush_s - time.monotonic())
         return None
 
     def _write(self, entries: list[QueueEntry], prunes: list[tuple[Sequence[int], int]]) -> None:
@@ -119,27 +121,27 @@ class CollectorWriter:
                 self._commit(entries)
             if self._flush_due() or self._queue.closing:
                 self._commit_records()
-            for raw_before, answers_before in prunes:
-                count = self._logs.raw.prune_each(raw_before)
-                if count + self._logs.answers.prune_some(answers_before):
+            for raw_before, responses_before in prunes:
+                count = self._logs.raw.prune_partitions(raw_before)
+                if count + self._logs.response_log.prune_batch(responses_before):
                     # Continue after events that arrived meanwhile.
                     with self._queue.condition:
-                        self._queue.prunes.append((raw_before, answers_before))
+                        self._queue.prunes.append((raw_before, responses_before))
                         self._queue.condition.notify_all()
         except Exception as error:  # after any error the log is closed, never retried
             self._fail(error, entries)
 
     def _commit(self, entries: list[QueueEntry]) -> None:
         acknowledge_early = faults.is_disabled(
-            "door.sync_before_ack"
+            "collector.sync_before_ack"
         )  # a fault that the durability test must detect
         if acknowledge_early:
             self._acknowledge(entries)
-        faults.at("door.before_append")
+        faults.at("collector.before_append")
         with self._logs.raw.transaction():
             self._logs.raw.append([entry.block for entry in entries])
-            faults.at("door.before_sync")
-        faults.at("door.before_ack")
+            faults.at("collector.before_sync")
+        faults.at("collector.before_ack")
         self.batches += 1
         if not acknowledge_early:
             self._acknowledge(entries)
@@ -152,18 +154,18 @@ class CollectorWriter:
             ]
         if not records:
             return
-        faults.at("door.before_records")
+        faults.at("collector.before_records")
         receipt = _RECEIPT.encode(Receipt(self._receipt_times.newest, "server"))
-        self._logs.answers.append(
-            [Block("answers", len(records), encode_answers(records), receipt)]
+        self._logs.response_log.append(
+            [Block("answers", len(records), encode_responses(records), receipt)]
         )
-        faults.at("door.after_records")
+        faults.at("collector.after_records")
         with self._queue.condition:
             for _ in records:
                 self._queue.records.popleft()
             self._queue.writable_records -= len(records)
-            self._queue.oldest_answer = time.monotonic()
-            self._answer_count.record_settled(len(records))
+            self._queue.oldest_record_at = time.monotonic()
+            self._response_count.record_settled(len(records))
 
     def _acknowledge(self, entries: list[QueueEntry]) -> None:
         with self._queue.condition:
@@ -196,8 +198,8 @@ class CollectorWriter:
         not in the log.
         """
         with self._queue.condition:
-            queued, answers = self._queue.clear()
-            self._answer_count.record_settled(answers)
+            queued, responses = self._queue.clear()
+            self._response_count.record_settled(responses)
         for error_type, rejected in (
             (UnknownOutcomeError if in_flight else ClosedError, entries),
             (ClosedError, queued),

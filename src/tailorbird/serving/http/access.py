@@ -103,7 +103,7 @@ class Perimeter:
 
 
 WRONG_ORIGIN = "wrong_origin", "pages of that web origin may not call this server"
-_SAFE = ("GET", "HEAD", "OPTIONS")
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
@@ -156,7 +156,7 @@ class Guard:
             scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers
         ):
             await _send_json(send_guarded, 204, b"")
-        elif scope["method"] not in _SAFE and not allowed and _is_foreign(headers):
+        elif scope["method"] not in _SAFE_METHODS and not allowed and _is_foreign(headers):
             await _send_json(send_guarded, 403, _encode_fault(*WRONG_ORIGIN))
         else:
             await self.app(scope, receive, send_guarded)

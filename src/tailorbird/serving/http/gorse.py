@@ -44,7 +44,7 @@ from tailorbird.serving.auth.keyfile import OPEN, READ, WRITE
 from tailorbird.serving.http.app import route
 from tailorbird.serving.http.gorse_lists import (
     LISTS,
-    RecentAnswers,
+    RecentResponses,
     get_list,
     list_neighbors,
     no_item,
@@ -78,14 +78,14 @@ def with_hidden_rule(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
 
 def gorse_routes(service: Service, slot: str) -> list[Route]:
     """Return Gorse's routes, to be mounted beside those of the API; answers are those of `slot`."""
-    recent_answers = RecentAnswers()
-    recommended = partial(recommend_items, slot=slot, recent_answers=recent_answers)
+    recent_responses = RecentResponses()
+    recommended = partial(recommend_items, slot=slot, recent_responses=recent_responses)
     session, neighbors = (
         partial(recommend_for_session, slot=slot),
         partial(list_neighbors, slot=slot),
     )
     feedback, user, item = (
-        partial(_convert_feedback, recent_answers=recent_answers),
+        partial(_convert_feedback, recent_responses=recent_responses),
         _convert_user,
         _convert_item,
     )
@@ -173,10 +173,10 @@ def _convert_lines(
     return lines
 
 
-def _convert_feedback(fields: Record, raw: bytes, *, recent_answers: RecentAnswers) -> Event:
+def _convert_feedback(fields: Record, raw: bytes, *, recent_responses: RecentResponses) -> Event:
     event = gorse.convert_feedback(fields)
     return msgspec.structs.replace(
-        event, request_id=recent_answers.find_request_id(event.user_id or "", event.item_id or "")
+        event, request_id=recent_responses.find_request_id(event.user_id or "", event.item_id or "")
     )
 
 

@@ -14,7 +14,7 @@ from tailorbird.events import Event
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.serving.auth.keyfile import WRITE
 from tailorbird.serving.http.handling import (
-    AnswerPipeline,
+    RequestPipeline,
     Service,
     create_admission,
     error_response,
@@ -35,14 +35,14 @@ LISTS = {"popular": "popular", "latest": "new_items"}
 log = logging.getLogger(__name__)
 
 
-class _InSession(msgspec.Struct):
+class _SessionItem(msgspec.Struct):
     ItemId: str
 
 
-_session_of = msgspec.json.Decoder(list[_InSession])
+_session_of = msgspec.json.Decoder(list[_SessionItem])
 
 
-class RecentAnswers:
+class RecentResponses:
     """The newest answers of each person, as far as this process gave them. Thread-safe."""
 
     def __init__(self, people_max: int = PEOPLE_MAX) -> None:
@@ -53,8 +53,8 @@ class RecentAnswers:
     def record(self, user: str, request_id: str, items: list[str]) -> None:
         """Record the items that were shown to a person."""
         with self._lock:
-            answers = self._people.setdefault(user, deque(maxlen=ANSWERS_MAX))
-            answers.append((request_id, frozenset(items)))
+            responses = self._people.setdefault(user, deque(maxlen=ANSWERS_MAX))
+            responses.append((request_id, frozenset(items)))
             self._people.move_to_end(user)
             while len(self._people) > self._people_max:
                 self._people.popitem(last=False)
@@ -62,14 +62,14 @@ class RecentAnswers:
     def find_request_id(self, user: str, item: str) -> str | None:
         """Return the newest answer that showed this item to this person."""
         with self._lock:
-            answers = self._people.get(user, ())
+            responses = self._people.get(user, ())
             return next(
-                (request_id for request_id, items in reversed(answers) if item in items), None
+                (request_id for request_id, items in reversed(responses) if item in items), None
             )
 
 
 async def recommend_items(
-    request: Request, service: Service, *, slot: str, recent_answers: RecentAnswers
+    request: Request, service: Service, *, slot: str, recent_responses: RecentResponses
 ) -> Response:
     count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
@@ -88,7 +88,7 @@ async def recommend_items(
     answer = await run_in_thread(service, service.pipeline.answer, query)
     items = answer.items[offset : offset + count]
     shown = [item.item_id for item in items]
-    recent_answers.record(user, answer.request_id, shown)
+    recent_responses.record(user, answer.request_id, shown)
     response = (
         _scored_response(items)
         if request.headers.get("x-api-version") == "2"
@@ -138,7 +138,7 @@ async def recommend_for_session(request: Request, service: Service, *, slot: str
 
 
 def _sum_similar(
-    pipeline: AnswerPipeline, items: list[str], size: int, slot: str
+    pipeline: RequestPipeline, items: list[str], size: int, slot: str
 ) -> list[dict[str, Any]]:
     scores: dict[str, float] = {}
     for item in dict.fromkeys(items):

@@ -39,8 +39,7 @@ from tailorbird.serving.http.body import (
 from tailorbird.serving.http.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.load_shedding import WAIT_S, Shedder
 from tailorbird.serving.messages import (
-    Answer,
-    ChurnAnswer,
+    ChurnResponse,
     EventDecision,
     Fault,
     Item,
@@ -48,6 +47,7 @@ from tailorbird.serving.messages import (
     RankQuery,
     Receipts,
     RecommendQuery,
+    RecommendResponse,
     SearchQuery,
     ShownItem,
     Similar,
@@ -64,7 +64,7 @@ _encode = msgspec.json.Encoder().encode
 class ChurnService(Protocol):
     """The churn models that the HTTP API needs, as `serving.models.churn.ChurnModels`."""
 
-    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer: ...
+    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnResponse: ...
 
 
 class FormulaService(Protocol):
@@ -74,12 +74,12 @@ class FormulaService(Protocol):
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula: ...
 
 
-class AnswerPipeline(Protocol):
+class RequestPipeline(Protocol):
     """The pipeline that the HTTP API needs, as `serving.pipeline.pipeline.Pipeline`."""
 
-    def answer(self, query: RecommendQuery) -> Answer: ...
-    def rank(self, query: RankQuery) -> Answer: ...
-    def search(self, query: SearchQuery) -> Answer: ...
+    def answer(self, query: RecommendQuery) -> RecommendResponse: ...
+    def rank(self, query: RankQuery) -> RecommendResponse: ...
+    def search(self, query: SearchQuery) -> RecommendResponse: ...
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None: ...
     def item(self, item_id: str) -> Item | None: ...
     def top_items(
@@ -100,7 +100,7 @@ class Service:
         lags: returns the last measured lag of each log reader.
     """
 
-    pipeline: AnswerPipeline
+    pipeline: RequestPipeline
     collector: EventCollector
     keys: Keys = field(default_factory=Keys)
     perimeter: Perimeter = field(default_factory=lambda: Perimeter(hosts=access.LOCAL_HOSTS))

@@ -59,15 +59,15 @@ _STATUSES = {
 }
 
 
-def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[str, Any]:
+def build_document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[str, Any]:
     """Generate the document of (path, method) → operation."""
     types = [
         fault,
         *(
-            kind
+            type_
             for operation in operations.values()
-            for kind in (operation.request_type, operation.response_type, operation.refusal_type)
-            if kind not in (None, str, dict)
+            for type_ in (operation.request_type, operation.response_type, operation.refusal_type)
+            if type_ not in (None, str, dict)
         ),
     ]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
@@ -100,14 +100,14 @@ def _describe(
     path: str, method: str, operation: Operation, by_type: dict[str, Any], fault: Any
 ) -> dict[str, Any]:
     path_name = path.replace("/", "_").replace("{", "").replace("}", "")
-    described: dict[str, Any] = {
+    operation_object: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{method.lower()}{path_name}",
         "responses": {"200": {"description": "Done.", "content": _content(operation, by_type)}},
     }
     if operation.scope != OPEN:
-        described["security"] = [{"key": []}, {}]
-        described["description"] = (
+        operation_object["security"] = [{"key": []}, {}]
+        operation_object["description"] = (
             f"Needs a key with the {operation.scope} scope where keys are set."
         )
     parameters: list[dict[str, Any]] = [
@@ -126,10 +126,10 @@ def _describe(
         for name, text in operation.queries.items()
     ]
     if parameters:
-        described["parameters"] = parameters
+        operation_object["parameters"] = parameters
     if operation.request_type is not None:
         schema = by_type[_type_key(operation.request_type)]
-        described["requestBody"] = {
+        operation_object["requestBody"] = {
             "required": True,
             "content": {kind: {"schema": schema} for kind in operation.body_types},
         }
@@ -142,8 +142,11 @@ def _describe(
         content = {"application/json": {"schema": schema}}
         if operation.scope == OPEN:  # probes of load balancers get plain text
             content = {"text/plain": {"schema": {"type": "string"}}}
-        described["responses"][str(status)] = {"description": _STATUSES[status], "content": content}
-    return described
+        operation_object["responses"][str(status)] = {
+            "description": _STATUSES[status],
+            "content": content,
+        }
+    return operation_object
 
 
 def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +183,7 @@ summary { cursor: pointer }
 STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 
 
-def page(document: dict[str, Any]) -> str:
+def render_page(document: dict[str, Any]) -> str:
     """Render the document as one HTML page without scripts or external resources."""
     return render(
         "openapi", document=document, style=STYLE, type_names=type_names, pretty_json=_pretty_json

@@ -23,7 +23,7 @@ from tailorbird.serving.messages import Fault
 
 PATHS = ("/v1/recommend", "/v1/rank", "/v1/search")
 _LINES = {f"POST {path} HTTP/1.1\r\n".encode(): path for path in PATHS}
-_BEGINNINGS = tuple(_LINES)
+_LINE_PREFIXES = tuple(_LINES)
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d{1,6})(?=\r\n|\Z)")
 _ID = re.compile(rb"\r\nx-request-id: ([^\r]*)", re.IGNORECASE)
 _SPECIAL_HEADERS = re.compile(
@@ -48,7 +48,7 @@ class EarlyRefusal:
 
     def __call__(self, data: bytes) -> bytes | None:
         service = self._service
-        if service.draining or not data.startswith(_BEGINNINGS):
+        if service.draining or not data.startswith(_LINE_PREFIXES):
             return None
         if not service.shedder.is_full(arriving=self._arriving):
             if not self._arriving:

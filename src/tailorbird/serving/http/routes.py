@@ -31,14 +31,14 @@ from tailorbird.serving.http.queries import (
     search,
 )
 from tailorbird.serving.messages import (
-    Answer,
-    ChurnAnswer,
+    ChurnResponse,
     Fault,
     FormulaQuery,
     Item,
     RankQuery,
     Receipts,
     RecommendQuery,
+    RecommendResponse,
     SearchQuery,
     Similar,
     SlotFormula,
@@ -113,11 +113,11 @@ async def status(request: Request, service: Service) -> Response:
 
 
 async def spec(request: Request, service: Service) -> Response:
-    return json_response(openapi.document(OPERATIONS, Fault))
+    return json_response(openapi.build_document(OPERATIONS, Fault))
 
 
 async def docs(request: Request, service: Service) -> Response:
-    html = openapi.page(openapi.document(OPERATIONS, Fault))
+    html = openapi.render_page(openapi.build_document(OPERATIONS, Fault))
     policy = access.SECURITY_HEADERS["content-security-policy"].replace(
         "style-src 'self'", f"style-src {openapi.STYLE_HASH}"
     )
@@ -156,7 +156,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             READ,
             "Fill a slot for a person.",
             RecommendQuery,
-            Answer,
+            RecommendResponse,
             queries=_EXPLAIN,
             statuses=_QUERY_STATUSES,
         ),
@@ -167,7 +167,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             READ,
             "Order the caller's own items for a person.",
             RankQuery,
-            Answer,
+            RecommendResponse,
             queries=_EXPLAIN,
             statuses=_QUERY_STATUSES,
         ),
@@ -178,7 +178,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             READ,
             "Find items by words, ordered for a person.",
             SearchQuery,
-            Answer,
+            RecommendResponse,
             queries=_EXPLAIN,
             statuses=_QUERY_STATUSES,
         ),
@@ -201,7 +201,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             READ,
             "How likely a person is to leave.",
-            response_type=ChurnAnswer,
+            response_type=ChurnResponse,
             queries={
                 "model": "which of churn.py, `churn` unless said",
                 "explain": "`true` tells what moves the score",

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from tailorbird.atomic_write import FileStamp, file_stamp
 from tailorbird.candidates.contract import Board, Contract, contract_of
-from tailorbird.candidates.folder import CURRENT, current_contract, folder_of, open_tables
+from tailorbird.candidates.folder import CURRENT_FILE, current_contract, folder_of, open_tables
 from tailorbird.candidates.protocol import (
     EVERYONE,
     NO_TABLES,
@@ -161,7 +161,7 @@ class LiveTables:
             self._release(opened)
 
     def _follow_contract(self) -> None:
-        current_stamp = file_stamp(self._root / CURRENT) if self._copies is None else None
+        current_stamp = file_stamp(self._root / CURRENT_FILE) if self._copies is None else None
         with self._lock:
             opened = self._open
         if opened is not None and self._copies is None and current_stamp == self._current_stamp:

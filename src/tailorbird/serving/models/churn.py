@@ -21,7 +21,7 @@ from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.reasons import churn_reasons
 from tailorbird.registry import Registry
-from tailorbird.serving.messages import ChurnAnswer, ChurnReason, QueryError
+from tailorbird.serving.messages import ChurnReason, ChurnResponse, QueryError
 from tailorbird.serving.models.bundles import BundleHolder
 from tailorbird.serving.models.schemas import Schemas
 
@@ -87,7 +87,7 @@ class ChurnModels:
         for holder in self._holders.values():
             holder.stop()
 
-    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer:
+    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnResponse:
         """Return the probability that a user leaves.
 
         Raises:
@@ -116,7 +116,7 @@ class ChurnModels:
             why = [
                 ChurnReason(reason.column, reason.effect, reason.text) for reason in column_reasons
             ]
-        return ChurnAnswer(
+        return ChurnResponse(
             user_id=user_id,
             name=name,
             model=bundle.version,

@@ -13,14 +13,14 @@ from tailorbird.candidates.own import use_sources
 from tailorbird.errors import TailorbirdError
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.churn.bundle import ChurnBundle
-from tailorbird.ranking.own_models import use_file
+from tailorbird.ranking.own_models import use_models_file
 
 
 def main(folder: str, models: str = "", sources: str = "") -> int:
     """Return 0 if the bundle loads, else 1, with the reason on the last line of stderr."""
     faults.at("serving.probe")
     try:
-        use_file(Path(models) if models else None)
+        use_models_file(Path(models) if models else None)
         use_sources(Path(sources) if sources else None)
         if (Path(folder) / "churn.json").exists():
             ChurnBundle.load(Path(folder), schema_hash=None)

@@ -27,20 +27,20 @@ WARM_UP_TIMEOUT_S = 20.0  # a cold server is better than none
 log = logging.getLogger(__name__)
 
 
-class AnswersQueries(Protocol):
+class QueryPipeline(Protocol):
     """The pipeline to warm up: a `pipeline.Pipeline` that logs and counts nothing."""
 
     def answer(self, query: RecommendQuery) -> object: ...
 
 
-class FollowsLog(Protocol):
+class LogFollower(Protocol):
     """The log follower to wait for, as `catalogue.Catalogue`."""
 
     @property
     def caught_up(self) -> bool: ...
 
 
-def warm(bundle: Bundle) -> None:
+def warm_up_model(bundle: Bundle) -> None:
     """Score as many rows as a request has, twice.
 
     The first run allocates memory, the second uses it.
@@ -56,18 +56,18 @@ def warm(bundle: Bundle) -> None:
 
 def wait_until_warm(is_warming: Callable[[], bool]) -> None:
     """Wait, but not long: another server may answer meanwhile, or connections wait in the queue."""
-    give_up = time.monotonic() + WAIT_S
-    while is_warming() and time.monotonic() < give_up:
+    deadline = time.monotonic() + WAIT_S
+    while is_warming() and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
-class Warming:
+class WarmUp:
     """A thread that warms a server up, once."""
 
     def __init__(
         self,
-        pipeline: AnswersQueries,
-        catalogue: FollowsLog,
+        pipeline: QueryPipeline,
+        catalogue: LogFollower,
         slots: Mapping[str, Slot],
         *,
         now: Callable[[], float] = time.monotonic,

@@ -21,7 +21,7 @@ from tailorbird.store.breaker import Breaker
 
 ROWS_MIN = 50  # rows that are always scored, the minimum for an answer
 _VERSIONS_MAX = 8
-_SMOOTH = 0.1  # weight of a new measurement
+_SMOOTHING = 0.1  # weight of a new measurement
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ModelBreakers:
         if rows >= ROWS_MIN:
             row_s, previous_s = seconds / rows, self._row_s.get(version)
             self._row_s[version] = (
-                row_s if previous_s is None else previous_s + _SMOOTH * (row_s - previous_s)
+                row_s if previous_s is None else previous_s + _SMOOTHING * (row_s - previous_s)
             )
 
     def late(self) -> int:
@@ -113,7 +113,7 @@ class ModelBreakers:
 
     def opened(self) -> int:
         with self._lock:
-            return sum(dependency.breaker.opened for dependency in self._dependencies.values())
+            return sum(dependency.breaker.open_count for dependency in self._dependencies.values())
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Breakers:
             BreakerState(
                 dependency.name,
                 dependency.breaker.is_open,
-                dependency.breaker.opened,
+                dependency.breaker.open_count,
                 dependency.late,
             )
             for dependency in (self.store, self.policy, self.log)

@@ -85,13 +85,13 @@ def explain_slate(
         explanation, adjustment = Explanation(feature_values, heads), adjustments[position]
         if attribution is not None and bundle is not None and position < len(attribution.columns):
             largest = _largest_contributions(attribution.columns[position], bundle.encoder.names)
-            rest = (
+            remaining = (
                 float(attribution.columns[position].sum() - sum(largest.values()))
                 if attribution.base is not None
                 else None
             )
             explanation = Explanation(
-                feature_values, heads, largest, attribution.method, attribution.base, rest
+                feature_values, heads, largest, attribution.method, attribution.base, remaining
             )
         explained.append(
             msgspec.structs.replace(
@@ -174,7 +174,7 @@ def _attribute_by_trees(
         contributions, expected = trees.contributions(matrix)
 
         def weighted_value(raw: Floats) -> Floats:
-            return weight * calibration.apply(trees.linked(raw))  # noqa: B023 - called at once
+            return weight * calibration.apply(trees.apply_link(raw))  # noqa: B023 - called at once
 
         columns += rescale_contributions(contributions, expected, weighted_value)
         base += float(weighted_value(np.full(1, expected))[0])

@@ -5,11 +5,17 @@
 
 from tailorbird.events import to_iso
 from tailorbird.ranking.baseline import Baseline
-from tailorbird.serving.messages import DEGRADED, Answer
+from tailorbird.serving.messages import DEGRADED, RecommendResponse
 
 
-def explain_answer(
-    answer: Answer, *, user: str, has_history: bool, baseline: str, command: str, refused: str = ""
+def explain_response(
+    response: RecommendResponse,
+    *,
+    user: str,
+    has_history: bool,
+    baseline: str,
+    command: str,
+    refused: str = "",
 ) -> list[str]:
     """Return a sentence for each reason why an answer is general, short or empty.
 
@@ -20,13 +26,13 @@ def explain_answer(
         command: `tailorbird` with the folder of the project.
         refused: the newest model, which the gate did not promote; "" where there is none.
     """
-    sentences = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
-    sentences += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
+    sentences = [f"features as of {to_iso(response.t)[:16].replace('T', ' ')} UTC"]
+    sentences += [DEGRADED[code] for code in response.degraded if code in DEGRADED]
     if baseline:
-        sentences.append(describe_baseline(answer.model, baseline, refused, command))
-    if answer.arm:
+        sentences.append(describe_baseline(response.model, baseline, refused, command))
+    if response.arm:
         sentences.append(
-            f"arm {answer.arm} of the slot's experiment: other people may be in another"
+            f"arm {response.arm} of the slot's experiment: other people may be in another"
         )
     if not user:
         sentences.append(f"for a stranger; for somebody: {command} recommend --user ID")
@@ -38,7 +44,7 @@ def explain_answer(
 def describe_baseline(version: str, baseline: str, refused: str, command: str) -> str:
     """Describe a version that orders items by sources, and what to do.
 
-    The arguments are those of `explain_answer`.
+    The arguments are those of `explain_response`.
     """
     alike = ", the same list for everybody" if Baseline.parse(baseline).is_global else ""
     instead = f"{command} train learns one"

@@ -100,10 +100,12 @@ class RequestOpener:
                     query, slot, now, bundle, access, tables, request_id, anonymous_id, assignment
                 )
                 assignment = request.assignment
-                own = self._bundles.for_version(assignment.version) if assignment.version else None
-                if own is not None and own is not assigned:
+                arm_bundle = (
+                    self._bundles.for_version(assignment.version) if assignment.version else None
+                )
+                if arm_bundle is not None and arm_bundle is not assigned:
                     # The person and the arm are known only now, and this bundle has its own state.
-                    assigned, chain = own, self._fallback_chain(own)
+                    assigned, chain = arm_bundle, self._fallback_chain(arm_bundle)
                     continue
                 request.may_score, request.failure = may_score, failure
                 request.assigned_version = assigned.version if assigned is not None else ""

@@ -25,11 +25,11 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
 from tailorbird.serving.experiments import DeclaredExperiments
 from tailorbird.serving.messages import (
-    Answer,
     Item,
     QueryError,
     RankQuery,
     RecommendQuery,
+    RecommendResponse,
     SearchQuery,
     ShownItem,
     Similar,
@@ -40,7 +40,6 @@ from tailorbird.serving.pipeline.interleaving import Ranking, interleave
 from tailorbird.serving.pipeline.lists import list_items, similar_items
 from tailorbird.serving.pipeline.opening import RequestOpener
 from tailorbird.serving.pipeline.protocols import (
-    AnswerLog,
     Assignments,
     Bundles,
     EditorialLists,
@@ -51,13 +50,14 @@ from tailorbird.serving.pipeline.protocols import (
     NoOverlay,
     NullWatcher,
     Overlay,
+    ResponseLog,
     Tables,
     Watcher,
 )
 from tailorbird.serving.pipeline.record import (
     FALLBACK,
-    build_answer,
-    log_answer,
+    build_response,
+    log_response,
     read_attributes,
     to_facets,
 )
@@ -78,7 +78,7 @@ class Pipeline:
         bundles: selects the bundle that serves; `bundles.BundleHolder`, or `FixedBundle`.
         feature_provider: opens the features and state of a bundle; `schemas.Schemas`, or
             `SingleSchema`.
-        answer_log: where answers are logged; `collector.EventCollector`. None logs nothing: for
+        response_log: where answers are logged; `collector.EventCollector`. None logs nothing: for
             evaluation.
         clock: for `now`; the answer's own time is the t of its features.
         rng: for exploration and request ids; the same seed and calls give the same answers.
@@ -101,7 +101,7 @@ class Pipeline:
         slots: Mapping[str, Slot],
         bundles: Bundles,
         feature_provider: FeatureProvider,
-        answer_log: AnswerLog | None,
+        response_log: ResponseLog | None,
         clock: Clock,
         rng: np.random.Generator,
         catalogue: Overlay | None = None,
@@ -115,7 +115,7 @@ class Pipeline:
         editorial_lists: EditorialLists | None = None,
     ) -> None:
         self._slots, self._bundles, self._feature_provider = slots, bundles, feature_provider
-        self._answer_log, self.clock = answer_log, clock
+        self._responses, self.clock = response_log, clock
         self._catalogue: Overlay = catalogue or NoOverlay()
         self._watcher: Watcher = watcher or NullWatcher()
         self.pseudonyms = pseudonyms
@@ -145,10 +145,10 @@ class Pipeline:
             pseudonyms=pseudonyms,
         )
 
-    def answer(self, query: RecommendQuery) -> Answer:
+    def answer(self, query: RecommendQuery) -> RecommendResponse:
         """Fill a slot from its own candidate sources."""
 
-        def fill(request: Request) -> Answer:
+        def fill(request: Request) -> RecommendResponse:
             size = query.size or request.slot.size
             return self._finish(
                 request, lambda arm: self._stages.find(arm, arm.slot.sources, size), size
@@ -156,7 +156,7 @@ class Pipeline:
 
         return self._opener.run(query, self._find_slot(query.slot), fill)
 
-    def rank(self, query: RankQuery) -> Answer:
+    def rank(self, query: RankQuery) -> RecommendResponse:
         """Order the caller's own items, all of them unless `size` is smaller.
 
         The caller knows what may be shown, so no rule is applied.
@@ -165,7 +165,7 @@ class Pipeline:
         ids = [item for item in dict.fromkeys(query.items) if item not in excluded]
         keys = hash64s(ids)
 
-        def order(request: Request) -> Answer:
+        def order(request: Request) -> RecommendResponse:
             rows = (
                 request.index.find(keys)
                 if request.index is not None
@@ -177,21 +177,23 @@ class Pipeline:
 
         return self._opener.run(query, self._find_slot(query.slot), order)
 
-    def search(self, query: SearchQuery) -> Answer:
+    def search(self, query: SearchQuery) -> RecommendResponse:
         """Find items by words, scored by text and by the ranker for this person."""
         slot = self._find_slot(query.slot or "search")
 
-        def find(request: Request) -> Answer:
+        def find(request: Request) -> RecommendResponse:
             request.text = query.query
             require_facets(request, query.facets)
             size = query.size or request.slot.size
             sources = {"search": request.slot.sources.get("search", SEARCH_CANDIDATES)}
-            answer = self._finish(request, lambda arm: self._stages.find(arm, sources, size), size)
+            response = self._finish(
+                request, lambda arm: self._stages.find(arm, sources, size), size
+            )
             if not query.facets:
-                return answer
+                return response
             with self._stages.timed("facets"):
                 return msgspec.structs.replace(
-                    answer, facets=to_facets(self._stages.facets(request, query.facets))
+                    response, facets=to_facets(self._stages.facets(request, query.facets))
                 )
 
         return self._opener.run(query, slot, find)
@@ -295,7 +297,7 @@ class Pipeline:
 
     def _finish(
         self, request: Request, find: Find, size: int, *, score_all: bool = False
-    ) -> Answer:
+    ) -> RecommendResponse:
         """Find and score the candidates, choose, give reasons and log.
 
         `score_all` scores all candidates, whatever the cost.
@@ -339,15 +341,15 @@ class Pipeline:
                 if request.query.explain
                 else ()
             )
-            answer = build_answer(
+            response = build_response(
                 request, shown, ranking.values, choice, rows, scores, adjustments, reasons
             )
         with self._stages.timed("log"):
-            log_answer(
-                self._answer_log, self.breakers.log, request, answer, shown, choice, rows, scores
+            log_response(
+                self._responses, self.breakers.log, request, response, shown, choice, rows, scores
             )
         self._watcher.degraded(request.degraded)
-        return answer
+        return response
 
     def _rank(
         self, request: Request, candidates: Candidates, size: int, *, score_all: bool

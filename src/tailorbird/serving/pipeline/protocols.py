@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.protocol import NO_TABLES, CandidateTables
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
@@ -140,8 +140,8 @@ class FeatureProvider(Protocol):
     def ready(self, bundle: Bundle | None) -> bool: ...
 
 
-class AnswerLog(Protocol):
-    def record_answer(self, event_body: bytes, record: AnswerRecord) -> bool: ...
+class ResponseLog(Protocol):
+    def record_response(self, event_body: bytes, record: ResponseRecord) -> bool: ...
 
 
 class Watcher(Protocol):

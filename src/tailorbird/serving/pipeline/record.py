@@ -9,28 +9,27 @@ import msgspec
 import numpy as np
 
 from tailorbird.candidates.query import RequestLists, table_group
-from tailorbird.events import Answer as AnswerOfEvent
-from tailorbird.events import Event
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events import Event, ResponseDetails
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.features import Rows
 from tailorbird.features.request import CANDIDATES_READ, pack_sequences
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import Scores
 from tailorbird.ranking.policy.slate_distribution import Slate
-from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, explain_items
+from tailorbird.ranking.reasons import FOR_YOU, OTHER_REASON, Reason, explain_items
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
-from tailorbird.serving.messages import Answer, FacetCounts, ShownItem
+from tailorbird.serving.messages import FacetCounts, RecommendResponse, ShownItem
 from tailorbird.serving.pipeline.deadlines import Dependency
 from tailorbird.serving.pipeline.explain import Adjustment, explain_slate
-from tailorbird.serving.pipeline.protocols import AnswerLog
+from tailorbird.serving.pipeline.protocols import ResponseLog
 from tailorbird.serving.pipeline.request import Candidates, Floats, Request
 
 FALLBACK = "fallback"
 _encode_event = msgspec.json.Encoder().encode
 
 
-def build_answer(
+def build_response(
     request: Request,
     shown: Candidates,
     values: Floats,
@@ -39,7 +38,7 @@ def build_answer(
     scores: Scores | None,
     adjustments: Sequence[Adjustment] = (),
     reasons: Sequence[Reason] | None = None,
-) -> Answer:
+) -> RecommendResponse:
     """Build the answer for the caller.
 
     `shown`, `values`, `rows`, `scores` and, for `explain`, `adjustments` describe the shown items,
@@ -84,7 +83,7 @@ def build_answer(
                 explanation=explained[position] if explained is not None else None,
             )
         )
-    return Answer(
+    return RecommendResponse(
         request_id=request.id,
         slot=request.requested_slot,
         items=items,
@@ -108,13 +107,13 @@ def to_facets(facets: Mapping[str, Facet]) -> dict[str, FacetCounts]:
 
 def build_log_entry(
     request: Request,
-    answer: Answer,
+    response: RecommendResponse,
     shown: Candidates,
     choice: Slate,
     rows: Rows | None,
     schema_hash: str,
     scores: Scores | None,
-) -> tuple[bytes, AnswerRecord]:
+) -> tuple[bytes, ResponseRecord]:
     """Build the answer's event for the raw log, and the record of what it read.
 
     Without `scores`, no model ordered it.
@@ -126,20 +125,20 @@ def build_log_entry(
     event = Event(
         event_id=request.id,
         type="answer",
-        ts=answer.t,
+        ts=response.t,
         user_id=query.user_id,
         anonymous_id=request.anonymous_id,
         session_id=query.session_id,
         items=list(shown.ids),
         request_id=request.id,
         context=query.context,
-        answer=AnswerOfEvent(slot, arm, experiment, answer.model, request.text, propensities),
+        answer=ResponseDetails(slot, arm, experiment, response.model, request.text, propensities),
     )
-    record = AnswerRecord(
+    record = ResponseRecord(
         request_id=request.id,
-        ts=answer.t,
+        ts=response.t,
         p=rows.p if rows is not None else 0,
-        commit=answer.commit,
+        commit=response.commit,
         schema_hash=schema_hash,
         person=request.person,
         user_id=query.user_id,
@@ -148,7 +147,7 @@ def build_log_entry(
         slot=slot,
         experiment=experiment or None,
         arm=arm or None,
-        model=answer.model,
+        model=response.model,
         query=request.text,
         device=query.context.device,
         country=query.context.country,
@@ -157,7 +156,7 @@ def build_log_entry(
         items=list(shown.ids),
         sources=list(shown.sources),
         propensities=propensities,
-        scores=[item.score or 0.0 for item in answer.items],
+        scores=[item.score or 0.0 for item in response.items],
         numeric=rows.numeric.ravel().tolist() if rows is not None else [],
         categorical=rows.categorical.ravel().tolist() if rows is not None else [],
         sequences=_pack_sequences(request, rows),
@@ -222,7 +221,7 @@ def reasons_for(
 ) -> list[Reason]:
     """Return the reason of each shown item; `ranked` is whether a model ordered them."""
     if request.index is None:
-        return [MORE] * len(shown)
+        return [OTHER_REASON] * len(shown)
     indexed = np.flatnonzero(shown.rows >= 0)
     explored = [
         position for position, at in enumerate(indexed.tolist(), 1) if at + 1 in choice.explored
@@ -232,7 +231,7 @@ def reasons_for(
     if not ranked or request.policy != "model":
         # A baseline orders by its own sources, so these are the reason, whatever source found an
         # item: popular items are not chosen for a person.
-        personal, otherwise = None, MORE
+        personal, otherwise = None, OTHER_REASON
         if request.text is None and request.judged_baseline:
             own_sources = [
                 name or "given"
@@ -288,27 +287,27 @@ def read_attributes(
     return attributes
 
 
-def log_answer(
-    answer_log: AnswerLog | None,
+def log_response(
+    response_log: ResponseLog | None,
     dependency: Dependency,
     request: Request,
-    answer: Answer,
+    response: RecommendResponse,
     shown: Candidates,
     choice: Slate,
     rows: Rows | None,
     scores: Scores | None,
 ) -> None:
     """Log an answer, and mark it degraded where the log does not take it."""
-    if answer_log is None:
+    if response_log is None:
         return
     if not dependency.allow():
         request.mark_degraded("log")
         return
     start = time.perf_counter()
     event, record = build_log_entry(
-        request, answer, shown, choice, rows, request.access.features.schema_hash, scores
+        request, response, shown, choice, rows, request.access.features.schema_hash, scores
     )
-    was_logged = answer_log.record_answer(event, record)
+    was_logged = response_log.record_response(event, record)
     dependency.record(time.perf_counter() - start)
     if not was_logged:
         request.mark_degraded("log")

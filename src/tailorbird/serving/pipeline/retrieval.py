@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.contract import LIVE
+from tailorbird.candidates.contract import SERVED_KINDS
 from tailorbird.candidates.item_knn.query import RECENT_MAX
-from tailorbird.candidates.merge import Merge, Merged, bound_limits
+from tailorbird.candidates.merge import Merge, MergedItems, bound_limits
 from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, SESSIONS, RankedList
 from tailorbird.candidates.query import source_of
 from tailorbird.events import SECOND
@@ -47,7 +47,7 @@ class CandidateFinder:
         search: Callable[[int], SearchResult],
         lists: Mapping[str, npt.NDArray[np.uint64]],
         until: float,
-    ) -> Merged:
+    ) -> MergedItems:
         """Query the sources in their order, and merge their visible items.
 
         Args:
@@ -83,7 +83,7 @@ class CandidateFinder:
         lists: Mapping[str, npt.NDArray[np.uint64]],
     ) -> tuple[Rows, Floats]:
         source = source_of(name)
-        if source.kind in LIVE:
+        if source.kind in SERVED_KINDS:
             return self._visible_rows(request.lists.get(name), view)
         if source.kind == "editorial":
             keys = lists.get(source.list, np.zeros(0, np.uint64))

@@ -19,7 +19,7 @@ from tailorbird.serving.pipeline.protocols import NullWatcher
 from tailorbird.serving.pipeline.request import Candidates, Request
 from tailorbird.serving.pipeline.stages import STALE_US, Stages
 
-ALL = "all"
+ALL_RULES = "all"
 
 
 def variants_without(slot: Slot) -> dict[str, Slot]:
@@ -88,12 +88,12 @@ class VariantComparer:
 
     def __init__(self, slot: Slot, clock: Clock) -> None:
         base_slot = replace(slot, explore=None, experiment=None)
-        self._slots = {ALL: base_slot, **variants_without(base_slot)}
+        self._slots = {ALL_RULES: base_slot, **variants_without(base_slot)}
         rng = np.random.default_rng(0)
-        patience = Breakers(UNBOUNDED)
+        breakers = Breakers(UNBOUNDED)
         self._variants = {
             name: Stages(
-                {variant.name: variant}, clock, rng, NullWatcher(), STALE_US, breakers=patience
+                {variant.name: variant}, clock, rng, NullWatcher(), STALE_US, breakers=breakers
             )
             for name, variant in self._slots.items()
         }
@@ -101,12 +101,12 @@ class VariantComparer:
     @property
     def names(self) -> list[str]:
         """The rules, as `variants_without` names them."""
-        return [name for name in self._slots if name != ALL]
+        return [name for name in self._slots if name != ALL_RULES]
 
     def compare(
         self, request: Request, sources: Mapping[str, int], size: int
     ) -> dict[str, VariantOutcome] | None:
-        """Return the answer with all rules, as `ALL`, and the one without each rule.
+        """Return the answer with all rules, as `ALL_RULES`, and the one without each rule.
 
         None where features or the model fail.
         """
@@ -117,9 +117,9 @@ class VariantComparer:
         for name, stages in self._variants.items():
             request.slot = self._slots[name]
             candidate_lists.append(stages.find(request, sources, size))
-        request.slot = self._slots[ALL]
+        request.slot = self._slots[ALL_RULES]
         all_candidates = _merge_candidates(candidate_lists)
-        stages = self._variants[ALL]
+        stages = self._variants[ALL_RULES]
         scores = stages.score(
             request,
             all_candidates,
@@ -145,7 +145,7 @@ class VariantComparer:
                 size,
             )
             outcomes[name] = VariantOutcome(
-                tuple(visible_candidates.ids[place] for place in choice.items.tolist()),
+                tuple(visible_candidates.ids[index] for index in choice.items.tolist()),
                 float(values[choice.items].sum()),
             )
         return outcomes
@@ -161,7 +161,7 @@ class Cost:
         share: of the value of the answers with all rules.
     """
 
-    wish: str
+    rule: str
     changed: float
     value: float
     low: float
@@ -176,22 +176,22 @@ def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
     """
     if not outcomes:
         return []
-    mean = float(np.mean([outcome[ALL].value for outcome in outcomes]))
+    mean = float(np.mean([outcome[ALL_RULES].value for outcome in outcomes]))
     rule_costs = []
-    for wish in (name for name in outcomes[0] if name != ALL):
-        losses = np.array([outcome[wish].value - outcome[ALL].value for outcome in outcomes])
+    for rule in (name for name in outcomes[0] if name != ALL_RULES):
+        losses = np.array([outcome[rule].value - outcome[ALL_RULES].value for outcome in outcomes])
         half_width = (
             1.96 * float(losses.std(ddof=1)) / np.sqrt(losses.size)
             if losses.size > 1
             else float("inf")
         )
         changed = float(
-            np.mean([outcome[wish].items != outcome[ALL].items for outcome in outcomes])
+            np.mean([outcome[rule].items != outcome[ALL_RULES].items for outcome in outcomes])
         )
         value = float(losses.mean())
         rule_costs.append(
             Cost(
-                wish,
+                rule,
                 changed,
                 value,
                 value - half_width,
@@ -206,6 +206,6 @@ def _merge_candidates(candidate_lists: Sequence[Candidates]) -> Candidates:
     """Return the union of all candidates."""
     merged = candidate_lists[0]
     for candidates in candidate_lists[1:]:
-        new = np.flatnonzero(~np.isin(candidates.keys, merged.keys))
-        merged = merged.concat(candidates.select(new)) if new.size else merged
+        is_new = np.flatnonzero(~np.isin(candidates.keys, merged.keys))
+        merged = merged.concat(candidates.select(is_new)) if is_new.size else merged
     return merged

@@ -20,7 +20,7 @@ from tailorbird.store.breaker import Breaker
 
 SHARE = 0.1
 CREDIT_S = 0.05  # bound of the time that may be saved up
-TIMED = 8  # one in so many scored answers has the champion's time too
+CHAMPION_TIMED_EVERY = 8  # one in so many scored answers has the champion's time too
 log = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ class ShadowScorer:
             request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
             self._breaker.record_success()
             self._scored += 1
-            is_timed = self._scored % TIMED == 0 and shared_rows
+            is_timed = self._scored % CHAMPION_TIMED_EVERY == 0 and shared_rows
             if is_timed and champion is not None and request.index is not None:
                 timed = _time_scoring(champion, request.index, request, shown, rows)
                 request.champion_us = timed[1]
@@ -85,10 +85,10 @@ class ShadowScorer:
             with self._lock:
                 self._credit_s -= time.perf_counter() - started_at
 
-    def _has_credit(self, answer_s: float) -> bool:
+    def _has_credit(self, response_s: float) -> bool:
         """Return whether there is time left, after this answer has earned its share."""
         with self._lock:
-            self._credit_s = min(CREDIT_S, self._credit_s + SHARE * answer_s)
+            self._credit_s = min(CREDIT_S, self._credit_s + SHARE * response_s)
             return self._credit_s > 0
 
 

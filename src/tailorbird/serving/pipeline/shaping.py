@@ -20,7 +20,7 @@ import numpy as np
 from tailorbird.events import hash64, hash64s, parse_duration
 from tailorbird.ranking import Pin, Slot
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts
-from tailorbird.ranking.policy.rule_columns import Request as RuleInputs
+from tailorbird.ranking.policy.rule_columns import RuleRequest as RuleInputs
 from tailorbird.ranking.policy.rule_columns import seen_mask
 from tailorbird.ranking.policy.rule_language import ITEM_FIELDS
 from tailorbird.ranking.policy.rules import Rules, compile_rules
@@ -338,14 +338,14 @@ class Shaping:
 
         `shown` is in the answer's order; `values` are those before the boosts.
         """
-        moved: list[dict[str, float]] = [{} for _ in range(len(shown))]
+        boosts_by_item: list[dict[str, float]] = [{} for _ in range(len(shown))]
         placed: list[list[str]] = [[] for _ in range(len(shown))]
         if request.index is None:
-            return list(zip(moved, placed, strict=True))
+            return list(zip(boosts_by_item, placed, strict=True))
         for boost, factor in zip(self.slot.boosts, self.factors(request, shown), strict=True):
             boosted_values, name = apply_boosts(values, [factor]), f"boost {boost.when}"
             for position in np.flatnonzero(factor[1]).tolist():
-                moved[position][name] = moved[position].get(name, 0.0) + float(
+                boosts_by_item[position][name] = boosts_by_item[position].get(name, 0.0) + float(
                     boosted_values[position] - values[position]
                 )
             values = boosted_values
@@ -357,7 +357,7 @@ class Shaping:
         ):
             for position in np.flatnonzero(mask).tolist():
                 placed[position].append(f"promotion {promotion.when}")
-        return list(zip(moved, placed, strict=True))
+        return list(zip(boosts_by_item, placed, strict=True))
 
     def _compute_masks(
         self, request: Request, candidates: Candidates, compiled: Sequence[Rules]

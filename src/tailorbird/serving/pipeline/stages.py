@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from tailorbird.candidates.contract import LIVE
+from tailorbird.candidates.contract import SERVED_KINDS
 from tailorbird.candidates.query import source_of
 from tailorbird.errors import BundleError
 from tailorbird.events import SECOND, Clock
@@ -29,7 +29,7 @@ from tailorbird.ranking.policy.interleaving import TeamDraft
 from tailorbird.ranking.policy.policy import apply_boosts, arrange_slate
 from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.slot import SOURCES
-from tailorbird.retrieval import NOTHING, Index, SearchResult
+from tailorbird.retrieval import NO_RESULT, Index, SearchResult
 from tailorbird.retrieval.facets import Facet, facet_of
 from tailorbird.retrieval.synonyms import Phrase, Synonyms
 from tailorbird.serving.pipeline.deadlines import Breakers
@@ -170,7 +170,9 @@ class Stages:
         }
         merged = self._finder.find(request, view, source_limits, **options)
         check_tables(
-            request, self._ages(), any(source_of(name).kind in LIVE for name in source_limits)
+            request,
+            self._ages(),
+            any(source_of(name).kind in SERVED_KINDS for name in source_limits),
         )
         enough = -(-(request.query.size or request.slot.size) // 3) if request.text is None else 0
         if merged.rows.size < enough:
@@ -194,7 +196,7 @@ class Stages:
         return (
             view.search(request.text, limit, self._synonyms_of(request))
             if request.text
-            else NOTHING
+            else NO_RESULT
         )
 
     def _synonyms_of(self, request: Request) -> Sequence[Phrase]:

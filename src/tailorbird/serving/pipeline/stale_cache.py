@@ -68,15 +68,15 @@ class _ItemTable:
 
     def store(self, keys: Keys, rows: Rows, now: float) -> None:
         cells = (keys % np.uint64(ITEMS_MAX)).astype(np.intp)
-        stale = np.flatnonzero(
+        stale_rows = np.flatnonzero(
             (self.keys[cells] != keys) | (self.updated_at[cells] < now - REFRESH_AFTER_S)
         )
-        if not stale.size:
+        if not stale_rows.size:
             return
-        cells = cells[stale]
-        self.keys[cells], self.updated_at[cells] = keys[stale], now
-        self.numbers[cells] = rows.numeric[stale[:, None], self.numeric.item]
-        self.codes[cells] = rows.categorical[stale[:, None], self.categorical.item]
+        cells = cells[stale_rows]
+        self.keys[cells], self.updated_at[cells] = keys[stale_rows], now
+        self.numbers[cells] = rows.numeric[stale_rows[:, None], self.numeric.item]
+        self.codes[cells] = rows.categorical[stale_rows[:, None], self.categorical.item]
 
 
 class StaleFeatureCache:

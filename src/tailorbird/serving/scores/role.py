@@ -27,7 +27,7 @@ from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Context
 from tailorbird.ranking.scores import ChurnScore, NextBest, Score
-from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
+from tailorbird.serving.messages import ChurnResponse, RecommendQuery, RecommendResponse
 from tailorbird.serving.scores.log import (
     KIND,
     NAME,
@@ -67,11 +67,11 @@ class Scorers(Protocol):
         """
         ...
 
-    def next_best(self, query: RecommendQuery) -> Answer:
+    def next_best(self, query: RecommendQuery) -> RecommendResponse:
         """Return the best items. Raise NotReadyError without a model."""
         ...
 
-    def churn(self, user_id: str, model: str) -> ChurnAnswer:
+    def churn(self, user_id: str, model: str) -> ChurnResponse:
         """Return the churn probability. Raise NotReadyError without a model."""
         ...
 
@@ -302,16 +302,16 @@ class ScoreRole:
     def _score_churn(self, score: ChurnScore, row: Mapping) -> Scored | None:
         if row["user_id"] is None:
             return None  # the model knows people by their user id
-        answer = self._models.churn(row["user_id"], score.model)
-        if not answer.known:
+        response = self._models.churn(row["user_id"], score.model)
+        if not response.known:
             return None  # strangers cannot leave
         was_above = self._memory.is_above(score.name, row["person"])
-        if was_above == (answer.gone > (score.below if was_above else score.above)):
+        if was_above == (response.gone > (score.below if was_above else score.above)):
             return None
         crossed = "below" if was_above else "above"
-        reasons = [reason.text for reason in answer.reasons]
+        reasons = [reason.text for reason in response.reasons]
         return self._build_score(
-            score, row, model=answer.model, gone=answer.gone, crossed=crossed, reasons=reasons
+            score, row, model=response.model, gone=response.gone, crossed=crossed, reasons=reasons
         )
 
     def _next_best(self, score: NextBest, row: Mapping) -> Scored:
@@ -323,9 +323,9 @@ class ScoreRole:
             size=score.size or None,
             context=Context(device=row["device"], country=row["country"]),
         )
-        answer = self._models.next_best(query)
-        items = [ScoredItem(item.item_id, item.score or 0.0) for item in answer.items]
-        return self._build_score(score, row, model=answer.model, items=items)
+        response = self._models.next_best(query)
+        items = [ScoredItem(item.item_id, item.score or 0.0) for item in response.items]
+        return self._build_score(score, row, model=response.model, items=items)
 
     def _build_score(self, score: Score, row: Mapping, **fields) -> Scored:
         return Scored(

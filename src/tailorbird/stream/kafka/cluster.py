@@ -30,7 +30,7 @@ from tailorbird.stream.kafka.client import (
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
-SHUFFLED = "shuffled"  # prefix of the topics that a shuffle derives for workers
+SHUFFLED_PREFIX = "shuffled"  # prefix of the topics that a shuffle derives for workers
 MESSAGE_BYTES = 1_000_000  # default limit of a broker that does not tell its own
 _HEADERS_BYTES = 16_384  # room for headers in a message
 _NAME = re.compile(
@@ -172,7 +172,7 @@ class KafkaTopic:
 
     @property
     def is_derived(self) -> bool:
-        return self.topic.startswith(f"{SHUFFLED}.")
+        return self.topic.startswith(f"{SHUFFLED_PREFIX}.")
 
     def __str__(self) -> str:
         return f"kafka://{self.cluster.servers}/{self.name}" + (

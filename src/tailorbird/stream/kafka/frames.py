@@ -25,11 +25,11 @@ import msgspec
 from tailorbird.errors import DamageError
 from tailorbird.stream.protocol import Block, StoredBlock
 
-OPENED = "opened"  # kind of the first message of a writer, which names it
+OPENED_KIND = "opened"  # kind of the first message of a writer, which names it
 Headers = list[tuple[str, bytes]]
 
 
-class Piece(msgspec.Struct, frozen=True):
+class MessagePart(msgspec.Struct, frozen=True):
     """One message.
 
     Attributes:
@@ -56,21 +56,21 @@ class Piece(msgspec.Struct, frozen=True):
     @property
     def end(self) -> int:
         """The end of the log with this message: that of its run, if it completes it."""
-        return self.base + self.total if self.last else self.base
+        return self.base + self.total if self.is_last else self.base
 
     @property
-    def last(self) -> bool:
+    def is_last(self) -> bool:
         """True if the message completes its run."""
         return self.index + 1 == self.count
 
     def headers(self) -> Headers:
         """Encode the message's headers."""
-        place = (
+        place_header = (
             f"{self.at} {self.base} {self.index} {self.count} {int(self.is_continued)} "
             f"{self.total} "
             f"{self.writer}"
         ).encode()
-        pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
+        pairs = [("place", place_header), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
         if self.receipt:
             pairs.append(("receipt", self.receipt))
         return [*pairs, ("crc", b"%d" % _compute_checksum(pairs, self.payload))]
@@ -78,14 +78,14 @@ class Piece(msgspec.Struct, frozen=True):
 
 def split_run(
     blocks: Sequence[Block], *, at: int, base: int, writer: str, bytes_max: int
-) -> list[Piece]:
+) -> list[MessagePart]:
     """Split a run into messages of at most `bytes_max` of payload."""
     chunks = [
         (block, start)
         for block in blocks
         for start in range(0, max(1, len(block.payload)), bytes_max)
     ]
-    result: list[Piece] = []
+    result: list[MessagePart] = []
     total = sum(block.rows for block in blocks)
     for index, (block, start) in enumerate(chunks):
         has_more = start + bytes_max < len(block.payload)
@@ -96,7 +96,7 @@ def split_run(
         )
         receipt = block.receipt if start == 0 else b""
         result.append(
-            Piece(
+            MessagePart(
                 at + index,
                 base,
                 index,
@@ -113,7 +113,7 @@ def split_run(
     return result
 
 
-def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece | None:
+def decode_message(headers: Headers | None, payload: bytes, where: str) -> MessagePart | None:
     """Decode a message; None if it is not one of ours.
 
     Raises:
@@ -128,7 +128,7 @@ def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece |
         offset, base, index, count, has_more, total = map(int, numbers)
         if int(header_values["crc"]) == _compute_checksum(pairs, payload):
             kind, receipt = header_values["kind"].decode(), header_values.get("receipt", b"")
-            return Piece(
+            return MessagePart(
                 offset,
                 base,
                 index,
@@ -169,52 +169,52 @@ class RunAssembler:
 
     def __init__(self, end: int, where: str = "") -> None:
         self.end, self._where = end, where
-        self._run: list[Piece] = []
+        self._run: list[MessagePart] = []
 
-    def feed(self, offset: int, piece: Piece | None) -> list[StoredBlock]:
+    def feed(self, offset: int, part: MessagePart | None) -> list[StoredBlock]:
         """Return the blocks of the run that this message completes, if any.
 
         Raises:
             DamageError: rows before it are missing.
         """
-        if piece is None or piece.at != offset:
+        if part is None or part.at != offset:
             return []
-        if piece.index == 0:
+        if part.index == 0:
             self._run = []
-            if piece.base != self.end:
+            if part.base != self.end:
                 raise DamageError(
-                    f"the run at {piece.base} follows rows that end at {self.end}: the "
+                    f"the run at {part.base} follows rows that end at {self.end}: the "
                     "broker lost what it acknowledged, or has it twice",
                     where=self._where,
                     fix="look at its replication, restore what is missing from the archive",
                 )
-        elif not self._run or (self._run[-1].at + 1, self._run[-1].base) != (piece.at, piece.base):
+        elif not self._run or (self._run[-1].at + 1, self._run[-1].base) != (part.at, part.base):
             self._run = []
             return []
-        self._run.append(piece)
-        if not piece.last:
+        self._run.append(part)
+        if not part.is_last:
             return []
         run, self._run = self._run, []
         blocks = list(_decode_blocks(run))
-        self.end = piece.base + piece.total
+        self.end = part.base + part.total
         return blocks
 
 
-def _decode_blocks(run: Sequence[Piece]) -> Iterator[StoredBlock]:
+def _decode_blocks(run: Sequence[MessagePart]) -> Iterator[StoredBlock]:
     position = run[0].base
-    block_pieces: list[Piece] = []
-    for piece in run:
-        if piece.rows == 0:
+    block_pieces: list[MessagePart] = []
+    for part in run:
+        if part.rows == 0:
             continue
-        block_pieces.append(piece)
-        if not piece.is_continued:
+        block_pieces.append(part)
+        if not part.is_continued:
             payload = (
                 block_pieces[0].payload
                 if len(block_pieces) == 1
                 else b"".join(block_piece.payload for block_piece in block_pieces)
             )
             yield StoredBlock(
-                position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt)
+                position, Block(part.kind, part.rows, payload, block_pieces[0].receipt)
             )
-            position += piece.rows
+            position += part.rows
             block_pieces = []

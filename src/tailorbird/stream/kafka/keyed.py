@@ -123,10 +123,10 @@ class KeyedWriter:
             if error is not None:
                 raise error
 
-    def prune_each(self, before: Sequence[int]) -> int:
-        """Prune each partition, see `KafkaWriter.prune_some`."""
+    def prune_partitions(self, before: Sequence[int]) -> int:
+        """Prune each partition, see `KafkaWriter.prune_batch`."""
         return sum(
-            writer.prune_some(until) for writer, until in zip(self._writers, before, strict=True)
+            writer.prune_batch(until) for writer, until in zip(self._writers, before, strict=True)
         )
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.client import AdminClient
-from tailorbird.stream.kafka.cluster import SHUFFLED, Cluster, list_topic_suffixes
+from tailorbird.stream.kafka.cluster import SHUFFLED_PREFIX, Cluster, list_topic_suffixes
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
 from tailorbird.stream.kafka.snapshots import ITEM_SUMMARY, SNAPSHOT_ROWS
@@ -94,7 +94,7 @@ class KafkaLogSet:
         """Return the shuffled log of a schema, a partition per worker; see
         `features.online.shuffle`.
         """
-        topic = f"{SHUFFLED}.{schema}-{count}"
+        topic = f"{SHUFFLED_PREFIX}.{schema}-{count}"
         return tuple(
             KafkaLog(self.cluster, topic, f"shuffled.{number}", self.folder, number, count)
             for number in range(count)
@@ -102,7 +102,9 @@ class KafkaLogSet:
 
     def shuffled_logs(self) -> list[KafkaLog]:
         """Return all existing shuffled logs, of any schema and number of workers."""
-        shuffles = [name.rpartition("-") for name in list_topic_suffixes(self.cluster, SHUFFLED)]
+        shuffles = [
+            name.rpartition("-") for name in list_topic_suffixes(self.cluster, SHUFFLED_PREFIX)
+        ]
         return [
             log
             for schema, _, count in shuffles
@@ -186,7 +188,7 @@ class KafkaLogSet:
 
     def partition_count(self, topic: str) -> int:
         """Return the expected number of partitions of a topic, named without the prefix."""
-        if topic.startswith(f"{SHUFFLED}."):
+        if topic.startswith(f"{SHUFFLED_PREFIX}."):
             return int(topic.rpartition("-")[2])
         return self.count if topic in ("routed", "index") or topic.startswith("raw.") else 1
 

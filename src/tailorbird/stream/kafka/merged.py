@@ -152,8 +152,8 @@ class MergedReader:
     def changed(self) -> bool:
         return self._order.changed()
 
-    def waiting(self, position: int) -> Backlog:
-        return self._order.waiting(position)
+    def backlog_after(self, position: int) -> Backlog:
+        return self._order.backlog_after(position)
 
     def close(self) -> None:
         self._order.close()

@@ -48,15 +48,15 @@ class Deleter:
         start = self._tail.start()
         offset = self._tail.find(max(before, start))
         if offset >= high:
-            offset = self._tail.last()
+            offset = self._tail.last_run_offset()
         return self._delete(low, offset) if offset > low else 0
 
     def _delete(self, low: int, offset: int) -> int:
         cluster = self.address.cluster
-        place = TopicPartition(self.address.name, self.address.number, offset)
+        partition = TopicPartition(self.address.name, self.address.number, offset)
         try:
-            cluster.admin().delete_records([place], request_timeout=cluster.timeout_s)[
-                place
+            cluster.admin().delete_records([partition], request_timeout=cluster.timeout_s)[
+                partition
             ].result(cluster.timeout_s + 1)
         except (KafkaException, TimeoutError) as error:
             if not self.problem:

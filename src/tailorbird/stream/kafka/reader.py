@@ -10,9 +10,9 @@ from typing import Any
 from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaTopic, storage_error, translate_errors
-from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
+from tailorbird.stream.kafka.frames import RunAssembler, decode_message
 from tailorbird.stream.kafka.tail import Tail, consumer_of
-from tailorbird.stream.protocol import RECEIPTS, Backlog, StoredBlock
+from tailorbird.stream.protocol import BACKLOG_RECEIPTS, Backlog, StoredBlock
 
 _BATCH_MESSAGES = 64  # messages; one may have a megabyte
 
@@ -83,7 +83,7 @@ class KafkaReader:
 
     def _seek(self, start: int) -> None:
         offset = self._tail.find(start)
-        first_piece = self._tail.piece(offset) if offset < self._tail.watermarks()[1] else None
+        first_piece = self._tail.read_part(offset) if offset < self._tail.watermarks()[1] else None
         self._buffer.clear()
         self._bytes = 0
         self._offset = offset
@@ -113,10 +113,10 @@ class KafkaReader:
                     self._raise_error(message.error(), start)
                     continue
                 self._offset = message.offset() + 1
-                piece = decode_piece(
+                part = decode_message(
                     message.headers(), message.value() or b"", f"{self.address}@{message.offset()}"
                 )
-                for stored in self._assembly.feed(message.offset(), piece):
+                for stored in self._assembly.feed(message.offset(), part):
                     if stored.end > start:
                         self._buffer.append(stored)
                         self._bytes += len(stored.block.payload)
@@ -154,14 +154,14 @@ class KafkaReader:
     def end(self) -> int:
         if self._buffer_start >= 0 and self._offset == self._tail.watermarks()[1]:
             return self._assembly.end
-        return self._tail.tip().end or 0
+        return self._tail.find_end().end or 0
 
-    def waiting(self, position: int) -> Backlog:
+    def backlog_after(self, position: int) -> Backlog:
         high, end = self._tail.watermarks()[1], self.end()
         requested, position = position, max(position, self.start())
         if position >= end:
-            return Backlog(0, 0, beyond=max(0, requested - end))
-        first_blocks = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
+            return Backlog(0, 0, rows_past_end=max(0, requested - end))
+        first_blocks = self.read(position, bytes_max=BACKLOG_RECEIPTS << 14)[:BACKLOG_RECEIPTS]
         return Backlog(
             end - position,
             high - self._tail.find(position),

@@ -14,7 +14,7 @@ from tailorbird.stream.kafka.cluster import (
     storage_error,
     translate_errors,
 )
-from tailorbird.stream.kafka.frames import Piece, decode_piece
+from tailorbird.stream.kafka.frames import MessagePart, decode_message
 
 _RETRY_S = 0.05
 _SCAN_MAX = 10_000  # bound of the search for a message that counts at the end
@@ -62,11 +62,11 @@ class Tail:
     """
 
     def __init__(self, address: KafkaTopic, consumer: Any = None) -> None:
-        self.address, self._own = address, consumer is None
+        self.address, self._owns_consumer = address, consumer is None
         self._timeout_s = address.cluster.timeout_s
         self._consumer = tail_consumer(address) if consumer is None else consumer
         self._partition = TopicPartition(address.name, address.number)
-        self._cache: dict[int, Piece | None] = {}
+        self._cache: dict[int, MessagePart | None] = {}
         try:
             check_topic_exists(self._consumer, address)
         except BaseException:
@@ -80,15 +80,17 @@ class Tail:
             until: deadline by the monotonic clock, with at least two short attempts; 0 is the
                 cluster's timeout.
         """
-        deadline, tries = until or time.monotonic() + self._timeout_s, 0
+        deadline, attempts = until or time.monotonic() + self._timeout_s, 0
         while True:
-            tries += 1
+            attempts += 1
             try:
-                left_s = max(deadline - time.monotonic(), min(1.0, self._timeout_s / 4))
+                remaining_s = max(deadline - time.monotonic(), min(1.0, self._timeout_s / 4))
                 with translate_errors(self.address, self._consumer):
-                    marks = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
-                if marks is not None:
-                    return marks
+                    watermarks = self._consumer.get_watermark_offsets(
+                        self._partition, timeout=remaining_s
+                    )
+                if watermarks is not None:
+                    return watermarks
                 raise StorageError(
                     f"no answer in {self._timeout_s:g} s",
                     where=str(self.address),
@@ -96,18 +98,18 @@ class Tail:
                 )
             except StorageError:
                 if (
-                    time.monotonic() > deadline and tries > 1
+                    time.monotonic() > deadline and attempts > 1
                 ):  # a process that was suspended has not waited for the broker
                     raise
                 time.sleep(_RETRY_S)
 
-    def tip(self) -> TopicEnd:
+    def find_end(self) -> TopicEnd:
         """Return the end of the log, without an incomplete run."""
         low, high = self.watermarks()
         for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
-            piece = self.piece(offset)
-            if piece is not None and piece.at == offset:
-                return TopicEnd(high, piece.end)
+            part = self.read_part(offset)
+            if part is not None and part.at == offset:
+                return TopicEnd(high, part.end)
         if high == 0:
             return TopicEnd(0, None)
         raise DamageError(
@@ -117,13 +119,13 @@ class Tail:
             "project another prefix",
         )
 
-    def last(self) -> int:
+    def last_run_offset(self) -> int:
         """Return the offset at which the last run begins."""
         low, high = self.watermarks()
         for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
-            piece = self.piece(offset)
-            if piece is not None and piece.at == offset:
-                return piece.at - piece.index
+            part = self.read_part(offset)
+            if part is not None and part.at == offset:
+                return part.at - part.index
         return low
 
     def start(self) -> int:
@@ -136,8 +138,8 @@ class Tail:
             else first_counted.base + self._pruned_rows(first_counted, low)
         )
 
-    def _pruned_rows(self, piece: Piece, low: int) -> int:
-        if piece.index == 0 or piece.at > low:
+    def _pruned_rows(self, part: MessagePart, low: int) -> int:
+        if part.index == 0 or part.at > low:
             return 0
         raise DamageError(
             "the topic begins within a run",
@@ -163,24 +165,24 @@ class Tail:
         best, left, right = first_counted, first_counted.at + 1, high
         while left < right:
             middle = (left + right) // 2
-            piece = self._first_counted(middle, right)
-            if piece is None:
+            part = self._first_counted(middle, right)
+            if part is None:
                 right = middle
-            elif piece.base <= position:
-                best, left = piece, piece.at + 1
+            elif part.base <= position:
+                best, left = part, part.at + 1
             else:
                 right = middle
         return best.at - best.index
 
-    def _first_counted(self, low: int, high: int) -> Piece | None:
+    def _first_counted(self, low: int, high: int) -> MessagePart | None:
         """Return the first message from `low` on that stands at its expected offset."""
         for offset in range(low, high):
-            piece = self.piece(offset)
-            if piece is not None and piece.at == offset:
-                return piece
+            part = self.read_part(offset)
+            if part is not None and part.at == offset:
+                return part
         return None
 
-    def piece(self, offset: int) -> Piece | None:
+    def read_part(self, offset: int) -> MessagePart | None:
         """Return the message at an offset without its payload; None if it is not one of ours."""
         if offset not in self._cache:
             if len(self._cache) > 64:
@@ -188,12 +190,12 @@ class Tail:
             self._cache[offset] = self._fetch(offset)
         return self._cache[offset]
 
-    def _fetch(self, offset: int) -> Piece | None:
+    def _fetch(self, offset: int) -> MessagePart | None:
         message = self._read_message(offset)
         if message.offset() != offset:  # a gap left by a foreign transaction
             return None
-        piece = decode_piece(message.headers(), message.value() or b"", f"{self.address}@{offset}")
-        return piece and replace(piece, payload=b"")
+        part = decode_message(message.headers(), message.value() or b"", f"{self.address}@{offset}")
+        return part and replace(part, payload=b"")
 
     def _read_message(self, offset: int) -> Any:
         with translate_errors(self.address):
@@ -211,5 +213,5 @@ class Tail:
         return message
 
     def close(self) -> None:
-        if self._own:
+        if self._owns_consumer:
             self._consumer.close()

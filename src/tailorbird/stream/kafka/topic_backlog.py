@@ -5,7 +5,7 @@ from typing import Any
 from tailorbird.errors import NotReadyError
 from tailorbird.stream.kafka.cluster import KafkaTopic
 from tailorbird.stream.kafka.tail import Tail, tail_consumer
-from tailorbird.stream.protocol import RECEIPTS, Backlog
+from tailorbird.stream.protocol import BACKLOG_RECEIPTS, Backlog
 
 
 class BacklogClient:
@@ -40,12 +40,12 @@ class LogBacklog:
                 "this topic holds no log yet", where=str(tail.address), fix="start its writer first"
             )
 
-    def waiting(self, position: int) -> Backlog:
-        """Return the backlog after a position, see `LogReader.waiting`."""
-        high, end = self._tail.watermarks()[1], self._tail.tip().end or 0
+    def backlog_after(self, position: int) -> Backlog:
+        """Return the backlog after a position, see `LogReader.backlog_after`."""
+        high, end = self._tail.watermarks()[1], self._tail.find_end().end or 0
         requested, position = position, max(position, self._tail.start())
         if position >= end:
-            return Backlog(0, 0, beyond=max(0, requested - end))
+            return Backlog(0, 0, rows_past_end=max(0, requested - end))
         first_offset = self._tail.find(position)
         return Backlog(
             end - position, high - first_offset, self._read_receipts(first_offset, high, position)
@@ -55,18 +55,18 @@ class LogBacklog:
         """Return the receipts of the first blocks from `position` on."""
         receipts: list[bytes] = []
         block_end, is_continued = 0, False
-        for offset in range(first_offset, min(high, first_offset + 16 * RECEIPTS)):
-            piece = self._tail.piece(offset)
-            if piece is None or piece.at != offset:
+        for offset in range(first_offset, min(high, first_offset + 16 * BACKLOG_RECEIPTS)):
+            part = self._tail.read_part(offset)
+            if part is None or part.at != offset:
                 continue
-            if piece.index == 0:
-                block_end, is_continued = piece.base, False
-            if not is_continued and piece.rows:
-                block_end += piece.rows
+            if part.index == 0:
+                block_end, is_continued = part.base, False
+            if not is_continued and part.rows:
+                block_end += part.rows
                 if block_end > position:
-                    receipts.append(piece.receipt)
-            is_continued = piece.is_continued
-            if len(receipts) == RECEIPTS:
+                    receipts.append(part.receipt)
+            is_continued = part.is_continued
+            if len(receipts) == BACKLOG_RECEIPTS:
                 break
         return tuple(receipts)
 

@@ -84,7 +84,7 @@ def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
             ].result(cluster.timeout_s)
         except (KafkaException, TimeoutError):
             entries = {}  # the broker does not tell, or not this user
-    own = {
+    own_topics = {
         key: entry.value
         for key, entry in entries.items()
         if entry.value is not None and entry.source == _TOPIC_SOURCE
@@ -96,7 +96,7 @@ def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
             default=cluster.replication,
         ),
     )
-    return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
+    return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own_topics})
 
 
 def reset_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:

@@ -18,12 +18,12 @@ from tailorbird.errors import DamageError, InputError, LockedError, StorageError
 from tailorbird.file_lock import FileLock
 from tailorbird.stream.kafka.client import Producer
 from tailorbird.stream.kafka.cluster import KafkaTopic, ensure_topic, translate_errors
-from tailorbird.stream.kafka.frames import OPENED, Piece, split_run
+from tailorbird.stream.kafka.frames import OPENED_KIND, MessagePart, split_run
 from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
 from tailorbird.stream.protocol import Block
 
-_TRIES = 5
+_ATTEMPTS = 5
 
 
 class KafkaWriter:
@@ -83,8 +83,8 @@ class KafkaWriter:
         """Write the opening message, which fences messages of other writers in flight."""
         assert self._tail is not None
         process_name = f"process {os.getpid()} of {socket.gethostname()}".encode()
-        for _ in range(_TRIES):
-            tip = self._tail.tip()
+        for _ in range(_ATTEMPTS):
+            tip = self._tail.find_end()
             end = first_position if tip.end is None else tip.end
             if end < expected_end:
                 raise DamageError(
@@ -96,8 +96,8 @@ class KafkaWriter:
                     'If they are lost for good: docs/how-to/kafka.md, "When topics are lost '
                     'for good"',
                 )
-            opened = Piece(
-                tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, process_name, b""
+            opened = MessagePart(
+                tip.offset, end, 0, 1, False, 0, self._name, OPENED_KIND, 0, process_name, b""
             )
             offsets = self._send([opened])
             if self._is_in_place([opened], offsets):
@@ -172,7 +172,7 @@ class KafkaWriter:
 
     def _send_run(self, blocks: Sequence[Block]) -> int:
         """Send a run until it is in place, and return the offset of its last message."""
-        for _ in range(_TRIES):
+        for _ in range(_ATTEMPTS):
             run = split_run(
                 blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max
             )
@@ -200,31 +200,31 @@ class KafkaWriter:
             self._is_fenced = True
             raise self._fenced_error()
         for offset in range(self._next, high):
-            piece = self._tail.piece(offset)
-            if piece is not None and piece.at == offset and piece.writer != self._name:
+            part = self._tail.read_part(offset)
+            if part is not None and part.at == offset and part.writer != self._name:
                 self._is_fenced = True
                 raise self._fenced_error()
         self._next = high
 
-    def _is_in_place(self, run: Sequence[Piece], offsets: Sequence[int]) -> bool:
+    def _is_in_place(self, run: Sequence[MessagePart], offsets: Sequence[int]) -> bool:
         """Return whether every message of the run stands at its expected offset.
 
         A broker that stored a message twice, after a retry, reports the second offset.
         """
         assert self._tail is not None
-        for piece, offset in zip(run, offsets, strict=True):
-            if offset == piece.at:
+        for part, offset in zip(run, offsets, strict=True):
+            if offset == part.at:
                 continue
-            stored = self._tail.piece(piece.at) if offset > piece.at else None
+            stored = self._tail.read_part(part.at) if offset > part.at else None
             if stored is None or (stored.at, stored.writer, stored.index) != (
-                piece.at,
+                part.at,
                 self._name,
-                piece.index,
+                part.index,
             ):
                 return False
         return True
 
-    def _send(self, run: Sequence[Piece]) -> list[int]:
+    def _send(self, run: Sequence[MessagePart]) -> list[int]:
         """Send messages and return their offsets once all in-sync replicas have them.
 
         Raises:
@@ -240,16 +240,16 @@ class KafkaWriter:
                 offsets[index] = message.offset()
 
         deadline = time.monotonic() + self._timeout_s + 1
-        for index, piece in enumerate(run):
+        for index, part in enumerate(run):
             self._produce(
-                piece, lambda error, message, index=index: report(error, message, index), deadline
+                part, lambda error, message, index=index: report(error, message, index), deadline
             )
         while len(offsets) + len(failures) < len(run) and time.monotonic() < deadline:
             self._producer.poll(0.05)
         if len(offsets) == len(run):
             return [offsets[index] for index in range(len(run))]
         if self._is_stored(run, deadline):
-            return [piece.at for piece in run]
+            return [part.at for part in run]
         reason = (
             f"{failures[0].str()} ({failures[0].name()})"
             if failures
@@ -262,7 +262,7 @@ class KafkaWriter:
             "asks for?",
         )
 
-    def _is_stored(self, run: Sequence[Piece], deadline: float) -> bool:
+    def _is_stored(self, run: Sequence[MessagePart], deadline: float) -> bool:
         """Return whether an unacknowledged run is stored; if not, it may still be in flight.
 
         Sending and checking share one deadline, so that a dead broker is not waited for twice.
@@ -271,23 +271,23 @@ class KafkaWriter:
         try:
             if self._tail.watermarks(deadline)[1] <= run[-1].at:
                 return False
-            stored = [self._tail.piece(piece.at) for piece in run]
+            stored = [self._tail.read_part(part.at) for part in run]
         except TailorbirdError:
             return False
         identities = [
-            None if piece is None else (piece.at, piece.writer, piece.index) for piece in stored
+            None if part is None else (part.at, part.writer, part.index) for part in stored
         ]
-        return identities == [(piece.at, self._name, piece.index) for piece in run]
+        return identities == [(part.at, self._name, part.index) for part in run]
 
-    def _produce(self, piece: Piece, report: Any, deadline: float) -> None:
+    def _produce(self, part: MessagePart, report: Any, deadline: float) -> None:
         while True:
             try:
                 with translate_errors(self.address):
                     self._producer.produce(
                         self.address.name,
-                        piece.payload,
+                        part.payload,
                         partition=self.address.number,
-                        headers=piece.headers(),
+                        headers=part.headers(),
                         on_delivery=report,
                     )
                 return
@@ -320,11 +320,11 @@ class KafkaWriter:
         finally:
             deleter.close()
 
-    def prune_each(self, before: Sequence[int]) -> int:
-        """Prune the one partition, see `prune_some`."""
-        return self.prune_some(before[0])
+    def prune_partitions(self, before: Sequence[int]) -> int:
+        """Prune the one partition, see `prune_batch`."""
+        return self.prune_batch(before[0])
 
-    def prune_some(self, before: int) -> int:
+    def prune_batch(self, before: int) -> int:
         """Request deletion before the run that holds row `before` from a thread, and return 0."""
         self._check_usable()
         self._deleter.ask(before)
@@ -343,9 +343,9 @@ class KafkaWriter:
         try:
             _, high = self._tail.watermarks()
             for offset in range(self._next, high):
-                piece = self._tail.piece(offset)
-                if piece is not None and piece.kind == OPENED:
-                    return piece.receipt.decode(errors="replace")
+                part = self._tail.read_part(offset)
+                if part is not None and part.kind == OPENED_KIND:
+                    return part.receipt.decode(errors="replace")
         except TailorbirdError:
             pass
         return "another process"

@@ -39,7 +39,7 @@ Ints = npt.NDArray[np.int64]
 
 REQUESTS = 12  # checked one by one
 # Share and count of repeats with the same lag that cannot be chance.
-REPEATED = 0.01
+REPEATED_SHARE_MAX = 0.01
 REPEATS_MIN = 20
 COARSE = 0.1  # share of events at the same second of the hour: times are rounded
 
@@ -91,10 +91,12 @@ def find_lookahead(
     ts, p = micros(events["ts"]), events["p"].to_numpy()
     timeless = pc.fill_null(events["timeless"], False).to_numpy(zero_copy_only=False)
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(data.requests, min(data.requests, REQUESTS), replace=False))
+    sampled_requests = np.sort(
+        rng.choice(data.requests, min(data.requests, REQUESTS), replace=False)
+    )
     changed_rows: dict[str, int] = {}
     rows = 0
-    for index in chosen:
+    for index in sampled_requests:
         request = data.take(np.array([index]))
         is_visible = timeless | (
             (ts < request.t[0]) & (p <= request.p[0].max())
@@ -116,7 +118,7 @@ def find_lookahead(
         for name, count in changed_rows.items()
     ]
     if timeless.any():
-        sample = data.take(chosen)
+        sample = data.take(sampled_requests)
         changed_without_profiles = count_differences(
             _compute_rows(sample, features, events),
             _compute_rows(sample, features, events.filter(pa.array(~timeless))),
@@ -163,15 +165,15 @@ def find_backdated_items(material: Material) -> list[Finding]:
     if "received_at" not in items.column_names or not items.num_rows:
         return []
     timed = items.filter(pc.invert(pc.fill_null(items["timeless"], False)))
-    late = micros(pc.coalesce(timed["received_at"], timed["valid_from"])) - micros(
+    delay = micros(pc.coalesce(timed["received_at"], timed["valid_from"])) - micros(
         timed["valid_from"]
     )
-    count = int(np.count_nonzero(late > HOUR))
+    count = int(np.count_nonzero(delay > HOUR))
     if not count:
         return []
     summary = (
         f"{count:,} of {timed.num_rows:,} profiles with a time came in over an hour after it, "
-        f"at most {late.max() / DAY:,.1f} days"
+        f"at most {delay.max() / DAY:,.1f} days"
     )
     why = (
         f"{summary}: columns of indexes know what they say from that time on, which must be "
@@ -223,10 +225,10 @@ def find_repeated_events(
     values, counts = np.unique(lag, return_counts=True)
     most_frequent = int(np.argmax(counts))
     count, after = int(counts[most_frequent]), int(values[most_frequent])
-    if count < REPEATS_MIN or count < REPEATED * len(lag):
+    if count < REPEATS_MIN or count < REPEATED_SHARE_MAX * len(lag):
         return []
     earlier = event_rows[lag == after] - after
-    across = sum(
+    crossing_count = sum(
         int(np.count_nonzero((earlier < border) & (earlier + after >= border)))
         for border in borders
     )
@@ -236,12 +238,12 @@ def find_repeated_events(
         f"{count / len(lag):.1%} of all that was done again"
     )
     border_note = (
-        f"; {across:,} of them lie on both sides of a border between what is learned from "
+        f"; {crossing_count:,} of them lie on both sides of a border between what is learned from "
         "and what is judged"
-        if across
+        if crossing_count
         else ""
     )
-    return [Finding(LEAK if across else REVIEW, "the log", summary + border_note)]
+    return [Finding(LEAK if crossing_count else REVIEW, "the log", summary + border_note)]
 
 
 def _repeat_lags(interactions: Interactions) -> tuple[Ints, Ints]:
@@ -257,8 +259,10 @@ def _repeat_lags(interactions: Interactions) -> tuple[Ints, Ints]:
 
 def _is_coarse_time(lag: Ints, event_rows: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
     """Return which repeats are whole hours apart because times are rounded."""
-    places, counts = np.unique(ts % HOUR, return_counts=True)
-    return (lag % HOUR == 0) & np.isin(event_rows % HOUR, places[counts >= COARSE * len(ts)])
+    offsets_in_hour, counts = np.unique(ts % HOUR, return_counts=True)
+    return (lag % HOUR == 0) & np.isin(
+        event_rows % HOUR, offsets_in_hour[counts >= COARSE * len(ts)]
+    )
 
 
 def findings_from_ranking(signals: Mapping[str, Any]) -> list[Finding]:

@@ -368,10 +368,10 @@ def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[Compariso
         chances.append(chance if gain.has_bounds else float("nan"))
     finite = [index for index in np.argsort(chances, kind="stable") if np.isfinite(chances[index])]
     adjusted = [float("nan")] * len(compared)
-    worst = 0.0
+    largest = 0.0
     for rank, place in enumerate(finite):
-        worst = max(worst, min(1.0, (len(finite) - rank) * chances[place]))
-        adjusted[place] = worst
+        largest = max(largest, min(1.0, (len(finite) - rank) * chances[place]))
+        adjusted[place] = largest
     rows = zip(compared, chances, adjusted, strict=True)
     return [
         ComparisonTest(name, kind, gain, chance, after)

@@ -16,7 +16,7 @@ from tailorbird.features.declare.declarations import CANDIDATE_COLUMN, POSITION
 from tailorbird.models.deep.fitting import DEEP
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.training.backtests.model import TREES, fit_model
 from tailorbird.training.fit.net import DivergenceError
 from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest
@@ -27,8 +27,8 @@ Bools = npt.NDArray[np.bool_]
 
 SHARES = (0.125, 0.25, 0.5)  # of the training requests
 PEOPLE_GROUPS = 3
-UNSEEN = "unseen people"
-BOOSTED = "boosted trees"
+UNSEEN_PEOPLE = "unseen people"
+BOOSTED_TREES = "boosted trees"
 ITEM_ID_COLUMNS = "the item's id and the newest items"  # codes that only nets use
 POSITIVES_MIN = 20  # of each class of a head
 
@@ -63,9 +63,9 @@ def build_variants(
         defaults: whether to compare with the defaults, for a tuned model.
         layout: of the matrix, if a net may be fitted to it; trees are then compared too.
     """
-    variants = [Variant(BOOSTED, "architecture", _train_trees)] if layout else []
+    variants = [Variant(BOOSTED_TREES, "architecture", _train_trees)] if layout else []
     variants += [Variant(amount_name(share), "amount", _train_on_share(share)) for share in SHARES]
-    variants.append(Variant(UNSEEN, "people", _score_unseen_people))
+    variants.append(Variant(UNSEEN_PEOPLE, "people", _score_unseen_people))
     groups = column_groups(names, features, layout)
     variants += [
         Variant(f"without {group}", "columns", _train_without(columns))
@@ -103,9 +103,15 @@ def column_groups(
     entity_of |= {
         transform.output: entity_of.get(transform.column, "") for transform in features.transforms
     }
-    ids = {layout.columns[place] for place in layout.history_columns} if layout else set()
+    ids = (
+        {layout.columns[column_index] for column_index in layout.history_columns}
+        if layout
+        else set()
+    )
     words = (
-        {layout.columns[place] for bag in layout.bags for place in bag.places} if layout else set()
+        {layout.columns[column_index] for bag in layout.bags for column_index in bag.places}
+        if layout
+        else set()
     )
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -116,8 +122,8 @@ def column_groups(
             group = ITEM_ID_COLUMNS
         elif name in words:
             group = "columns of item"
-        elif name in COMPUTED or (
-            entity is None and any(name.startswith(f"{prefix}_") for prefix in COMPUTED)
+        elif name in COMPUTED_COLUMNS or (
+            entity is None and any(name.startswith(f"{prefix}_") for prefix in COMPUTED_COLUMNS)
         ):
             group = "columns of the index"
         elif CANDIDATE_COLUMN.fullmatch(name):

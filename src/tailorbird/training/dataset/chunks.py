@@ -1,7 +1,7 @@
 """Rows with their features in chunks: in memory, or in files where they do not fit.
 
-    in memory   `Pieces.of(iterate_features(…))`
-    in files    `Pieces.spill_to_files(iterate_features(…), folder, rows)`; arrays are mapped, and
+    in memory   `FeatureChunks.of(iterate_features(…))`
+    in files    `FeatureChunks.spill_to_files(iterate_features(…), folder, rows)`; arrays are mapped, and
                 `write_matrix_files` writes the matrix to files too
 
 Both hold the same numbers in the same order, and a net learns the same weights from either, bit for
@@ -30,18 +30,20 @@ SAMPLE_ROWS_MAX = 500_000  # rows of a matrix in files that column checks sample
 
 
 @dataclass(frozen=True)
-class Pieces:
+class FeatureChunks:
     """Chunks in order, and their categorical columns stacked, shape (rows, columns)."""
 
     chunks: Sequence[FeatureChunk]
     categorical: Keys
 
     @classmethod
-    def of(cls, pieces: Sequence[FeatureChunk]) -> "Pieces":
-        return cls(pieces, np.concatenate([piece.rows.categorical for piece in pieces]))
+    def of(cls, chunks: Sequence[FeatureChunk]) -> "FeatureChunks":
+        return cls(chunks, np.concatenate([chunk.rows.categorical for chunk in chunks]))
 
     @classmethod
-    def spill_to_files(cls, pieces: Iterable[FeatureChunk], folder: Path, rows: int) -> "Pieces":
+    def spill_to_files(
+        cls, pieces: Iterable[FeatureChunk], folder: Path, rows: int
+    ) -> "FeatureChunks":
         """Write the features of each chunk as it arrives.
 
         Args:
@@ -51,48 +53,53 @@ class Pieces:
         folder.mkdir(parents=True)
         chunks: list[FeatureChunk] = []
         categorical, start = np.zeros((rows, 0), np.uint64), 0
-        for number, piece in enumerate(pieces):
-            width = piece.rows.categorical.shape[1]
+        for number, chunk in enumerate(pieces):
+            width = chunk.rows.categorical.shape[1]
             if not start and width and rows:
                 categorical = np.lib.format.open_memmap(
                     folder / "categorical.npy", "w+", np.uint64, (rows, width)
                 )
-            row_range = slice(start, start := start + piece.part.rows)
-            categorical[row_range] = piece.rows.categorical
+            row_range = slice(start, start := start + chunk.part.rows)
+            categorical[row_range] = chunk.rows.categorical
             chunks.append(
                 replace(
-                    piece,
-                    rows=_map_rows(piece.rows, categorical[row_range], folder / f"{number:06}"),
+                    chunk,
+                    rows=_map_rows(chunk.rows, categorical[row_range], folder / f"{number:06}"),
                 )
             )
         return cls(chunks, categorical)
 
     def numeric_column(self, index: int) -> npt.NDArray[np.float32]:
         """Return a numeric column of all rows."""
-        return np.concatenate([piece.rows.numeric[:, index] for piece in self.chunks])
+        return np.concatenate([chunk.rows.numeric[:, index] for chunk in self.chunks])
 
 
 def write_matrix_files(
-    pieces: Pieces,
+    chunks: FeatureChunks,
     encoder: Encoder,
-    series: IndexSeries,
+    index_series: IndexSeries,
     folder: Path,
     labels: Mapping[str, npt.NDArray],
     weight: npt.NDArray,
     *,
     position: bool,
-    learned: Mapping[str, npt.NDArray[np.float64]],
-    live: LiveColumns,
+    target_encodings: Mapping[str, npt.NDArray[np.float64]],
+    live_columns: LiveColumns,
 ) -> PartRows:
     """Write the rows that a net learns from to files; one chunk is in memory at a time."""
 
     def iterate_blocks() -> Iterator[Rows]:
         start = 0
-        for piece in pieces.chunks:
-            row_range = slice(start, start := start + piece.part.rows)
-            encodings = {name: column[row_range] for name, column in learned.items()}
+        for chunk in chunks.chunks:
+            row_range = slice(start, start := start + chunk.part.rows)
+            encodings = {name: column[row_range] for name, column in target_encodings.items()}
             matrix = encode_rows(
-                piece, encoder, series, position=position, learned=encodings, live=live
+                chunk,
+                encoder,
+                index_series,
+                position=position,
+                target_encodings=encodings,
+                live_columns=live_columns,
             )
             yield Rows(
                 matrix,

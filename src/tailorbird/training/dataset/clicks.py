@@ -33,7 +33,7 @@ HARD_RANK = 20  # up to about this rank, negatives are kept equally often
 
 
 @dataclass(frozen=True)
-class Scheme:
+class SamplingScheme:
     """A scheme for drawing requests from a log.
 
     Attributes:
@@ -53,7 +53,13 @@ class Scheme:
 
 
 def draw_requests(
-    events: pa.Table, people: Codes, items: Codes, scheme: Scheme, *, ts_from: int, ts_to: int
+    events: pa.Table,
+    people: Codes,
+    items: Codes,
+    scheme: SamplingScheme,
+    *,
+    ts_from: int,
+    ts_to: int,
 ) -> Dataset:
     """Draw requests with ts_from ≤ t < ts_to in order of time; their rows are the positives.
 
@@ -124,7 +130,7 @@ class DrawnRequests:
 def draw_candidates(
     data: Dataset,
     replay: Replay,
-    scheme: Scheme,
+    scheme: SamplingScheme,
     *,
     negatives: int = 0,
     progress: Progress = lambda done, total: None,
@@ -144,7 +150,7 @@ def draw_candidates(
 def sample_negatives(
     data: Dataset,
     replay: Replay,
-    scheme: Scheme,
+    scheme: SamplingScheme,
     negatives: int,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
@@ -222,14 +228,14 @@ def time_order(data: Dataset) -> Ints:
     return np.lexsort((data.p if data.p.ndim == 1 else data.p[:, 0], data.t))
 
 
-def infer_scheme(events: pa.Table, head: str) -> Scheme:
+def infer_scheme(events: pa.Table, head: str) -> SamplingScheme:
     """Choose a scheme that fits a log: a session is one basket if purchases come in sessions."""
     positives = events.filter(interaction_mask(events, (head,)))
     sessions = positives.filter(pc.is_valid(positives["session_id"]))
     basket = head == "purchase" and sessions.num_rows > 2 * max(
         1, len(pc.unique(sessions["session_id"]))
     )
-    return Scheme(type=head, truth="session" if basket else "event")
+    return SamplingScheme(type=head, truth="session" if basket else "event")
 
 
 def _session_codes(events: pa.Table, person: Ints, people: int) -> Ints:
@@ -243,7 +249,11 @@ def _session_codes(events: pa.Table, person: Ints, people: int) -> Ints:
 
 
 def _label_candidates(
-    data: Dataset, part: CandidateChunk, scheme: Scheme, negatives: int, rng: np.random.Generator
+    data: Dataset,
+    part: CandidateChunk,
+    scheme: SamplingScheme,
+    negatives: int,
+    rng: np.random.Generator,
 ) -> DrawnRequests:
     """Label the candidates of some requests."""
     requests, items = part.request, max(len(data.items), 1)

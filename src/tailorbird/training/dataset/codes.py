@@ -118,9 +118,9 @@ def seconds_viewed(events: pa.Table) -> npt.NDArray[np.float64]:
     return np.minimum(seconds, DWELL_MAX_S).astype(np.float64)
 
 
-def interleaved_mask(answers: pa.Table) -> pa.ChunkedArray:
+def interleaved_mask(responses: pa.Table) -> pa.ChunkedArray:
     """Return which responses were drafted from two rankings, which explores nothing."""
-    return pc.fill_null(pc.equal(answers["arm"], INTERLEAVED), False)
+    return pc.fill_null(pc.equal(responses["arm"], INTERLEAVED), False)
 
 
 def human_mask(events: pa.Table) -> pa.ChunkedArray:

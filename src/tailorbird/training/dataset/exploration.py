@@ -19,8 +19,10 @@ Ints = npt.NDArray[np.int64]
 
 # Rows that could be exchanged: any drawn row with any other, the rows of a pair, none.
 ANY_ROW, PAIRS, NO_ROW = 0, 1, 2
-_SAME = 1e-6  # tolerance for equal probabilities
-_ODD_MAX = 0.01  # share of responses with a method's probabilities that it cannot have made
+_PROBABILITY_TOLERANCE = 1e-6  # tolerance for equal probabilities
+_UNEXPLAINED_SHARE_MAX = (
+    0.01  # share of responses with a method's probabilities that it cannot have made
+)
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,15 @@ class ExplorationRows:
     """Rows of responses, one response after the other, each from the top.
 
     Attributes:
-        place: shape (n,), position from 0.
+        position_index: shape (n,), position from 0.
         drawn: shape (n,), whether another item could have stood there.
         kind: shape (n,), kind of the row's response.
         pair: shape (n,), whether the row is the upper one of a `swap` pair, if its response is of
             that kind.
     """
 
-    answer: Ints
-    place: Ints
+    response: Ints
+    position_index: Ints
     clicked: Bools
     propensity: Floats
     drawn: Bools
@@ -49,13 +51,16 @@ def collect_exploration_rows(
 ) -> ExplorationRows:
     """Sort rows and infer how they were drawn. Shapes are (n,); positions count from 1."""
     order = np.lexsort((position, request))
-    place, propensity = position[order].astype(np.int64) - 1, propensity[order].astype(np.float64)
-    answer = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
+    position_index, propensity = (
+        position[order].astype(np.int64) - 1,
+        propensity[order].astype(np.float64),
+    )
+    response = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
     drawn = propensity < 1
-    pair = _mark_pairs(answer, place, drawn)
-    kind = _answer_kinds(answer, propensity, drawn, pair)[answer]
+    pair = _mark_pairs(response, position_index, drawn)
+    kind = _response_kinds(response, propensity, drawn, pair)[response]
     return ExplorationRows(
-        answer, place, clicked[order].astype(bool), propensity, drawn, kind, pair
+        response, position_index, clicked[order].astype(bool), propensity, drawn, kind, pair
     )
 
 
@@ -65,55 +70,60 @@ def exchangeable_rows(rows: ExplorationRows) -> Iterator[Ints]:
     The next row stands at the next position.
     """
     neighbours = (
-        (np.diff(rows.answer) == 0) & (np.diff(rows.place) == 1) & rows.drawn[:-1] & rows.drawn[1:]
+        (np.diff(rows.response) == 0)
+        & (np.diff(rows.position_index) == 1)
+        & rows.drawn[:-1]
+        & rows.drawn[1:]
     )
     for kind, mask in ((ANY_ROW, neighbours), (PAIRS, neighbours & rows.pair[:-1])):
         if (upper := np.flatnonzero(mask & (rows.kind[:-1] == kind))).size:
             yield upper
 
 
-def _mark_pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
+def _mark_pairs(response: Ints, position_index: Ints, drawn: Bools) -> Bools:
     """Return the mask of the upper rows of pairs, as if all responses used `swap`.
 
     Pairs follow one another from the first drawn row of a run, be it the first of the list or one
     after a row that was not drawn. Which rows are drawn does not depend on what was swapped, so
     pairs that are dropped because the row above is missing are dropped evenly.
     """
-    n = len(place)
+    n = len(position_index)
     follows = np.zeros(n, bool)
-    follows[1:] = (np.diff(answer) == 0) & (np.diff(place) == 1)
+    follows[1:] = (np.diff(response) == 0) & (np.diff(position_index) == 1)
     continues = follows & drawn & np.concatenate([[False], drawn[:-1]])
     starts = drawn & ~continues
-    is_anchored = starts & ((place == 0) | follows)
+    is_anchored = starts & ((position_index == 0) | follows)
     run_start = np.maximum.accumulate(np.where(starts, np.arange(n), 0))
     upper = drawn & is_anchored[run_start] & ((np.arange(n) - run_start) % 2 == 0)
     return upper & np.concatenate([continues[1:], [False]])
 
 
-def _answer_kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
+def _response_kinds(response: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
     """Return the kind of each response."""
-    count = int(answer[-1]) + 1
-    drawn_answer, chance = answer[drawn], propensity[drawn]
+    count = int(response[-1]) + 1
+    drawn_response, chance = response[drawn], propensity[drawn]
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
-    np.minimum.at(low, drawn_answer, chance)
-    np.maximum.at(high, drawn_answer, chance)
+    np.minimum.at(low, drawn_response, chance)
+    np.maximum.at(high, drawn_response, chance)
     has_draws = np.isfinite(low)
     low, high = np.where(has_draws, low, 1.0), np.where(has_draws, high, 1.0)
     size, lows, highs = (
-        np.bincount(drawn_answer[mask], minlength=count)
+        np.bincount(drawn_response[mask], minlength=count)
         for mask in (
             slice(None),
-            np.abs(chance - low[drawn_answer]) < _SAME,
-            np.abs(chance - high[drawn_answer]) < _SAME,
+            np.abs(chance - low[drawn_response]) < _PROBABILITY_TOLERANCE,
+            np.abs(chance - high[drawn_response]) < _PROBABILITY_TOLERANCE,
         )
     )
-    equal = has_draws & (high - low < _SAME)
+    equal = has_draws & (high - low < _PROBABILITY_TOLERANCE)
     two = has_draws & ~equal & (lows + highs == size)
 
-    adds_up = (two | equal) & (np.abs(low + high - 1.0) < _SAME)
+    adds_up = (two | equal) & (np.abs(low + high - 1.0) < _PROBABILITY_TOLERANCE)
     upper = np.flatnonzero(pair)
     uneven = np.zeros(count, bool)
-    uneven[answer[upper][np.abs(propensity[upper] - propensity[upper + 1]) >= _SAME]] = True
+    uneven[
+        response[upper][np.abs(propensity[upper] - propensity[upper + 1]) >= _PROBABILITY_TOLERANCE]
+    ] = True
     rates = _consistent_keys(_to_key(low[adds_up]), ~uneven[adds_up])
     swaps = (adds_up & np.isin(_to_key(low), rates)) | (
         equal & (np.isin(_to_key(low), rates) | np.isin(_to_key(1.0 - low), rates))
@@ -140,8 +150,8 @@ def _consistent_keys(key: Ints, fits: Bools) -> Ints:
     share = np.bincount(key_index, ~fits, len(keys)) / np.maximum(
         np.bincount(key_index, minlength=len(keys)), 1
     )
-    return keys[share <= _ODD_MAX]
+    return keys[share <= _UNEXPLAINED_SHARE_MAX]
 
 
 def _to_key(chance: Floats) -> Ints:
-    return np.round(chance / _SAME).astype(np.int64)
+    return np.round(chance / _PROBABILITY_TOLERANCE).astype(np.int64)

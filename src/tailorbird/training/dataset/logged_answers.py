@@ -25,7 +25,7 @@ from tailorbird.training.dataset.outcomes import ListedItems, OutcomeMatcher, Ou
 from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
 
 
-def dataset_from_answers(
+def dataset_from_responses(
     events: pa.Table,
     slot: str,
     heads: Sequence[str],
@@ -34,7 +34,7 @@ def dataset_from_answers(
     mature_before: int,
     attribution: int = ATTRIBUTION,
     denominator: str = "impression",
-    answers: pa.Table | None = None,
+    responses: pa.Table | None = None,
     people: Codes | None = None,
     items: Codes | None = None,
     extra_heads: Sequence[str] = (),
@@ -49,7 +49,7 @@ def dataset_from_answers(
         slot: name of the slot.
         heads: event types that are targets, or targets of `ranking.policy.targets`.
         mature_before: now minus the allowed lateness.
-        answers: the lake's `answers`, if any: gives the p at which a response's features were read.
+        responses: the lake's `answers`, if any: gives the p at which a response's features were read.
             A response without a row there (imported history) gets its own routed position.
         people, items: codes to use; by default those of the events.
         extra_heads: targets of other slots, which get labels but do not decide what a row is.
@@ -83,11 +83,11 @@ def dataset_from_answers(
             "import history with answers"
         )
         raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
-    base = _unlabelled_dataset(shown, answers, people, items)
+    base = _unlabelled_dataset(shown, responses, people, items)
     request_ids = Codes.of(shown["request_id"])
     slot_items, other_items = (
         _list_items(shown, people, items),
-        _list_items(_other_answers(events, shown, ts_from), people, items),
+        _list_items(_other_responses(events, shown, ts_from), people, items),
     )
     matcher = OutcomeMatcher(
         base, request_ids.encode(shown["request_id"]), slot_items, other_items, attribution
@@ -145,7 +145,7 @@ def _is_in_arm(shown: pa.Table, arm: str) -> Bools:
 
 
 def _unlabelled_dataset(
-    shown: pa.Table, answers: pa.Table | None, people: Codes, items: Codes
+    shown: pa.Table, responses: pa.Table | None, people: Codes, items: Codes
 ) -> Dataset:
     """Return the responses as a data set without labels."""
     lists = shown["items"].combine_chunks()
@@ -162,22 +162,24 @@ def _unlabelled_dataset(
     )
     propensity = np.where(np.repeat(interleaved_mask(shown).to_numpy(), size), 1.0, propensity)
     p = shown["p"].to_numpy().copy()
-    if answers is not None and answers.num_rows:
-        answer_row = (
+    if responses is not None and responses.num_rows:
+        response_row = (
             pc.fill_null(
-                pc.index_in(shown["request_id"], value_set=answers["request_id"].combine_chunks()),
+                pc.index_in(
+                    shown["request_id"], value_set=responses["request_id"].combine_chunks()
+                ),
                 -1,
             )
             .to_numpy()
             .astype(np.int64)
         )
-        answer_positions = positions_of(answers)
+        response_positions = positions_of(responses)
         p = (
             p
-            if answer_positions.ndim == 1
-            else widen_positions(p, answer_positions.shape[1]).copy()
+            if response_positions.ndim == 1
+            else widen_positions(p, response_positions.shape[1]).copy()
         )
-        p[answer_row >= 0] = answer_positions[answer_row[answer_row >= 0]]
+        p[response_row >= 0] = response_positions[response_row[response_row >= 0]]
     return Dataset(
         micros(shown["ts"]).copy(),
         p,
@@ -194,26 +196,26 @@ def _unlabelled_dataset(
     )
 
 
-def _other_answers(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
+def _other_responses(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
     """Return responses since `ts_from` that are not in `shown`: of other slots, or too young."""
-    answers = events.filter(
+    responses = events.filter(
         pc.and_(pc.equal(events["type"], "answer"), pc.is_valid(events["items"]))
     )
-    is_other = ~np.isin(answers["p"].to_numpy(), shown["p"].to_numpy()) & (
-        micros(answers["ts"]) >= ts_from
+    is_other = ~np.isin(responses["p"].to_numpy(), shown["p"].to_numpy()) & (
+        micros(responses["ts"]) >= ts_from
     )
-    return answers.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
+    return responses.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
 
 
-def _list_items(answers: pa.Table, people: Codes, items: Codes) -> ListedItems:
-    size = pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
-    answer_columns = (
-        people.encode(answers["person"]),
-        micros(answers["ts"]),
-        answers["p"].to_numpy(),
+def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ListedItems:
+    size = pc.list_value_length(responses["items"]).to_numpy().astype(np.int64)
+    response_columns = (
+        people.encode(responses["person"]),
+        micros(responses["ts"]),
+        responses["p"].to_numpy(),
     )
-    person, ts, p = (np.repeat(column, size) for column in answer_columns)
-    return ListedItems(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
+    person, ts, p = (np.repeat(column, size) for column in response_columns)
+    return ListedItems(person, items.encode(pc.list_flatten(responses["items"])), ts, p)
 
 
 def _head_label(
@@ -234,7 +236,7 @@ def _head_outcomes(
 ) -> Outcomes:
     """Return the events of a head that name an item."""
     matching = events.filter(pc.and_(head_mask(events, (head,)), pc.is_valid(events["item_id"])))
-    matching = _drop_other_answers(matching, request_ids)
+    matching = _drop_other_responses(matching, request_ids)
     columns = (
         request_ids.encode(matching["request_id"]),
         people.encode(matching["person"]),
@@ -244,7 +246,7 @@ def _head_outcomes(
     return Outcomes(*columns, seconds_viewed(matching) if is_amount(head) else None)
 
 
-def _drop_other_answers(events: pa.Table, request_ids: Codes) -> pa.Table:
+def _drop_other_responses(events: pa.Table, request_ids: Codes) -> pa.Table:
     """Drop events that name a response which is not in `request_ids`."""
     is_ours = pc.is_in(events["request_id"], value_set=request_ids.values)
     return events.filter(pc.or_(pc.is_null(events["request_id"]), is_ours))
@@ -254,7 +256,7 @@ def _read_impressions(
     events: pa.Table, request_ids: Codes, people: Codes, items: Codes
 ) -> Outcomes:
     """Return impressions, one per item; an impression event names one item or several."""
-    impressions = _drop_other_answers(
+    impressions = _drop_other_responses(
         events.filter(pc.equal(events["type"], "impression")), request_ids
     ).combine_chunks()
     single = impressions.filter(pc.is_valid(impressions["item_id"]))

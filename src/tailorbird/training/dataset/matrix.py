@@ -16,7 +16,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import BackfilledRows, History, Requests, event_columns
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS, LiveColumns
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.dataset.dataset import Dataset
@@ -71,33 +71,33 @@ def iterate_features_from(
 
 
 def encode_rows(
-    piece: FeatureChunk,
+    chunk: FeatureChunk,
     encoder: Encoder,
-    series: IndexSeries,
+    index_series: IndexSeries,
     *,
     position: bool = False,
-    learned: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    target_encodings: Mapping[str, npt.NDArray[np.float64]] | None = None,
     fallback_space: Space | None = None,
-    live: LiveColumns = NO_LIVE_COLUMNS,
+    live_columns: LiveColumns = NO_LIVE_COLUMNS,
 ) -> Matrix:
     """Encode a chunk as a matrix of shape (rows, columns).
 
     Args:
-        series: each request uses the newest index that is not after its t; there must be one.
+        index_series: each request uses the newest index that is not after its t; there must be one.
         position: whether rows carry the position at which they were shown; otherwise all get the
             first position, as in serving.
-        learned: target encodings of training rows as of each row's time; see `Encoder.encode`.
+        target_encodings: target encodings of training rows as of each row's time; see `Encoder.encode`.
         fallback_space: vectors where the series has none: those of a bundle, which may know what
             came later.
-        live: live columns of the chunk's data.
+        live_columns: live columns of the chunk's data.
     """
-    part, rows = piece.part, piece.rows
+    part, rows = chunk.part, chunk.rows
     columns = (
         {}
         if part.live is None
-        else {name: part.live[:, index] for index, name in enumerate(live.names)}
+        else {name: part.live[:, index] for index, name in enumerate(live_columns.names)}
     )
-    index_position = series.positions_at(part.t)
+    index_position = index_series.positions_at(part.t)
     assert np.all(index_position >= 0)
     matrix = np.empty((part.rows, len(encoder.names)), np.float32)
     keys, request = part.items.keys[part.item], part.request
@@ -117,10 +117,10 @@ def encode_rows(
             (request[row_range] - low).astype(np.intp),
             sequences,
             part.t[low:high],
-            series.indexes[index],
+            index_series.indexes[index],
             part.position[row_range] if position else None,
-            {name: column[row_range] for name, column in (learned or {}).items()},
-            series.space(int(index)) or fallback_space,
+            {name: column[row_range] for name, column in (target_encodings or {}).items()},
+            index_series.space(int(index)) or fallback_space,
             live={name: column[row_range] for name, column in columns.items()} if columns else None,
         )
     return matrix
@@ -137,11 +137,11 @@ def bundle_columns(features: FeatureSet) -> Columns:
     return Columns(features.numeric, features.categorical, features.sequences)
 
 
-def _slice_sequence(sequence: object, low: int, high: int) -> Ragged:
+def _slice_sequence(sequence: object, low: int, high: int) -> RaggedArrays:
     """Return the sequences of requests low…high as a set of their own."""
     offsets, item, ts = sequence.offsets, sequence.item, sequence.ts  # type: ignore[attr-defined]
     event_range = slice(offsets[low], offsets[high])
-    return Ragged(offsets[low : high + 1] - offsets[low], item[event_range], ts[event_range])
+    return RaggedArrays(offsets[low : high + 1] - offsets[low], item[event_range], ts[event_range])
 
 
 def _to_requests(part: Dataset) -> Requests:

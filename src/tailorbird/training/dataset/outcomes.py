@@ -104,14 +104,14 @@ class OutcomeMatcher:
         without_request = np.flatnonzero(
             (outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0)
         )
-        rows[without_request] = self._last_answer_rows(
+        rows[without_request] = self._last_response_rows(
             outcomes.person[without_request],
             outcomes.item[without_request],
             outcomes.ts[without_request],
         )
         return rows
 
-    def _last_answer_rows(self, person: Ints, item: Ints, ts: Ints) -> Ints:
+    def _last_response_rows(self, person: Ints, item: Ints, ts: Ints) -> Ints:
         """Return the row of the person's last response with the item, −1 without one.
 
         The response must lie before ts and within the attribution window.

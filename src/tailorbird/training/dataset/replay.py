@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.candidates.batch import CONTEXT, segment_keys
-from tailorbird.candidates.contract import LIVE, Contract, contract_of
-from tailorbird.candidates.merge import Merge, Merged, bound_limits
+from tailorbird.candidates.contract import SERVED_KINDS, Contract, contract_of
+from tailorbird.candidates.merge import Merge, MergedItems, bound_limits
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.candidates.query import CandidateColumns, RequestLists, live_sources, source_of
 from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
@@ -118,14 +118,14 @@ class Replay:
         features: FeatureSet,
         slot: Slot,
         items: Codes,
-        live: LiveColumns,
+        live_columns: LiveColumns,
         *,
         baselines: Sequence[str] = (),
         sources: Mapping[str, int] | None = None,
         retriever: VectorRetriever | None = None,
     ) -> None:
         self._events, self._features, self._slot, self._items = events, features, slot, items
-        self.live = live
+        self.live = live_columns
         self.baselines = {name: Baseline.parse(name) for name in baselines}
         self._sources = dict(sources if sources is not None else bound_limits(slot.sources))
         self._retriever = retriever
@@ -133,7 +133,7 @@ class Replay:
             name for baseline in self.baselines.values() for name in baseline.sources
         )
         self._names = live_sources(
-            dict.fromkeys([*self._sources, *live.sources, *baseline_sources])
+            dict.fromkeys([*self._sources, *live_columns.sources, *baseline_sources])
         )
         self._contract: Contract = contract_of(self._names, shown=slot.denominator)
         order = np.argsort(items.keys)
@@ -232,12 +232,12 @@ class Replay:
         ):
             yield from zip(indices.tolist(), lists, strict=True)
 
-    def merge_sources(self, t: int, lists: RequestLists, sources: Mapping[str, int]) -> Merged:
+    def merge_sources(self, t: int, lists: RequestLists, sources: Mapping[str, int]) -> MergedItems:
         """Return the merged candidates of some sources for a request at t; rows are item codes."""
         merge = Merge(len(self._items))
         for name, limit in sources.items():
             source = source_of(name)
-            if source.kind in LIVE:
+            if source.kind in SERVED_KINDS:
                 merge.add(name, limit, *self._list_codes(lists.get(name)))
             elif source.kind == "sequence" and self._retriever is not None:
                 merge.add(

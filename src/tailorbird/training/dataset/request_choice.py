@@ -13,10 +13,10 @@ from tailorbird.events import DAY, micros, parse_duration
 from tailorbird.lake import Lake
 from tailorbird.ranking.policy.targets import item_heads, item_probability_heads
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.dataset.clicks import Scheme, draw_requests, infer_scheme
+from tailorbird.training.dataset.clicks import SamplingScheme, draw_requests, infer_scheme
 from tailorbird.training.dataset.codes import Codes, interaction_mask
 from tailorbird.training.dataset.dataset import Dataset
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.pre_visit import move_before_visits
 
 Rows = Literal["auto", "answers", "clicks"]
@@ -24,7 +24,7 @@ Rows = Literal["auto", "answers", "clicks"]
 NEGATIVES = 60  # of a drawn request in training and validation
 # With fewer responses that have an outcome, the log's choices teach more: split in three, too few
 # positives remain.
-ANSWERS_MIN = 300
+RESPONSES_MIN = 300
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RowSettings:
     now: int
     lateness_us: int = DAY
     rows: Rows = "auto"
-    scheme: Scheme | None = None
+    scheme: SamplingScheme | None = None
     heads: Sequence[str] = ()
     arm: str = ""
 
@@ -58,7 +58,7 @@ def choose_requests(
     slot: Slot,
     row_settings: RowSettings,
     complete_until: int,
-) -> tuple[Dataset, Scheme | None, str]:
+) -> tuple[Dataset, SamplingScheme | None, str]:
     """Choose between logged responses and drawn requests.
 
     Returns:
@@ -67,10 +67,13 @@ def choose_requests(
     shown = None
     if row_settings.rows != "clicks" and row_settings.scheme is None:
         try:
-            shown = _answer_rows(lake, events, people, codes, slot, row_settings, complete_until)
+            shown = _rows_from_responses(
+                lake, events, people, codes, slot, row_settings, complete_until
+            )
         except NotReadyError:
             if row_settings.rows == "answers" or (
-                _has_answers(events, slot) and not _first_chosen_head(events, slot, row_settings)[1]
+                _has_responses(events, slot)
+                and not _first_chosen_head(events, slot, row_settings)[1]
             ):
                 raise
     count = _count_with_outcome(shown, slot) if shown else 0
@@ -80,7 +83,7 @@ def choose_requests(
         outcome_note += " popularity are of the whole log"
     if shown and row_settings.rows == "answers":
         return shown, None, f"rows are logged answers, as asked for: {outcome_note}"
-    if shown and count >= ANSWERS_MIN:
+    if shown and count >= RESPONSES_MIN:
         return shown, None, f"rows are logged answers: {outcome_note}"
     head, chosen_count = _first_chosen_head(events, slot, row_settings)
     # Nearly all choices were made from these very responses.
@@ -107,17 +110,17 @@ def choose_requests(
         data, move_note = moved.data, f"; {moved.summary}"
     if row_settings.scheme or row_settings.rows == "clicks":
         return data, scheme, f"{source_note}, as asked for{move_note}"
-    if not _has_answers(events, slot):
+    if not _has_responses(events, slot):
         return data, scheme, f"{source_note}: slot {slot.name!r} has no logged answer{move_note}"
     return (
         data,
         scheme,
-        f"{source_note}: only {outcome_note}, and {ANSWERS_MIN} are needed to learn from them"
+        f"{source_note}: only {outcome_note}, and {RESPONSES_MIN} are needed to learn from them"
         f"{move_note}",
     )
 
 
-def _answer_rows(
+def _rows_from_responses(
     lake: Lake,
     events: pa.Table,
     people: Codes,
@@ -126,7 +129,7 @@ def _answer_rows(
     row_settings: RowSettings,
     complete_until: int,
 ) -> Dataset:
-    return dataset_from_answers(
+    return dataset_from_responses(
         events,
         slot.name,
         list(slot.objective),
@@ -134,7 +137,9 @@ def _answer_rows(
         mature_before=complete_until,
         attribution=parse_duration(slot.attribution),
         denominator=slot.denominator,
-        answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
+        responses=lake.responses(["request_id", "p", "positions"])
+        if lake.exists("answers")
+        else None,
         people=people,
         items=codes,
         extra_heads=row_settings.heads,
@@ -142,7 +147,7 @@ def _answer_rows(
     )
 
 
-def _has_answers(events: pa.Table, slot: Slot) -> bool:
+def _has_responses(events: pa.Table, slot: Slot) -> bool:
     """Return whether the slot has any response."""
     is_answer = pc.and_(
         pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False)

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from tailorbird.events import micros
 from tailorbird.models.interactions import Counter
-from tailorbird.ranking.policy.targets import Return, parse_return
+from tailorbird.ranking.policy.targets import ReturnTarget, parse_return
 from tailorbird.training.dataset.codes import INTERACTION_TYPES, Codes, human_mask
 
 Ints = npt.NDArray[np.int64]
@@ -50,7 +50,7 @@ class PresenceIndex:
         self._counter = Counter.from_keys(people.encode(present["person"]), micros(present["ts"]))
         self._complete_until = complete_until
 
-    def label(self, target: Return, person: Ints, t: Ints) -> Label:
+    def label(self, target: ReturnTarget, person: Ints, t: Ints) -> Label:
         """Return 1, 0 or NaN for each request, shape (n,).
 
         Args:
@@ -79,6 +79,6 @@ def censor_labels(
     return visible
 
 
-def return_targets(heads: Iterable[str]) -> dict[str, Return]:
+def return_targets(heads: Iterable[str]) -> dict[str, ReturnTarget]:
     """Return the return targets among some heads."""
     return {head: target for head in heads if (target := parse_return(head)) is not None}

@@ -22,7 +22,7 @@ from tailorbird.lake import Lake, span
 from tailorbird.models.interactions import History, Interactions
 from tailorbird.ranking.policy.targets import is_amount, item_heads
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.dataset.clicks import Scheme
+from tailorbird.training.dataset.clicks import SamplingScheme
 from tailorbird.training.dataset.codes import (
     INTERACTION_TYPES,
     Codes,
@@ -63,7 +63,7 @@ class Material:
     people: Codes
     codes: Codes
     data: Dataset
-    scheme: Scheme | None
+    scheme: SamplingScheme | None
     source_note: str
     heads: tuple[str, ...]
     attribution: int

@@ -19,7 +19,7 @@ from tailorbird.training.evaluation.metrics import totals
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-TOO_FEW = "(too few people for an interval)"
+NO_INTERVAL_NOTE = "(too few people for an interval)"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Interval:
     def signed(self) -> str:
         """Return the interval as text of a difference, with its sign."""
         return f"{self.value:+.4f} " + (
-            f"[{self.low:+.4f}, {self.high:+.4f}]" if self.has_bounds else TOO_FEW
+            f"[{self.low:+.4f}, {self.high:+.4f}]" if self.has_bounds else NO_INTERVAL_NOTE
         )
 
     def __str__(self) -> str:
@@ -82,8 +82,8 @@ class Bootstrap:
 
     def difference(self, first: Floats, second: Floats) -> Interval:
         """Return mean(first) − mean(second) over the same requests, with its paired interval."""
-        both = np.isfinite(first) & np.isfinite(second)
-        masked = np.where(both, first - second, np.nan)
+        is_finite = np.isfinite(first) & np.isfinite(second)
+        masked = np.where(is_finite, first - second, np.nan)
         return self.mean(masked)
 
     def ratio(self, numerator: Floats, denominator: Floats) -> Interval:
@@ -140,7 +140,11 @@ class Bootstrap:
                 ratio of sums.
         """
         return np.array(
-            [figure(w) for start, stop in self._pieces() for w in self._weights(start, stop)]
+            [
+                figure(w)
+                for start, stop in self._replicate_ranges()
+                for w in self._weights(start, stop)
+            ]
         )
 
     def interval(self, value: float, draws: Floats) -> Interval:
@@ -164,11 +168,11 @@ class Bootstrap:
     def _resample(self, sums: Floats) -> Floats:
         """Return weighted sums over users for each replicate, shape (replicates, columns)."""
         out = np.empty((self.replicates, sums.shape[1]))
-        for start, stop in self._pieces():
+        for start, stop in self._replicate_ranges():
             out[start:stop] = self._weights(start, stop) @ sums
         return out
 
-    def _pieces(self) -> Iterator[tuple[int, int]]:
+    def _replicate_ranges(self) -> Iterator[tuple[int, int]]:
         step = max(1, 20_000_000 // max(self.people, 1))
         for start in range(0, self.replicates, step):
             yield start, min(start + step, self.replicates)

@@ -37,7 +37,7 @@ from tailorbird.training.evaluation.off_policy import (
 )
 from tailorbird.training.settings import TrainSettings
 
-PILOT = 500  # responses that are replayed to see whether all of them can tell
+PILOT_RESPONSES = 500  # responses that are replayed to see whether all of them can tell
 NOT_ESTIMATED = "value of this model and the champion, estimated from the log: not told, "
 
 
@@ -201,7 +201,7 @@ def estimate_against_champion(
     features: FeatureSet,
     slot: Slot,
     replay: Replay,
-    series: IndexSeries,
+    index_series: IndexSeries,
     scorers: Mapping[str, Scorer],
     *,
     ts_from: int,
@@ -236,13 +236,15 @@ def estimate_against_champion(
         features,
         slot,
         replay=replay,
-        series=series,
+        index_series=index_series,
         scorers=scorers,
         outcome=outcome,
         seed=settings.seed,
     )
-    if data.requests > 2 * PILOT:
-        pilot = estimate(data.take(thin_evenly(np.arange(data.requests), PILOT, settings.seed)))
+    if data.requests > 2 * PILOT_RESPONSES:
+        pilot = estimate(
+            data.take(thin_evenly(np.arange(data.requests), PILOT_RESPONSES, settings.seed))
+        )
         supports = (pilot.evaluation.new.support, pilot.evaluation.old.support)
         expected = (
             min(support.effective / support.responses for support in supports) * data.requests

@@ -75,21 +75,21 @@ def evaluate_scorers(
     positives = recalled = candidates = 0
     for drawn, values in _test_chunks(material, test, replay, report_progress):
         done = rows = 0
-        for piece in iterate_features_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
+        for chunk in iterate_features_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
             scores: dict[str, Floats] = {}
             heads: Mapping[str, Floats] = {}
             for name, scorer in scorers.items():
-                predictions, scores[name] = scorer(piece)
+                predictions, scores[name] = scorer(chunk)
                 heads = predictions if name == model else heads
-            count, piece_rows = piece.part.requests, slice(rows, rows + piece.part.rows)
+            count, piece_rows = chunk.part.requests, slice(rows, rows + chunk.part.rows)
             scores |= {name: column[piece_rows] for name, column in values.items()}
             evaluator.add(
-                piece.part,
+                chunk.part,
                 scores,
                 heads,
                 {name: _slice_slates(slate, done, count) for name, slate in drawn.slates.items()},
             )
-            done, rows = done + count, rows + piece.part.rows
+            done, rows = done + count, rows + chunk.part.rows
         positives, recalled = positives + drawn.positives, recalled + drawn.recalled
         candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
     about: dict[str, Any] = {"source": material.source_note}
@@ -131,9 +131,9 @@ def _slice_slates(slates: Slates, low: int, count: int) -> Slates:
 
 def version_scorer(
     bundle: Bundle,
-    series: IndexSeries,
+    index_series: IndexSeries,
     objective: Mapping[str, float],
-    live: LiveColumns,
+    live_columns: LiveColumns,
     features: FeatureSet | None = None,
     events: pa.Table | None = None,
 ) -> Scorer:
@@ -142,7 +142,7 @@ def version_scorer(
     The bundle's own index may know what came later. Its vectors are used where the series has none.
 
     Args:
-        live: live columns of the chunks, which include the bundle's own.
+        live_columns: live columns of the chunks, which include the bundle's own.
         features: feature set of the chunks, where its schema may differ from the bundle's; the
             bundle then gets features of its own, computed from the same `events`.
     """
@@ -155,11 +155,17 @@ def version_scorer(
         History(own_features, events) if own_features is not None and events is not None else None
     )
 
-    def score(piece: FeatureChunk) -> tuple[Mapping[str, Floats], Floats]:
+    def score(chunk: FeatureChunk) -> tuple[Mapping[str, Floats], Floats]:
         if past is not None:
-            piece = next(iterate_features_from(past, piece.part, rows_max=max(1, piece.part.rows)))
+            chunk = next(iterate_features_from(past, chunk.part, rows_max=max(1, chunk.part.rows)))
         scores = bundle.score_matrix(
-            encode_rows(piece, bundle.encoder, series, fallback_space=bundle.space, live=live),
+            encode_rows(
+                chunk,
+                bundle.encoder,
+                index_series,
+                fallback_space=bundle.space,
+                live_columns=live_columns,
+            ),
             objective=objective,
         )
         return scores.heads, scores.value

@@ -171,9 +171,9 @@ def list_auc(ranked: RankedLists) -> Floats:
     """
     size = len(ranked.positives)
     nth = 1 + np.arange(len(ranked.rank)) - np.searchsorted(ranked.request, ranked.request)
-    above = totals(ranked.request, ranked.rank - nth, size)
+    positives_above = totals(ranked.request, ranked.rank - nth, size)
     negatives = ranked.lengths - ranked.positives
-    return 1.0 - divide(above, (ranked.positives * negatives).astype(np.float64))
+    return 1.0 - divide(positives_above, (ranked.positives * negatives).astype(np.float64))
 
 
 def coverage(ranked: RankedLists, item: Ints, catalogue: int) -> float:
@@ -207,9 +207,13 @@ def auc(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats | No
     """
     weight = np.ones(len(score)) if weight is None else weight
     _, positive, negative = _by_score(score, label, weight)
-    below = np.cumsum(negative) - negative
+    negatives_below = np.cumsum(negative) - negative
     total = positive.sum() * negative.sum()
-    return float((positive * (below + 0.5 * negative)).sum() / total) if total > 0 else float("nan")
+    return (
+        float((positive * (negatives_below + 0.5 * negative)).sum() / total)
+        if total > 0
+        else float("nan")
+    )
 
 
 def auc_influence(score: npt.NDArray[np.floating], label: npt.NDArray) -> Floats:
@@ -223,11 +227,13 @@ def auc_influence(score: npt.NDArray[np.floating], label: npt.NDArray) -> Floats
     positives, negatives = positive.sum(), negative.sum()
     if not positives or not negatives:
         return np.full(len(score), np.nan)
-    below = (np.cumsum(negative) - 0.5 * negative) / negatives
-    above = 1.0 - (np.cumsum(positive) - 0.5 * positive) / positives
-    value = (positive * below).sum() / positives
+    negatives_below = (np.cumsum(negative) - 0.5 * negative) / negatives
+    positives_above = 1.0 - (np.cumsum(positive) - 0.5 * positive) / positives
+    value = (positive * negatives_below).sum() / positives
     return np.where(
-        label > 0, (below[group] - value) / positives, (above[group] - value) / negatives
+        label > 0,
+        (negatives_below[group] - value) / positives,
+        (positives_above[group] - value) / negatives,
     )
 
 

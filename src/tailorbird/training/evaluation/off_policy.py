@@ -30,7 +30,7 @@ from tailorbird.ranking.policy.slate_distribution import find_places
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.rows import Material
 from tailorbird.training.evaluation.evaluate import Scorer
@@ -124,7 +124,7 @@ def read_responses(
     Raises:
         NotReadyError: there is no response whose outcome is known by now.
     """
-    return dataset_from_answers(
+    return dataset_from_responses(
         material.events,
         slot.name,
         [outcome],
@@ -132,7 +132,9 @@ def read_responses(
         mature_before=material.complete_until,
         attribution=parse_duration(slot.attribution),
         denominator="answer",
-        answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
+        responses=lake.responses(["request_id", "p", "positions"])
+        if lake.exists("answers")
+        else None,
         people=material.people,
         items=material.codes,
         with_interleaved=False,  # a draft of two rankings tells nothing of a third
@@ -145,7 +147,7 @@ def evaluate_off_policy(
     slot: Slot,
     data: Dataset,
     replay: Replay,
-    series: IndexSeries,
+    index_series: IndexSeries,
     scorers: Mapping[str, Scorer],
     outcome: str,
     *,
@@ -156,7 +158,7 @@ def evaluate_off_policy(
     Args:
         data: the responses, from `read_responses`.
         replay: replay of the slot, with the live columns that either scorer reads.
-        series: indexes, of which the first is not after the first response.
+        index_series: indexes, of which the first is not after the first response.
         scorers: the new one, then the old one. The new one's predicted outcome is the model of the
             reward, scaled per position to what the log shows.
 
@@ -175,7 +177,7 @@ def evaluate_off_policy(
             fix="name an event type of the log: --outcome click",
         )
     new, old = scorers
-    slates = SlateReplay(features, slot, data, series, scorers, outcome, material)
+    slates = SlateReplay(features, slot, data, index_series, scorers, outcome, material)
     recorder = _Recorder(slot, data, scorers, outcome, seed)
     for response in slates.responses(replay):
         recorder.record(response)

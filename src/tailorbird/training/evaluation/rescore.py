@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tailorbird.events import hash64s, micros
 from tailorbird.events.clock import SECOND
-from tailorbird.features.parity.recompute import UNLINKED
+from tailorbird.features.parity.recompute import ERASED_EXEMPTION
 from tailorbird.features.request import Rows, Sequence, unpack_sequences
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.policy.formula import parse_formula
@@ -142,20 +142,22 @@ def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion
         ItemVersion(text or "{}", start, available, p) for text, start, available, p in records
     ]
     is_new = (base.find_ids(ids) < 0).tolist()
-    moved = {
+    recent_versions = {
         item
         for item, new, version in zip(ids, is_new, versions, strict=True)
         if new or version.is_later_than(base)
     }
     changed = [
-        (item, version) for item, version in zip(ids, versions, strict=True) if item in moved
+        (item, version)
+        for item, version in zip(ids, versions, strict=True)
+        if item in recent_versions
     ]
     return sorted(changed, key=lambda entry: (entry[1].known_since, entry[1].p))
 
 
-def rescore_answers(
+def rescore_responses(
     bundle: Bundle,
-    answers: Iterable[pa.Table],
+    responses: Iterable[pa.Table],
     items: pa.Table,
     *,
     progress: Callable[[int], None] = lambda done: None,
@@ -163,7 +165,7 @@ def rescore_answers(
     """Score shown items again and compare.
 
     Args:
-        answers: batches of the lake's `answers` with `COLUMNS`, ascending in time; other versions
+        responses: batches of the lake's `answers` with `COLUMNS`, ascending in time; other versions
             are skipped.
         items: rows of the lake's `items` with `ITEM_COLUMNS`.
         progress: called with the number of responses so far.
@@ -173,7 +175,7 @@ def rescore_answers(
         IndexOverlay(bundle.index, items, is_joint=bundle.space is not None),
         0,
     )
-    for batch in answers:
+    for batch in responses:
         matching = batch.filter(pc.equal(batch["model"], bundle.version))
         matching = matching.set_column(
             matching.column_names.index("ts"), "ts", matching["ts"].cast(pa.int64())
@@ -195,7 +197,7 @@ def _is_complete(row: dict) -> bool:
         bool(items)
         and len(values) == len(items)
         and bool(row["numeric"] or row["categorical"])
-        and UNLINKED not in row["degraded"]
+        and ERASED_EXEMPTION not in row["degraded"]
     )
 
 
@@ -206,9 +208,11 @@ def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreRepo
         [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
     )
     index, recent = overlay.index_at(row["ts"], np.concatenate([keys, sequence_items]))
-    moved = sorted(recent)
+    recent_versions = sorted(recent)
     # Vectors compare an item with all others.
-    if recent and (bundle.space is not None or np.isin(sequence_items, hash64s(moved)).any()):
+    if recent and (
+        bundle.space is not None or np.isin(sequence_items, hash64s(recent_versions)).any()
+    ):
         report.moved += len(ids)
         return
     is_comparable = np.array([item not in recent for item in ids]) & (index.find(keys) >= 0)

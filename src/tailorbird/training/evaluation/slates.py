@@ -15,7 +15,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import History
 from tailorbird.ranking.policy.diversity import SlateConstraints
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts, arrange_slate
-from tailorbird.ranking.policy.rule_columns import Request as RuleInputs
+from tailorbird.ranking.policy.rule_columns import RuleRequest as RuleInputs
 from tailorbird.ranking.policy.rules import compile_rules
 from tailorbird.ranking.policy.slate_distribution import SlateDistribution, slate_distribution
 from tailorbird.ranking.slot import Slot
@@ -55,12 +55,12 @@ class SlateReplay:
         features: FeatureSet,
         slot: Slot,
         data: Dataset,
-        series: IndexSeries,
+        index_series: IndexSeries,
         scorers: Mapping[str, Scorer],
         outcome: str,
         material: Material,
     ) -> None:
-        self._slot, self._data, self._series, self._scorers = slot, data, series, scorers
+        self._slot, self._data, self._series, self._scorers = slot, data, index_series, scorers
         self._outcome = outcome
         self._history = History(features, material.events)
         where = f"slot {slot.name}"

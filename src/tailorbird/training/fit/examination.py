@@ -119,10 +119,10 @@ def estimate_examination(
             "never moves an item to another place"
         )
         raise UsageError(problem, where="--position weights", fix=_EXPLORE_FIX)
-    places = int(rows.place[is_informative].max()) + 1
-    clicks = np.bincount(rows.place[is_informative & rows.clicked], minlength=places).astype(
-        np.int64
-    )
+    position_count = int(rows.position_index[is_informative].max()) + 1
+    clicks = np.bincount(
+        rows.position_index[is_informative & rows.clicked], minlength=position_count
+    ).astype(np.int64)
     return Examination(_chain_ratios(rows, clicks), clicks)
 
 
@@ -140,31 +140,37 @@ def click_weights(
 
 def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Floats:
     """Return the probability at each position as a product of the ratios of neighbours."""
-    places = len(clicks)
+    position_count = len(clicks)
     weight = np.minimum(1.0 / np.maximum(rows.propensity, 1e-12), IMPORTANCE_MAX)
-    drawn_count = np.where(rows.kind == PAIRS, 2, np.bincount(rows.answer, rows.drawn)[rows.answer])
-    log_ratio, precision, linked = np.zeros(places), np.zeros(places), np.zeros(places, bool)
+    drawn_count = np.where(
+        rows.kind == PAIRS, 2, np.bincount(rows.response, rows.drawn)[rows.response]
+    )
+    log_ratio, precision, linked = (
+        np.zeros(position_count),
+        np.zeros(position_count),
+        np.zeros(position_count, bool),
+    )
     first_clicks, comparisons = 0, []
     for upper in exchangeable_rows(rows):
         lower = upper + 1
-        place = rows.place[upper]
-        linked |= np.bincount(place + 1, minlength=places)[:places] > 0
+        position_index = rows.position_index[upper]
+        linked |= np.bincount(position_index + 1, minlength=position_count)[:position_count] > 0
         above, below = (
-            _compute_rates(place, rows.clicked[upper], weight[upper], places),
-            _compute_rates(place, rows.clicked[lower], weight[lower], places),
+            _compute_rates(position_index, rows.clicked[upper], weight[upper], position_count),
+            _compute_rates(position_index, rows.clicked[lower], weight[lower], position_count),
         )
         comparisons.append(
             (
                 above,
                 below,
-                np.bincount(place, drawn_count[upper], places)
-                / np.maximum(np.bincount(place, minlength=places), 1),
+                np.bincount(position_index, drawn_count[upper], position_count)
+                / np.maximum(np.bincount(position_index, minlength=position_count), 1),
             )
         )
         first_clicks += int(above.clicks[0])
         enough = np.minimum(above.clicks, below.clicks) >= CLICKS_MIN
         log_rate_ratio = np.log(
-            np.divide(below.rate, above.rate, out=np.ones(places), where=enough)
+            np.divide(below.rate, above.rate, out=np.ones(position_count), where=enough)
         )
         # Ratios of several kinds are averaged, each weighted by its number of equivalent clicks.
         evidence = (
@@ -186,7 +192,7 @@ def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Float
         )
     for above, below, item_count in comparisons:
         _refuse_missing(above, below, item_count)
-    steps = np.divide(log_ratio, precision, out=np.zeros(places), where=precision > 0)
+    steps = np.divide(log_ratio, precision, out=np.zeros(position_count), where=precision > 0)
     return np.minimum.accumulate(np.exp(np.cumsum(steps)))
 
 
@@ -215,23 +221,23 @@ def _refuse_gaps(
     raise UsageError(problem, where="--position weights", fix=f"{overlap}; or {_EXPLORE_FIX}")
 
 
-def _refuse_missing(above: "_Rates", below: "_Rates", item_count: Floats) -> None:
+def _refuse_missing(upper: "_Rates", lower: "_Rates", item_count: Floats) -> None:
     """Raise if the rows of a position weigh far less than expected, so that items are missing.
 
     Neighbours are compared within the responses that have both, and others through them, since
     shorter responses may have had fewer items.
     """
-    places = np.flatnonzero(np.minimum(above.clicks, below.clicks) >= CLICKS_MIN)
-    if not places.size:
+    compared = np.flatnonzero(np.minimum(upper.clicks, lower.clicks) >= CLICKS_MIN)
+    if not compared.size:
         return
     ratio = np.ones(len(item_count))
-    ratio[places + 1] = below.mean[places] / above.mean[places]
-    mean = above.mean[places[0]] * np.cumprod(ratio[places[0] : places[-1] + 2])
-    worst, expected = int(mean.argmin()), max(float(mean.max()), float(item_count[places[0]]))
+    ratio[compared + 1] = lower.mean[compared] / upper.mean[compared]
+    mean = upper.mean[compared[0]] * np.cumprod(ratio[compared[0] : compared[-1] + 2])
+    worst, expected = (int(mean.argmin()), max(float(mean.max()), float(item_count[compared[0]])))
     if mean[worst] < WEIGHT_SHARE_MIN * expected:
         detail = f"rows there weigh {mean[worst]:.1f} in the mean, and would weigh {expected:.1f}"
         problem = (
-            f"place {places[0] + worst + 1} of drawn lists hardly ever had the items that other "
+            f"place {compared[0] + worst + 1} of drawn lists hardly ever had the items that other "
             f"places had, so they cannot be compared: {detail}"
         )
         raise UsageError(
@@ -258,12 +264,14 @@ class _Rates:
     effective_clicks: Floats
 
 
-def _compute_rates(place: npt.NDArray, clicked: npt.NDArray, weight: Floats, places: int) -> _Rates:
-    mass = np.bincount(place, weight, places)
-    clicked_mass = np.bincount(place, weight * clicked, places)
-    squares = np.bincount(place, np.square(weight) * clicked, places)
-    clicks = np.bincount(place, clicked, places).astype(np.int64)
-    mean = mass / np.maximum(np.bincount(place, minlength=places), 1)
+def _compute_rates(
+    position_index: npt.NDArray, clicked: npt.NDArray, weight: Floats, position_count: int
+) -> _Rates:
+    mass = np.bincount(position_index, weight, position_count)
+    clicked_mass = np.bincount(position_index, weight * clicked, position_count)
+    squares = np.bincount(position_index, np.square(weight) * clicked, position_count)
+    clicks = np.bincount(position_index, clicked, position_count).astype(np.int64)
+    mean = mass / np.maximum(np.bincount(position_index, minlength=position_count), 1)
     return _Rates(
         mean,
         clicked_mass / np.maximum(mass, 1e-12),

@@ -25,7 +25,7 @@ from tailorbird.training.fit.calibrate import CalibrationChoice
 from tailorbird.training.fit.heads import FittedHeads, HeadModel
 from tailorbird.training.fit.inputs import Parts, PreparedInputs, prepare_inputs
 from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.sketches import Row, score_rows, value_of
+from tailorbird.training.sketches import Row, objective_value, score_rows
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -65,28 +65,28 @@ class FittedModel:
 
     def score(
         self,
-        piece: FeatureChunk,
-        series: IndexSeries,
+        chunk: FeatureChunk,
+        index_series: IndexSeries,
         objective: Mapping[str, float],
-        live: LiveColumns,
+        live_columns: LiveColumns,
     ) -> tuple[dict[str, Floats], Floats]:
         """Return the calibrated probability by head, and the value, of each row of a chunk.
 
         This is what serving computes from the export.
         """
-        matrix = encode_rows(piece, self.encoder, series, live=live)
+        matrix = encode_rows(chunk, self.encoder, index_series, live_columns=live_columns)
         heads = {
             name: self.calibration[name].apply(model.score(matrix))
             for name, model in self.models.items()
         }
-        return heads, value_of(heads, objective, len(matrix))
+        return heads, objective_value(heads, objective, len(matrix))
 
 
 def fit(
     events: pa.Table,
     features: FeatureSet,
     parts: Parts,
-    series: IndexSeries,
+    index_series: IndexSeries,
     objective: Mapping[str, float],
     settings: TrainSettings,
     *,
@@ -117,7 +117,7 @@ def fit(
             events,
             features,
             parts,
-            series,
+            index_series,
             objective,
             settings,
             position=position,
@@ -126,33 +126,33 @@ def fit(
             heads=heads,
             folder=folder,
         )
-        sample = sample_rows(len(prepared.inputs.validation_served), settings.seed)
-        fitted_heads = fit_heads(prepared.inputs, settings, progress, sample)
-    return calibrate(prepared, fitted_heads, sample)
+        golden_rows = sample_rows(len(prepared.inputs.validation_served), settings.seed)
+        fitted_heads = fit_heads(prepared.inputs, settings, progress, golden_rows)
+    return calibrate(prepared, fitted_heads, golden_rows)
 
 
 def calibrate(
-    prepared: PreparedInputs, fitted_heads: FittedHeads, sample: npt.NDArray[np.intp]
+    prepared: PreparedInputs, fitted_heads: FittedHeads, golden_rows: npt.NDArray[np.intp]
 ) -> FittedModel:
     """Calibrate each head on the validation part as served."""
     inputs = prepared.inputs
-    served = inputs.validation_served[:, : len(fitted_heads.encoder.names)]
-    raw = fitted_heads.score(served)
-    chosen = fitted_heads.calibrations(raw, inputs.validation, inputs.label_window)
-    heads = {head: choice.calibration.apply(raw[head]) for head, choice in chosen.items()}
-    value = value_of(heads, inputs.objective, len(served))
+    serving_matrix = inputs.validation_served[:, : len(fitted_heads.encoder.names)]
+    raw = fitted_heads.score(serving_matrix)
+    choices = fitted_heads.calibrations(raw, inputs.validation, inputs.label_window)
+    heads = {head: choice.calibration.apply(raw[head]) for head, choice in choices.items()}
+    value = objective_value(heads, inputs.objective, len(serving_matrix))
     return FittedModel(
         fitted_heads.encoder,
         fitted_heads.architecture,
         fitted_heads.models,
         fitted_heads.files,
         fitted_heads.head_files,
-        {head: choice.calibration for head, choice in chosen.items()},
-        served[sample],
+        {head: choice.calibration for head, choice in choices.items()},
+        serving_matrix[golden_rows],
         fitted_heads.parity,
         prepared.leaks,
         (*prepared.notes, *((fitted_heads.note,) if fitted_heads.note else ())),
-        chosen,
+        choices,
         (*prepared.sketches, *score_rows(inputs.validation, value)),
     )
 

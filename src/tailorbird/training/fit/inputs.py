@@ -18,7 +18,7 @@ from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS, LiveColumns
 from tailorbird.ranking.policy.targets import item_heads, parse_return
 from tailorbird.training.dataset.chunks import (
     ROWS_AT_ONCE,
-    Pieces,
+    FeatureChunks,
     sample_blocks,
     write_matrix_files,
 )
@@ -68,7 +68,7 @@ def prepare_inputs(
     events: pa.Table,
     features: FeatureSet,
     parts: Parts,
-    series: IndexSeries,
+    index_series: IndexSeries,
     objective: Mapping[str, float],
     settings: TrainSettings,
     *,
@@ -98,13 +98,15 @@ def prepare_inputs(
         parts.train.t[parts.train.request], labels, parts.train.weight, label_window
     )
     encoder, training_rows = _encode_training_rows(
-        events, features, parts, series, settings, labelled, sketch, folder, position=position
+        events, features, parts, index_series, settings, labelled, sketch, folder, position=position
     )
     progress("features", 1, 2)
     validation = list(iterate_features(parts.validation, features, events))
-    shown = stack_matrices(validation, encoder, series, position=position, live=parts.live)
+    shown = stack_matrices(
+        validation, encoder, index_series, position=position, live_columns=parts.live
+    )
     served = (
-        stack_matrices(validation, encoder, series, position=False, live=parts.live)
+        stack_matrices(validation, encoder, index_series, position=False, live_columns=parts.live)
         if position
         else shown
     )
@@ -160,7 +162,7 @@ def _encode_training_rows(
     events: pa.Table,
     features: FeatureSet,
     parts: "Parts",
-    series: IndexSeries,
+    index_series: IndexSeries,
     settings: TrainSettings,
     labelled: LabelledRows,
     sketch: FeatureSketch,
@@ -171,35 +173,42 @@ def _encode_training_rows(
     """Learn the encoder and encode the training rows."""
     train, live = parts.train, parts.live
     if folder is None:
-        chunks = Pieces.of(list(sketch.watch(iterate_features(train, features, events))))
+        chunks = FeatureChunks.of(
+            list(sketch.count_chunks(iterate_features(train, features, events)))
+        )
     else:
-        chunks = Pieces.spill_to_files(
-            sketch.watch(iterate_features(train, features, events, rows_max=ROWS_AT_ONCE)),
+        chunks = FeatureChunks.spill_to_files(
+            sketch.count_chunks(iterate_features(train, features, events, rows_max=ROWS_AT_ONCE)),
             folder / "features",
             train.rows,
         )
     encoder, time_encodings = learn_encoder(
-        chunks, features, series, settings, labelled, position=position, live=live
+        chunks, features, index_series, settings, labelled, position=position, live_columns=live
     )
     if allows_net(settings):
-        encoder = add_net_columns(encoder, train, series)
+        encoder = add_net_columns(encoder, train, index_series)
     if folder is None:
         return encoder, _TrainingRows(
             stack_matrices(
-                chunks.chunks, encoder, series, position=position, learned=time_encodings, live=live
+                chunks.chunks,
+                encoder,
+                index_series,
+                position=position,
+                target_encodings=time_encodings,
+                live_columns=live,
             )
         )
     labels, weight = labelled.labels, labelled.weight
     files = write_matrix_files(
         chunks,
         encoder,
-        series,
+        index_series,
         folder / "matrix",
         labels,
         weight,
         position=position,
-        learned=time_encodings,
-        live=live,
+        target_encodings=time_encodings,
+        live_columns=live,
     )
     del chunks
     shutil.rmtree(folder / "features")

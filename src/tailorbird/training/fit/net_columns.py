@@ -19,7 +19,7 @@ ITEMS_MIN, ITEMS_MAX = 5, 50_000
 WORD_WIDTH, WORD_BUCKETS = 8, 2_048
 
 
-def add_net_columns(encoder: Encoder, train: Dataset, series: IndexSeries) -> Encoder:
+def add_net_columns(encoder: Encoder, train: Dataset, index_series: IndexSeries) -> Encoder:
     """Add net columns: codes of the candidate and of recent items, and words of item attributes.
 
     Items with fewer than `ITEMS_MIN` rows share the code of unknown items, which new items have
@@ -37,7 +37,7 @@ def add_net_columns(encoder: Encoder, train: Dataset, series: IndexSeries) -> En
         if encoder.sequence
         else None
     )
-    return msgspec.structs.replace(encoder, history=recent, words=_word_columns(series))
+    return msgspec.structs.replace(encoder, history=recent, words=_word_columns(index_series))
 
 
 def drop_net_columns(encoder: Encoder) -> Encoder:
@@ -48,10 +48,10 @@ def drop_net_columns(encoder: Encoder) -> Encoder:
     )
 
 
-def _word_columns(series: IndexSeries) -> tuple[Words, ...]:
+def _word_columns(index_series: IndexSeries) -> tuple[Words, ...]:
     """Return the columns of titles and of attributes that are lists."""
     words = []
-    for name, column in sorted(series.indexes[0].attributes.items()):
+    for name, column in sorted(index_series.indexes[0].attributes.items()):
         if not isinstance(column, TextColumn) or not column.values:
             continue
         listed = is_listed(column)
@@ -98,7 +98,7 @@ def code_keys(encoder: Encoder) -> dict[int, npt.NDArray[np.uint64]]:
     keys_by_index |= {
         index_of[transform.name]: transform.steps[-1].keys
         for transform in encoder.transforms
-        if transform.size and isinstance(transform.steps[-1], Codes)
+        if transform.code_count and isinstance(transform.steps[-1], Codes)
     }
     if encoder.history:
         keys_by_index[index_of[encoder.history.names[0]]] = encoder.history.keys

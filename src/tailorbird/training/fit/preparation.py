@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare.declarations import POSITION
-from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.encode.transforms import Column
 from tailorbird.ranking.tower import VECTOR_COLUMNS
-from tailorbird.training.dataset.chunks import Pieces
+from tailorbird.training.dataset.chunks import FeatureChunks
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.matrix import FeatureChunk, bundle_columns, encode_rows
@@ -43,19 +43,19 @@ def training_labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.ND
 
 
 def learn_encoder(
-    pieces: Pieces,
+    chunks: FeatureChunks,
     features: FeatureSet,
-    series: IndexSeries,
+    index_series: IndexSeries,
     settings: TrainSettings,
     labelled: LabelledRows,
     *,
     position: bool,
-    live: LiveColumns,
+    live_columns: LiveColumns,
 ) -> tuple[Encoder, Mapping[str, Floats]]:
     """Learn the encoder from training rows; return also their target encodings in time."""
     columns = bundle_columns(features)
-    vector_columns = tuple(VECTOR_COLUMNS) if series.spaces else ()
-    similarity_columns = (*vector_columns, *live.names)
+    vector_columns = tuple(VECTOR_COLUMNS) if index_series.spaces else ()
+    similarity_columns = (*vector_columns, *live_columns.names)
     column_plan = plan_transforms(
         columns,
         features.transforms,
@@ -64,9 +64,9 @@ def learn_encoder(
         leave_out=settings.leave_out,
         similarities=similarity_columns,
     )
-    categorical = pieces.categorical
+    categorical = chunks.categorical
     has_position = position and POSITION not in column_plan.hidden
-    computed = (*COMPUTED, *vector_columns)
+    computed = (*COMPUTED_COLUMNS, *vector_columns)
     encoder = fit_encoder(
         columns,
         categorical,
@@ -74,7 +74,7 @@ def learn_encoder(
         position=has_position,
         leave_out=column_plan.hidden,
         similarities=features.similarities,
-        candidates=live.candidates,
+        candidates=live_columns.candidates,
     )
     transformed = {transform.column for transform in column_plan.transforms}
     rows: dict[str, Column] = {
@@ -84,9 +84,9 @@ def learn_encoder(
     }
     for column_index, name in enumerate(columns.numeric):
         if name in transformed:
-            rows[name] = pieces.numeric_column(column_index)
+            rows[name] = chunks.numeric_column(column_index)
     if derived := [
-        name for name in (*COMPUTED, *similarity_columns, POSITION) if name in transformed
+        name for name in (*COMPUTED_COLUMNS, *similarity_columns, POSITION) if name in transformed
     ]:
         probe = msgspec.structs.replace(
             encoder,
@@ -95,27 +95,36 @@ def learn_encoder(
             computed=tuple(name for name in derived if name != POSITION),
             position=POSITION in derived,
         )
-        derived_matrix = stack_matrices(pieces.chunks, probe, series, position=position, live=live)
+        derived_matrix = stack_matrices(
+            chunks.chunks, probe, index_series, position=position, live_columns=live_columns
+        )
         rows |= {name: derived_matrix[:, index] for index, name in enumerate(probe.names)}
     fitted = fit_transforms(column_plan.transforms, rows, labelled)
     return msgspec.structs.replace(encoder, transforms=fitted.outputs), fitted.in_time
 
 
 def stack_matrices(
-    pieces: Sequence[FeatureChunk],
+    chunks: Sequence[FeatureChunk],
     encoder: Encoder,
-    series: IndexSeries,
+    index_series: IndexSeries,
     *,
     position: bool,
-    live: LiveColumns,
-    learned: Mapping[str, Floats] | None = None,
+    live_columns: LiveColumns,
+    target_encodings: Mapping[str, Floats] | None = None,
 ) -> Matrix:
     """Stack the matrices of several chunks; see `training.dataset.matrix.encode_rows`."""
     matrices, start = [], 0
-    for piece in pieces:
-        row_range = slice(start, start := start + piece.part.rows)
-        encodings = {name: column[row_range] for name, column in (learned or {}).items()}
+    for chunk in chunks:
+        row_range = slice(start, start := start + chunk.part.rows)
+        encodings = {name: column[row_range] for name, column in (target_encodings or {}).items()}
         matrices.append(
-            encode_rows(piece, encoder, series, position=position, learned=encodings, live=live)
+            encode_rows(
+                chunk,
+                encoder,
+                index_series,
+                position=position,
+                target_encodings=encodings,
+                live_columns=live_columns,
+            )
         )
     return np.concatenate(matrices)

@@ -83,11 +83,11 @@ class _PersonSequence:
     ts: Times
 
 
-def make_retriever(series: IndexSeries) -> VectorRetriever:
+def make_retriever(index_series: IndexSeries) -> VectorRetriever:
     """Return a retriever of items by vectors over the newest index before a time."""
 
     def retrieve(t: int, request: CandidateRequest, limit: int) -> RankedList:
-        space = series.space(int(series.positions_at(np.array([t]))[0]))
+        space = index_series.space(int(index_series.positions_at(np.array([t]))[0]))
         if space is None:
             return RankedList(np.zeros(0, np.uint64), np.zeros(0))
         nearest = space.nearest(
@@ -104,7 +104,7 @@ def choose_retrieval(
     material: Material,
     features: FeatureSet,
     slot: Slot,
-    series: IndexSeries,
+    index_series: IndexSeries,
     window: tuple[int, int],
     choice: Choice,
     settings: TowerSettings,
@@ -127,9 +127,9 @@ def choose_retrieval(
             f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}"
         )
     if choice == "tables":
-        return RetrievalChoice(series)
+        return RetrievalChoice(index_series)
     reason = _explain_unavailable(slot, features)
-    learner = None if reason else make_learner(material, features, series, settings, seed)
+    learner = None if reason else make_learner(material, features, index_series, settings, seed)
     events_min = settings.interactions_min if choice == "auto" else EVENTS_MIN
     if learner is not None and learner.count(window[0]) < events_min:
         reason = f"the training part has fewer than {events_min:,} events to learn from"
@@ -138,9 +138,9 @@ def choose_retrieval(
             raise UsageError(
                 f"retrieval by vectors cannot be had: {reason}", fix="--retrieval tables"
             )
-        return RetrievalChoice(series, summary=f"candidates come from tables alone: {reason}")
+        return RetrievalChoice(index_series, summary=f"candidates come from tables alone: {reason}")
     progress(0, 1)
-    trial_series = _series_at(series, learner, window[0])
+    trial_series = _series_at(index_series, learner, window[0])
     best, gain, figures = compare_retrieval(
         material, features, slot, trial_series, validation, seed
     )
@@ -149,15 +149,15 @@ def choose_retrieval(
     progress(1, 1)
     if choice == "auto" and not (gain.has_bounds and gain.low > 0 and cost <= COST_US_MAX):
         return RetrievalChoice(
-            series,
+            index_series,
             None,
             f"candidates come from tables alone: vectors would bring {gain_note}",
             figures,
         )
-    learner = make_learner(material, features, series, settings, seed)
+    learner = make_learner(material, features, index_series, settings, seed)
     assert learner is not None  # as at the first call
     learner.share = best
-    learned_series = add_spaces(series, learner, window[0], events_min, progress)
+    learned_series = add_spaces(index_series, learner, window[0], events_min, progress)
     request_note = ", as asked for" if choice == "sequence" else ""
     return RetrievalChoice(
         learned_series,
@@ -167,12 +167,12 @@ def choose_retrieval(
     )
 
 
-def _series_at(series: IndexSeries, learner: TowerLearner, as_of: int) -> IndexSeries:
+def _series_at(index_series: IndexSeries, learner: TowerLearner, as_of: int) -> IndexSeries:
     """Return the index at the start of the validation part, with vectors as of that moment."""
-    position = int(series.positions_at(np.array([as_of]))[0])
-    moment, index = int(series.moments[position]), series.indexes[position]
+    position = int(index_series.positions_at(np.array([as_of]))[0])
+    moment, index = int(index_series.moments[position]), index_series.indexes[position]
     return IndexSeries(
-        series.moments[position : position + 1], (index,), (learner.space(index, moment),)
+        index_series.moments[position : position + 1], (index,), (learner.space(index, moment),)
     )
 
 
@@ -187,7 +187,7 @@ def compare_retrieval(
     material: Material,
     features: FeatureSet,
     slot: Slot,
-    series: IndexSeries,
+    index_series: IndexSeries,
     validation: Dataset,
     seed: int,
 ) -> tuple[float, Interval, dict[str, dict[str, float]]]:
@@ -207,7 +207,7 @@ def compare_retrieval(
     }
     total = sum(source_limits[TABLES].values())
     source_limits |= {name: {name: total} for name in ("sequence", *source_limits[TABLES])}
-    retriever = make_retriever(series)
+    retriever = make_retriever(index_series)
     replay = Replay(
         material.log, features, slot, material.codes, NO_LIVE_COLUMNS, retriever=retriever
     )

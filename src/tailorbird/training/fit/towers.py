@@ -299,7 +299,7 @@ def build_item_vectors(
 
 
 def add_spaces(
-    series: IndexSeries,
+    index_series: IndexSeries,
     learner: TowerLearner,
     validation_from: int,
     events_min: int,
@@ -312,11 +312,11 @@ def add_spaces(
     Args:
         events_min: number of events before which nothing is learned.
     """
-    count = len(series.indexes)
+    count = len(index_series.indexes)
     first_space = next(
         (
             position
-            for position, moment in enumerate(series.moments.tolist())
+            for position, moment in enumerate(index_series.moments.tolist())
             if learner.count(moment) >= events_min
         ),
         count,
@@ -326,23 +326,25 @@ def add_spaces(
         .astype(int)
         .tolist()
     )
-    learned_at = {*even, int(series.positions_at(np.array([validation_from]))[0])}
+    learned_at = {*even, int(index_series.positions_at(np.array([validation_from]))[0])}
     spaces: list[Space | None] = [None] * first_space
     for number in range(first_space, count):
         progress(number, count)
         spaces.append(
             learner.space(
-                series.indexes[number], int(series.moments[number]), learn=number in learned_at
+                index_series.indexes[number],
+                int(index_series.moments[number]),
+                learn=number in learned_at,
             )
         )
-    progress(len(spaces), len(series.indexes))
-    return replace(series, spaces=tuple(spaces))
+    progress(len(spaces), len(index_series.indexes))
+    return replace(index_series, spaces=tuple(spaces))
 
 
 def make_learner(
     material: Material,
     features: FeatureSet,
-    series: IndexSeries,
+    index_series: IndexSeries,
     settings: TowerSettings,
     seed: int,
 ) -> TowerLearner | None:
@@ -351,5 +353,5 @@ def make_learner(
     if sequence is None:
         return None
     return TowerLearner(
-        material, *sequence, content_of(series.indexes[0].attributes), settings, seed
+        material, *sequence, content_of(index_series.indexes[0].attributes), settings, seed
     )

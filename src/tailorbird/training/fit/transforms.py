@@ -36,9 +36,9 @@ from tailorbird.features.transform_steps import (
 )
 from tailorbird.features.transforms import Transform
 from tailorbird.ranking.encode import steps as learned
-from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.steps import Floats, Keys
-from tailorbird.ranking.encode.transforms import Column, Output
+from tailorbird.ranking.encode.transforms import Column, TransformOutput
 from tailorbird.registry import Columns
 from tailorbird.training.fit.target_encoding import LabelledRows, final_rates, rates_in_time
 
@@ -52,7 +52,7 @@ LearnedStep = learned.NumberSteps | learned.KeySteps | learned.Missing
 
 
 def tree_preset(
-    columns: Columns, position: bool, computed: Sequence[str] = tuple(COMPUTED)
+    columns: Columns, position: bool, computed: Sequence[str] = tuple(COMPUTED_COLUMNS)
 ) -> tuple[Transform, ...]:
     """Return no transforms: trees split at any value and handle missing ones."""
     return ()
@@ -61,7 +61,7 @@ def tree_preset(
 def net_preset(
     columns: Columns,
     position: bool,
-    computed: Sequence[str] = tuple(COMPUTED),
+    computed: Sequence[str] = tuple(COMPUTED_COLUMNS),
     *,
     scale: Step | None = None,
 ) -> tuple[Transform, ...]:
@@ -131,7 +131,7 @@ def plan_transforms(
         *declarations,
         *(
             transform
-            for transform in preset(columns, position, (*COMPUTED, *similarities))
+            for transform in preset(columns, position, (*COMPUTED_COLUMNS, *similarities))
             if transform.column not in declared_columns
         ),
     )
@@ -155,7 +155,7 @@ class FittedTransforms:
             shape (n,), for `Encoder.encode`.
     """
 
-    outputs: tuple[Output, ...]
+    outputs: tuple[TransformOutput, ...]
     in_time: Mapping[str, Floats]
 
 
@@ -175,16 +175,18 @@ def fit_transforms(
         DeclarationError: a transform needs labels of a head that has none, or vectors that know
             what came after the first row.
     """
-    outputs: list[Output] = []
+    outputs: list[TransformOutput] = []
     in_time: dict[str, Floats] = {}
     for transform in transforms:
         steps, codes = _learn_steps(transform, rows[transform.column], labelled)
         if codes is not None:
             in_time[transform.output] = codes
-        outputs.append(Output(transform.output, transform.column, steps))
+        outputs.append(TransformOutput(transform.output, transform.column, steps))
         if transform.indicator:
             outputs.append(
-                Output(f"{transform.output}_missing", transform.column, (learned.Missing(),))
+                TransformOutput(
+                    f"{transform.output}_missing", transform.column, (learned.Missing(),)
+                )
             )
     return FittedTransforms(tuple(outputs), in_time)
 
@@ -201,7 +203,7 @@ def _learn_steps(
     x: Floats = (
         np.zeros(0)
         if categorical
-        else np.clip(column.astype(np.float64), -learned.LARGEST, learned.LARGEST)
+        else np.clip(column.astype(np.float64), -learned.FLOAT32_MAX, learned.FLOAT32_MAX)
     )
     is_finite = np.ones(len(column), bool) if categorical else np.isfinite(column)
     numbers = not categorical
@@ -346,7 +348,7 @@ def _load_vectors(
 
 def _learn_target(
     step: TargetStep, transform: Transform, keys: Keys, labelled: LabelledRows
-) -> tuple[learned.Target, Floats]:
+) -> tuple[learned.TargetEncoding, Floats]:
     if step.head not in labelled.labels:
         message = f"{transform.output} learns from {step.head}, which has no labels here"
         raise DeclarationError(
@@ -358,7 +360,7 @@ def _learn_target(
     in_time = rates_in_time(
         np.where(rare, np.uint64(0), keys), rare, step.head, labelled, step.smoothing
     )
-    return learned.Target(
+    return learned.TargetEncoding(
         vocabulary.tolist(), rates.tolist(), mean, step.head, step.smoothing
     ), in_time
 

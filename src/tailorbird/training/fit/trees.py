@@ -3,7 +3,14 @@
 from typing import Any, Literal
 
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.ranking.tree_shap import LEAF, MISSING_LEFT, NAN_MISSING, SET, ZERO_MISSING, Trees
+from tailorbird.ranking.tree_shap import (
+    CATEGORY_SET,
+    LEAF,
+    MISSING_LEFT,
+    NAN_MISSING,
+    ZERO_MISSING,
+    Trees,
+)
 
 _LINKS: dict[str, Literal["logit", "log", "identity"]] = {
     "binary": "logit",
@@ -54,4 +61,4 @@ def _split_threshold(trees: Trees, node: dict[str, Any]) -> float:
 
 def _encode_split_kind(node: dict[str, Any]) -> int:
     kind = _MISSING[node["missing_type"]] | (MISSING_LEFT if node["default_left"] else 0)
-    return kind | SET if node["decision_type"] == "==" else kind
+    return kind | CATEGORY_SET if node["decision_type"] == "==" else kind

@@ -21,7 +21,7 @@ LEAK_AUC = 0.98  # an AUC that no honest column reaches alone
 AHEAD_MARGIN = 0.12  # lead in AUC over all other columns that is suspicious
 AHEAD_AUC, AHEAD_GROUP_AUC = 0.75, 0.9  # smallest suspicious AUC of one column, and of several
 BINS = 32  # by quantiles of all values, by quantiles of positives, and for frequent values
-STRETCHES = 16  # stretches of the rows; every other one belongs to the same half
+BLOCKS = 16  # stretches of the rows; every other one belongs to the same half
 POSITIVES_MAX, NEGATIVES_MAX = 50_000, 150_000  # rows that are binned
 CLASS_ROWS_MIN = 5  # positives, and negatives, of each half: fewer may separate by chance
 
@@ -139,7 +139,7 @@ def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
     Returns 0.5 if a half has too few rows of a class.
     """
     positive = label > 0
-    half = (np.arange(len(label)) * STRETCHES // max(len(label), 1)) % 2 == 0
+    half = (np.arange(len(label)) * BLOCKS // max(len(label), 1)) % 2 == 0
     if any(
         np.count_nonzero(class_rows & part) < CLASS_ROWS_MIN
         for class_rows in (positive, ~positive)

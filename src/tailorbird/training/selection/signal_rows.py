@@ -211,7 +211,7 @@ def gather_signal_rows(
         )
         chunks = list(iterate_features(part, features, material.events))
         if encoder is None:
-            categorical = np.concatenate([piece.rows.categorical for piece in chunks])
+            categorical = np.concatenate([chunk.rows.categorical for chunk in chunks])
             encoder = fit_encoder(
                 bundle_columns(features),
                 categorical,
@@ -219,7 +219,7 @@ def gather_signal_rows(
                 candidates=live.candidates,
             )
         matrix = np.concatenate(
-            [encode_rows(piece, encoder, series, live=live) for piece in chunks]
+            [encode_rows(chunk, encoder, series, live_columns=live) for chunk in chunks]
         )
         drawn = evenly[requests] if material.is_logged else np.ones(part.requests, bool)
         parts[name] = SignalRows(

@@ -39,7 +39,7 @@ from tailorbird.training.selection.redundancy import Clusters, find_clusters
 from tailorbird.training.selection.signal_rows import SignalParts, gather_signal_rows
 from tailorbird.training.selection.stability import measure_stability
 from tailorbird.training.selection.subset import ModelComparison, Subset, propose_subset
-from tailorbird.training.selection.verdicts import LEAK, UNDECIDED, Signal, assign_verdicts
+from tailorbird.training.selection.verdicts import LEAK, TOO_FEW_REQUESTS, Signal, assign_verdicts
 from tailorbird.training.settings import Progress, TrainSettings
 
 
@@ -247,7 +247,10 @@ def rank_parts(
         "seed": settings.seed,
     }
     notes = _notes(
-        parts, leaking, features, [signal.name for signal in signals if signal.verdict == UNDECIDED]
+        parts,
+        leaking,
+        features,
+        [signal.name for signal in signals if signal.verdict == TOO_FEW_REQUESTS],
     )
     return SignalReport(
         target, tuple(ordered), parts.names, clusters, drift.periods, subset, about, notes

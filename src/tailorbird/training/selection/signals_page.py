@@ -17,14 +17,14 @@ from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, cl
 from tailorbird.training.report.serving_cost import GROUPS, ITEMS
 from tailorbird.training.selection.redundancy import NEARNESS_MIN
 from tailorbird.training.selection.signals import SignalReport
-from tailorbird.training.selection.stability import UNSTABLE
+from tailorbird.training.selection.stability import STABILITY_INDEX_MAX
 from tailorbird.training.selection.verdicts import (
     DRIFTING,
     LEAK,
     NULL,
     REDUNDANT,
     SIGNAL,
-    UNDECIDED,
+    TOO_FEW_REQUESTS,
 )
 
 COLOURS = {
@@ -33,7 +33,7 @@ COLOURS = {
     REDUNDANT: "#5b7fb5",
     DRIFTING: "#c98a1b",
     LEAK: "#b3241e",
-    UNDECIDED: "#8a8a8a",
+    TOO_FEW_REQUESTS: "#8a8a8a",
 }
 
 
@@ -120,7 +120,11 @@ def _draw_drift(axes: Axes, report: SignalReport) -> None:
     shown = list(report.signals)
     values = np.array([signal.drifts for signal in shown])
     axes.imshow(
-        np.minimum(values, 2 * UNSTABLE), aspect="auto", cmap="YlOrBr", vmin=0, vmax=2 * UNSTABLE
+        np.minimum(values, 2 * STABILITY_INDEX_MAX),
+        aspect="auto",
+        cmap="YlOrBr",
+        vmin=0,
+        vmax=2 * STABILITY_INDEX_MAX,
     )
     for (row, column), value in np.ndenumerate(values):
         axes.text(
@@ -130,7 +134,7 @@ def _draw_drift(axes: Axes, report: SignalReport) -> None:
             ha="center",
             va="center",
             fontsize=7,
-            color="white" if value > 1.4 * UNSTABLE else "#1d2529",
+            color="white" if value > 1.4 * STABILITY_INDEX_MAX else "#1d2529",
         )
     last = len(report.periods) - 1
     labels = [

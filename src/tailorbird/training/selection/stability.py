@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 PERIODS = 4  # of the training part
-UNSTABLE = 0.25  # conventional limit of another population
+STABILITY_INDEX_MAX = 0.25  # conventional limit of another population
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.selection.stability import UNSTABLE
+from tailorbird.training.selection.stability import STABILITY_INDEX_MAX
 
 SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = (
     "signal",
@@ -17,7 +17,7 @@ SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = (
     "unstable",
     "too good: leak?",
 )
-UNDECIDED = "too few requests to decide"
+TOO_FEW_REQUESTS = "too few requests to decide"
 REQUESTS_MIN = 200  # requests with a positive; with fewer, the absence of an effect says nothing
 WORTH_MIN = 0.01  # a column whose interval reaches this importance is not called null
 
@@ -76,7 +76,7 @@ class Signal:
 
     @property
     def unstable(self) -> bool:
-        return self.drift >= UNSTABLE
+        return self.drift >= STABILITY_INDEX_MAX
 
     def to_dict(self) -> dict[str, Any]:
         """Return the signal as JSON."""
@@ -178,7 +178,7 @@ def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
     """Return `verdict` and `why` if the requests cannot confirm a null column; {} if they can."""
     if requests < REQUESTS_MIN:
         return {
-            "verdict": UNDECIDED,
+            "verdict": TOO_FEW_REQUESTS,
             "why": f"{requests:,} later requests with something to find; {REQUESTS_MIN:,} are the "
             "least to call it null by",
         }
@@ -187,7 +187,7 @@ def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
     )
     if highest >= WORTH_MIN:
         return {
-            "verdict": UNDECIDED,
+            "verdict": TOO_FEW_REQUESTS,
             "why": f"it may be chance, and it may be worth {highest:.3f}: the interval has both",
         }
     return {}

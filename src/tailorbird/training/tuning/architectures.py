@@ -160,8 +160,8 @@ def fit_split(name: str, split: Split, request: FitRequest) -> CalibratedModel:
         else np.array([split.names.index(column) for column in own_split.names])
     )
     raw = model.score(own_split.served)
-    known = name in DEEP or _scores_probabilities(name, estimator, model, own_split)
-    calibration = _calibrate_heads(raw, split, probability=known)
+    is_probability = name in DEEP or _scores_probabilities(name, estimator, model, own_split)
+    calibration = _calibrate_heads(raw, split, probability=is_probability)
     return CalibratedModel(model, calibration, split.objective, column_indices)
 
 
@@ -222,16 +222,18 @@ def find_architecture(name: str) -> Architecture:
         return Architecture(
             name, default_settings(estimator), estimator.search_space(), columns, fit
         )
-    own = OwnEstimator(name, {})
-    space = own.search_space()
-    defaults = {setting: value for setting, value in own.defaults().items() if setting in space}
+    own_names = OwnEstimator(name, {})
+    space = own_names.search_space()
+    defaults = {
+        setting: value for setting, value in own_names.defaults().items() if setting in space
+    }
     return Architecture(name, defaults, space, TREES, fit)
 
 
 def tunable_names() -> tuple[str, ...]:
     """Return the names of all estimators with a search space."""
-    own = (name for name, family in own_families().items() if hasattr(family, "search_space"))
-    return (*ARCHITECTURES, *own)
+    own_names = (name for name, family in own_families().items() if hasattr(family, "search_space"))
+    return (*ARCHITECTURES, *own_names)
 
 
 def select_architectures(names: tuple[str, ...]) -> list[Architecture]:
@@ -240,13 +242,15 @@ def select_architectures(names: tuple[str, ...]) -> list[Architecture]:
     Raises:
         UsageError: a name is unknown, none is given, or a dependency is not installed.
     """
-    known = tunable_names()
+    is_probability = tunable_names()
     if not names:
         raise UsageError(
-            "names no architecture", where="--architectures", fix=f"use some of {', '.join(known)}"
+            "names no architecture",
+            where="--architectures",
+            fix=f"use some of {', '.join(is_probability)}",
         )
-    if unknown := [name for name in names if name not in known]:
-        fix = f"use one of {', '.join(known)}"
+    if unknown := [name for name in names if name not in is_probability]:
+        fix = f"use one of {', '.join(is_probability)}"
         raise UsageError(
             f"there is no architecture {unknown[0]!r}", where="--architectures", fix=fix
         )

@@ -128,11 +128,11 @@ def select_finalists(trials: Mapping[str, Sequence[Trial]], count: int) -> list[
         for name, architecture_trials in trials.items()
     }
     best = [by_value[0] for by_value in ranked.values() if by_value]
-    others = sorted(
+    other_finalists = sorted(
         (trial for by_value in ranked.values() for trial in by_value[1:]),
         key=lambda trial: (-trial.value, trial.number),
     )
-    return [*defaults, *best, *others[: max(count - len(best), 0)]]
+    return [*defaults, *best, *other_finalists[: max(count - len(best), 0)]]
 
 
 def _distinct_trials(trials: Sequence[Trial]) -> list[Trial]:

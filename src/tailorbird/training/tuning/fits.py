@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import StorageError
 from tailorbird.models.space import Value
-from tailorbird.ranking.own_models import declared_file, use_file
+from tailorbird.ranking.own_models import declared_file, use_models_file
 from tailorbird.training.fit.resume import load_or_make_arrays
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.architectures import FitRequest, find_architecture
@@ -93,15 +93,15 @@ class FitRunner:
         name = split_name(preset, number)
         if name not in self.splits:
             self.splits[name] = Split.from_arrays(
-                load_or_make_arrays(self.folder, name, _raise_rows_gone)
+                load_or_make_arrays(self.folder, name, _raise_missing_rows)
             )
         return self.splits[name]
 
     def run(self, fit: FitSpec) -> FitResult:
         """Run a fit, or return its cached result."""
 
-        def make() -> Mapping[str, npt.NDArray]:
-            started = time.monotonic()
+        def run_fit() -> Mapping[str, npt.NDArray]:
+            started_at = time.monotonic()
             architecture = find_architecture(fit.architecture)
             split = self.split(architecture.columns, fit.split)
             value = architecture.fit(
@@ -110,14 +110,14 @@ class FitRunner:
             return {
                 "quality": split.quality(value),
                 "tail": split.tail_quality(value),
-                "seconds": np.array(time.monotonic() - started),
+                "seconds": np.array(time.monotonic() - started_at),
             }
 
-        cached = load_or_make_arrays(self.folder, fit.name, make)
+        cached = load_or_make_arrays(self.folder, fit.name, run_fit)
         return FitResult(cached["quality"], cached["tail"], float(cached["seconds"]))
 
 
-def _raise_rows_gone() -> Mapping[str, npt.NDArray]:
+def _raise_missing_rows() -> Mapping[str, npt.NDArray]:
     raise StorageError(
         "the rows of a tuning are gone from its folder", fix="the same command makes them again"
     )
@@ -125,16 +125,16 @@ def _raise_rows_gone() -> Mapping[str, npt.NDArray]:
 
 @dataclass(frozen=True)
 class _InProcess:
-    bench: FitRunner
+    runner: FitRunner
     workers: int = 1
 
     def submit(self, fit: FitSpec) -> "Future[FitResult]":
-        done: Future[FitResult] = Future()
+        future: Future[FitResult] = Future()
         try:
-            done.set_result(self.bench.run(fit))
+            future.set_result(self.runner.run(fit))
         except Exception as error:
-            done.set_exception(error)
-        return done
+            future.set_exception(error)
+        return future
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ _worker: dict[str, FitRunner] = {}  # set in worker processes only
 
 
 def _start_worker(folder: Path, train: TrainSettings, own_models: Path | None) -> None:
-    use_file(own_models)
+    use_models_file(own_models)
     _worker["bench"] = FitRunner(folder, train, 1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -26,7 +26,7 @@ from tailorbird.training.tuning.space import SearchSpace
 from tailorbird.training.tuning.study import Trial
 
 TRIALS_SHOWN = 20
-_LOST = "#b3541e"
+_LOSS_COLOUR = "#b3541e"
 
 
 def write_tuning(folder: Path, report: TuneReport, next_steps: Sequence[str]) -> Path:
@@ -91,7 +91,7 @@ def _plot_history(trials: Sequence[Trial]) -> Figure:
         style = {
             "complete": ("o", HIGHLIGHT_COLOUR),
             "pruned": ("x", MUTED_COLOUR),
-            "failed": ("v", _LOST),
+            "failed": ("v", _LOSS_COLOUR),
         }[trial.state]
         axes.plot([index], [reached], style[0], color=style[1], markersize=4)
     axes.plot(range(len(line)), line, color=HIGHLIGHT_COLOUR, linewidth=1)

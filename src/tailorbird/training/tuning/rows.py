@@ -25,7 +25,7 @@ from tailorbird.lake import Lake
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.policy.targets import item_probability_heads
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.dataset.chunks import Pieces
+from tailorbird.training.dataset.chunks import FeatureChunks
 from tailorbird.training.dataset.completion import EvaluationRows, training_rows
 from tailorbird.training.dataset.completion import evaluation_rows as judged_rows
 from tailorbird.training.dataset.dataset import Dataset
@@ -94,17 +94,17 @@ def segment_requests(
         else split_by_time(data.t, gap=gap)
     )
     until = int(data.t.max()) + gap + 1 if include_test else time_split.validation_until
-    before = (
+    usable_requests = (
         np.arange(data.requests)
         if include_test
         else np.sort(np.concatenate([time_split.train, time_split.validation]))
     )
-    t = data.t[before]
+    t = data.t[usable_requests]
     cut_shares = np.linspace(FIRST_TRAIN_SHARE, 1, splits + 2)[:-1]
-    cuts = [int(t[int(place * len(t))]) for place in cut_shares]
+    cuts = [int(t[int(share * len(t))]) for share in cut_shares]
     borders = (*cuts, until)
     segments = tuple(
-        before[(t >= low) & (t + gap <= high)]
+        usable_requests[(t >= low) & (t + gap <= high)]
         for low, high in zip((np.iinfo(np.int64).min, *cuts), borders, strict=True)
     )
     _require_before_test(data, segments, until, gap)
@@ -155,7 +155,7 @@ def _index_moments(
     first_row: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings
 ) -> list[int]:
     sampled_positions = np.linspace(0, len(first_row), settings.index_parts + 1).astype(int)[:-1]
-    return [*(int(data.t[first_row[place]]) for place in sampled_positions), *cuts]
+    return [*(int(data.t[first_row[index]]) for index in sampled_positions), *cuts]
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _encode_split(
     nets: bool,
 ) -> Split:
     series, live = segmented.series, segmented.replay.live
-    chunks = [piece for part in past for piece in part.learned_pieces]
+    chunks = [chunk for part in past for chunk in part.learned_pieces]
     learned, t = (
         [part.learned for part in past],
         [part.learned.t[part.learned.request] for part in past],
@@ -279,22 +279,36 @@ def _encode_split(
         )
     labelled = LabelledRows(np.concatenate(t), labels, weight, segmented.material.label_window)
     encoder, in_time = learn_encoder(
-        Pieces.of(chunks), features, series, settings, labelled, position=position, live=live
+        FeatureChunks.of(chunks),
+        features,
+        series,
+        settings,
+        labelled,
+        position=position,
+        live_columns=live,
     )
     if nets:
         all_items = replace(
             learned[0], item=np.concatenate([part.item for part in learned])
         )  # only its items are read
         encoder = add_net_columns(encoder, all_items, series)
-    train = stack_matrices(chunks, encoder, series, position=position, learned=in_time, live=live)
-    shown = stack_matrices(validation.learned_pieces, encoder, series, position=position, live=live)
+    train = stack_matrices(
+        chunks, encoder, series, position=position, target_encodings=in_time, live_columns=live
+    )
+    shown = stack_matrices(
+        validation.learned_pieces, encoder, series, position=position, live_columns=live
+    )
     served = (
-        stack_matrices(validation.learned_pieces, encoder, series, position=False, live=live)
+        stack_matrices(
+            validation.learned_pieces, encoder, series, position=False, live_columns=live
+        )
         if position
         else shown
     )
     assert holdout.judged is not None
-    judged = stack_matrices(holdout.judged_pieces, encoder, series, position=False, live=live)
+    judged = stack_matrices(
+        holdout.judged_pieces, encoder, series, position=False, live_columns=live
+    )
     offsets = np.concatenate(
         [[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in learned]))]
     ).astype(np.int64)

@@ -36,7 +36,7 @@ from tailorbird.training.tuning.space import SearchSpace
 from tailorbird.training.tuning.splits import Split
 from tailorbird.training.tuning.study import JOURNAL, Budget, Search, Trial, open_journal
 
-_DONE = "done"
+_COMPLETE = "done"
 STUDY_FORMAT = (
     2  # format of splits and fits in a study's folder; a study in another format starts again
 )
@@ -72,8 +72,8 @@ class TuneReport:
         return Frame.from_rows(
             ["trial", "ndcg_10", "gain", "spread", "gain_minus_spread", "fit_s"],
             [
-                (one.name, float(one.quality.mean()), one.gain, one.spread, one.score, one.seconds)
-                for one in self.choice.finalists
+                (top.name, float(top.quality.mean()), top.gain, top.spread, top.score, top.seconds)
+                for top in self.choice.finalists
             ],
         )
 
@@ -225,7 +225,7 @@ def _tune(
             fits,
             partial(progress, "finalists"),
         )
-    (folder / _DONE).touch()
+    (folder / _COMPLETE).touch()
     winner = choice.winner.trial
     new = {} if winner.default and winner.architecture == "gbdt" else dict(winner.settings)
     about |= {
@@ -295,7 +295,7 @@ def _study_key(
 
 def _prepare_folder(folder: Path, *, extend: bool) -> None:
     """Keep an unfinished study, and clear a finished one."""
-    is_complete = (folder / _DONE).exists()
+    is_complete = (folder / _COMPLETE).exists()
     if extend:
         if not (folder / JOURNAL).exists():
             raise UsageError(
@@ -303,7 +303,7 @@ def _prepare_folder(folder: Path, *, extend: bool) -> None:
                 where="--more",
                 fix="tailorbird tune begins one",
             )
-        (folder / _DONE).unlink(missing_ok=True)
+        (folder / _COMPLETE).unlink(missing_ok=True)
     elif is_complete:
         shutil.rmtree(folder)
 

@@ -34,7 +34,7 @@ except ImportError:
 Sampler = Literal["tpe", "random"]
 Pruner = Literal["median", "halving", "none"]
 
-STARTUP = 8  # trials drawn at random before the sampler learns from them
+RANDOM_TRIALS = 8  # trials drawn at random before the sampler learns from them
 PRUNING_STARTUP = 4  # completed trials before the median prunes
 JOURNAL = "study.log"
 
@@ -287,7 +287,9 @@ class Search:
         seed = int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0])
         if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP)
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, n_startup_trials=RANDOM_TRIALS
+        )
 
     def _create_pruner(self) -> "optuna.pruners.BasePruner":
         if self.pruner == "halving":
@@ -300,7 +302,7 @@ class Search:
         Empty if there are too few trials.
         """
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(complete) < STARTUP or len({trial.value for trial in complete}) < 2:
+        if len(complete) < RANDOM_TRIALS or len({trial.value for trial in complete}) < 2:
             return {}
         importances = optuna.importance.get_param_importances(self._study)
         return {name: float(share) for name, share in importances.items() if np.isfinite(share)}

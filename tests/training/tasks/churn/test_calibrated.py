@@ -26,7 +26,7 @@ from tailorbird.stream.importer import import_files
 from tailorbird.training.evaluation.metrics import log_losses
 from tailorbird.training.tasks.churn.backtest import ChurnSettings, run_backtest
 from tailorbird.training.tasks.churn.labels import build_activity
-from tailorbird.training.tasks.churn.model_choice import PROOFS
+from tailorbird.training.tasks.churn.model_choice import VALIDATION_CUTS
 from tailorbird.training.tasks.churn.report import ChurnReport
 from tailorbird.training.tasks.churn.rolling_origin import (
     CUTS_MAX,
@@ -164,7 +164,7 @@ def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
     )
     assert cut.choice.scale < 1
     assert (
-        f"calibration {cut.choice.calibrator.name}, by log loss on the next of {PROOFS} periods"
+        f"calibration {cut.choice.calibrator.name}, by log loss on the next of {VALIDATION_CUTS} periods"
         in report.to_dict()["origins"][-1]["choice"]
     )
     assert len(report.figures) < CUTS_MAX, "the first ones only choose and calibrate"
@@ -322,6 +322,6 @@ def test_proofs_are_within_reach_at_any_gap(window, gap, period):
         by = windows[-1].origin if judged else windows[-1].stop
         over = [each for each in windows if each.stop <= by]
         proofs = [each for each in over if any(other.stop <= each.origin for other in over)]
-        assert len(proofs) >= PROOFS
+        assert len(proofs) >= VALIDATION_CUTS
     with pytest.raises(NotReadyError):
         backtest_windows(build_activity(between(0, 1), churn, day(1)), churn, CUTS_MAX)

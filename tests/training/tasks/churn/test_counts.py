@@ -20,7 +20,12 @@ from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns
 from tailorbird.training.tasks.churn.fit import COUNT_MODELS, PURCHASES, FittedModels
 from tailorbird.training.tasks.churn.labels import Window
-from tailorbird.training.tasks.churn.model_choice import PROOFS, RAW, Choice, choose_count_model
+from tailorbird.training.tasks.churn.model_choice import (
+    UNCALIBRATED,
+    VALIDATION_CUTS,
+    Choice,
+    choose_count_model,
+)
 from tailorbird.training.tasks.churn.pareto import fit_pareto_nbd
 from tailorbird.training.tasks.churn.rows import FeatureTable
 from tailorbird.training.tasks.churn.train import build_plan
@@ -33,7 +38,7 @@ def cut(bought, **purchases):
     return SimpleNamespace(bought=bought, scores=SimpleNamespace(purchases=purchases))
 
 
-def cuts(count=PROOFS):
+def cuts(count=VALIDATION_CUTS):
     """`near` is right but for its level, `low` says far too little of everybody alike, `usual` is
     wrong about who buys.
     """
@@ -53,7 +58,7 @@ def cuts(count=PROOFS):
 
 def test_the_count_that_erred_least_is_taken_regardless_of_its_level():
     over = cuts()
-    name, errors = choose_count_model(over, ("usual", "near", "low"), np.ones(PROOFS))
+    name, errors = choose_count_model(over, ("usual", "near", "low"), np.ones(VALIDATION_CUTS))
     absolute_errors = {
         each: np.mean([np.abs(one.scores.purchases[each] - one.bought).mean() for one in over])
         for each in errors
@@ -65,27 +70,33 @@ def test_the_count_that_erred_least_is_taken_regardless_of_its_level():
 
 
 def test_the_usual_count_is_taken_where_too_few_cuts_are_over():
-    over = cuts(PROOFS - 1)
-    assert choose_count_model(over, ("usual", "near"), np.ones(PROOFS - 1))[0] == "usual"
-    assert choose_count_model(over, (), np.ones(PROOFS - 1)) == ("", {})
+    over = cuts(VALIDATION_CUTS - 1)
+    assert choose_count_model(over, ("usual", "near"), np.ones(VALIDATION_CUTS - 1))[0] == "usual"
+    assert choose_count_model(over, (), np.ones(VALIDATION_CUTS - 1)) == ("", {})
 
 
 def test_a_count_that_was_not_there_at_every_cut_is_not_taken():
     over = cuts()
     del over[0].scores.purchases["near"]
-    name, errors = choose_count_model(over, ("usual", "near"), np.ones(PROOFS))
+    name, errors = choose_count_model(over, ("usual", "near"), np.ones(VALIDATION_CUTS))
     assert (name, set(errors)) == ("usual", {"usual"})
 
 
 def test_the_description_names_the_count_model_and_why():
     choice = Choice(
-        "trees", RAW, {"trees": 0.5}, 1.1, PROOFS, "bg_nbd", {"bg_nbd": 0.4, "pareto_nbd": 0.5}
+        "trees",
+        UNCALIBRATED,
+        {"trees": 0.5},
+        1.1,
+        VALIDATION_CUTS,
+        "bg_nbd",
+        {"bg_nbd": 0.4, "pareto_nbd": 0.5},
     )
     assert choice.description.endswith(
         "purchases of bg_nbd by mean absolute error, totals set right: bg_nbd 0.4000, "
         "pareto_nbd 0.5000, times 1.100"
     )
-    assert Choice("trees", RAW, {}, 1.0, 0).description.endswith("no expected purchases")
+    assert Choice("trees", UNCALIBRATED, {}, 1.0, 0).description.endswith("no expected purchases")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +142,7 @@ def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name
     features, fitted, table, _ = learned
     assert fitted.count_models == COUNT_MODELS
     expected = fitted.expected_purchases(table, WINDOW)
-    plan = build_plan(CHURN, fitted, Choice("bg_nbd", RAW, {}, 1.25, 0, name), 0)
+    plan = build_plan(CHURN, fitted, Choice("bg_nbd", UNCALIBRATED, {}, 1.25, 0, name), 0)
     heads = plan.heads("none")
     write_bundle(
         tmp_path / "bundle",

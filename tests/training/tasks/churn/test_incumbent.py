@@ -111,7 +111,7 @@ def lake(tmp_path_factory):
         "counts": [True] * n,
         "agent": ["person"] * n,
         "timeless": [type_ == "user" for type_ in kind],
-        "raw_partition": ["door"] * n,
+        "raw_partition": ["collector"] * n,
         "raw_offset": range(n),
         "raw_row": [0] * n,
     }

@@ -123,7 +123,7 @@ def test_spans_of_time_are_reported_in_the_unit_that_suits_them(tmp_path):
         "orders is 3 h",
         "orders is missing",
     ]
-    assert format_column_value(90.0, seconds=True) == "90 s"
-    assert format_column_value(216_000.0, seconds=True) == "2.5 days"
-    assert format_column_value(-300.0, seconds=True) == "-5 min"
-    assert format_column_value(12_345.0, seconds=False) == "12,345"
+    assert format_column_value(90.0, is_duration=True) == "90 s"
+    assert format_column_value(216_000.0, is_duration=True) == "2.5 days"
+    assert format_column_value(-300.0, is_duration=True) == "-5 min"
+    assert format_column_value(12_345.0, is_duration=False) == "12,345"

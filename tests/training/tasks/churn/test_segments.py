@@ -53,7 +53,7 @@ def test_durations_are_readable_and_distinct():
         since[:, None],
         probabilities,
         Contact(cost=1, value=20, success=0.1),
-        seconds={"since"},
+        durations={"since"},
     )
     assert matching_segments.range == "75 days to 100 days"
     close = np.linspace(50, 50.8, N) * 86_400
@@ -62,6 +62,6 @@ def test_durations_are_readable_and_distinct():
         close[:, None],
         np.where(close > 50.6 * 86_400, 0.8, 0.1),
         Contact(),
-        seconds={"since"},
+        durations={"since"},
     )
     assert second_segments[0].range == "50.6 days to 50.8 days"

@@ -24,7 +24,7 @@ from tailorbird.ranking.churn.columns import person_columns
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.training.tasks.churn.backtest import ChurnSettings, run_backtest
 from tailorbird.training.tasks.churn.contact import contact_curve
-from tailorbird.training.tasks.churn.evaluation import OURS, SortedScores
+from tailorbird.training.tasks.churn.evaluation import MODEL_NAME, SortedScores
 from tailorbird.training.tasks.churn.fit import COUNT_MODELS, training_rows
 from tailorbird.training.tasks.churn.labels import Activity, Window, build_activity
 from tailorbird.training.tasks.churn.report import cut_to_dict
@@ -303,7 +303,7 @@ def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
 @pytest.mark.parametrize(
     "more",
     [
-        {"raw_partition": "serve-1"},  # by the door, which saw it come
+        {"raw_partition": "serve-1"},  # by the collector, which saw it come
         {"received_at": day(120)},  # said when it was exported: before that nobody knew
         {"ts_original": None},  # of the moment of the import
         {"sent_at": BEGIN},  # a message of the time, from an archive of them
@@ -364,10 +364,10 @@ def test_a_study_learns_without_the_future_and_separates_people():
     backtest = run_backtest(declared(), CHURN, events, now=day(200), settings=QUICK)
     assert [cut.scores.window.stop <= day(200) for cut in backtest.cuts] == [True] * 3
     last = backtest.figures[-1]
-    assert last.results[OURS]["auc"].value > 0.7
-    assert last.results[OURS]["auc"].value > last.results["recency"]["auc"].value - 0.02
-    assert abs(last.results[OURS]["bias"].value) < 0.4
-    assert set(last.results) == {OURS, "recency", "rfm_logistic", "bg_nbd", "bg_nbd_count"}
+    assert last.results[MODEL_NAME]["auc"].value > 0.7
+    assert last.results[MODEL_NAME]["auc"].value > last.results["recency"]["auc"].value - 0.02
+    assert abs(last.results[MODEL_NAME]["bias"].value) < 0.4
+    assert set(last.results) == {MODEL_NAME, "recency", "rfm_logistic", "bg_nbd", "bg_nbd_count"}
     assert last.cut.fitted.count_models == tuple(last.cut.scores.purchases) == COUNT_MODELS
     np.testing.assert_allclose(
         last.cut.purchases,

@@ -18,7 +18,7 @@ from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Identity
 from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle, space_files
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
-from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower_net import TOLERANCE
 from tailorbird.registry import Window
 from tailorbird.training.fit.towers import TowerSettings
@@ -149,7 +149,7 @@ def test_a_bundle_reads_them_as_training_did(backtest: ChurnBacktest, tmp_path):
     for at in (0, 7, 49):
         mine = past.filter(pa.compute.equal(past["person"], people[at]))
         keys = bundle.space.index.keys[bundle.space.index.find_ids(mine["item_id"].to_pylist())]
-        one = Ragged(np.array([0, len(keys)]), keys, mine["ts"].cast(pa.int64()).to_numpy())
+        one = RaggedArrays(np.array([0, len(keys)]), keys, mine["ts"].cast(pa.int64()).to_numpy())
         online = bundle.with_user_vector(table.numeric[at : at + 1, :-4], one)
         np.testing.assert_allclose(online[0], table.numeric[at], atol=TOLERANCE)
     probabilities = bundle.score([(table.numeric, table.categorical)]).churn_probability

@@ -23,7 +23,7 @@ from tailorbird.features.expr.expression import Expression
 from tailorbird.features.layout.layout import LastEvents, Profile, Source, Step
 from tailorbird.features.offline.asof_runs import RunEvents
 from tailorbird.features.offline.bulk import RaggedSequence
-from tailorbird.features.offline.events.ragged import Ragged
+from tailorbird.features.offline.events.ragged import EventRuns
 from tailorbird.features.offline.hashing import hash_texts, identify_texts
 
 Int64s = npt.NDArray[np.int64]
@@ -152,7 +152,7 @@ class ChunkRuns:
     """The last events of each request of a chunk, as rows of the frame."""
 
     frame: PastFrame
-    run: Ragged
+    run: EventRuns
     rows: Intps
 
     def runs(self, sequence: LastEvents, t: Int64s, request_session: Keys) -> Runs:

@@ -13,7 +13,7 @@ _RAGGED_MAX = 1 << 22  # entries of a ragged intermediate in memory
 
 
 @dataclass(frozen=True)
-class Ragged:
+class EventRuns:
     """For each moment a run of events, oldest first.
 
     `events[offsets[i]:offsets[i + 1]]` are indices of the n events.

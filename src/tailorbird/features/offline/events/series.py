@@ -6,9 +6,9 @@ import numpy as np
 
 from tailorbird.features.offline.asof import Moments, Timeline
 from tailorbird.features.offline.events.ragged import (
+    EventRuns,
     Int64s,
     Intps,
-    Ragged,
     concatenate_ranges,
     split_chunks,
 )
@@ -61,10 +61,10 @@ class Series:
             newest[moments.order[deferred]] = np.where(is_in_window, self.events[index], -1)
         return newest
 
-    def last(self, moments: Moments, length: int, since: Int64s | None = None) -> Ragged:
+    def last(self, moments: Moments, length: int, since: Int64s | None = None) -> EventRuns:
         """Return each moment's last `length` known events at or after `since`, oldest first."""
         offsets, indices = self.last_indices(moments, length, since)
-        return Ragged(offsets, self.events[indices])
+        return EventRuns(offsets, self.events[indices])
 
     def last_indices(
         self, moments: Moments, length: int, since: Int64s | None = None
@@ -141,7 +141,7 @@ class Series:
             self._newest_indices(stop, bound) + 1, floor
         )  # Skip everything after the newest known event.
         sizes = np.zeros(len(stop), np.intp)
-        picked: list[tuple[Intps, Intps]] = []
+        selected: list[tuple[Intps, Intps]] = []
         reach = 2 * length
         pending = np.arange(len(stop))
         while len(pending):
@@ -156,11 +156,15 @@ class Series:
                 is_done = (count >= length) | (start == floor[chunk])
                 from_end = np.cumsum(count)[owner] - np.arange(len(owner))  # 1 for the newest
                 is_taken = is_done[owner] & (from_end <= length)
-                picked.append((chunk[owner[is_taken]], picks[is_taken]))
+                selected.append((chunk[owner[is_taken]], picks[is_taken]))
                 sizes[chunk[is_done]] = np.minimum(count[is_done], length)
                 unfinished.append(chunk[~is_done])
             pending = np.concatenate(unfinished)
             reach *= 4
-        owners = np.concatenate([owner for owner, _ in picked]) if picked else np.zeros(0, np.intp)
-        indices = np.concatenate([place for _, place in picked]) if picked else np.zeros(0, np.intp)
+        owners = (
+            np.concatenate([owner for owner, _ in selected]) if selected else np.zeros(0, np.intp)
+        )
+        indices = (
+            np.concatenate([place for _, place in selected]) if selected else np.zeros(0, np.intp)
+        )
         return sizes, indices[np.argsort(owners, kind="stable")]

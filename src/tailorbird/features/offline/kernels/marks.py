@@ -88,7 +88,7 @@ def registers_of(
     low: int,
     high: int,
     order: Intps,
-    chosen: Bools,
+    is_selected: Bools,
     hashes: Keys,
     precision: int,
     rank_max: int,
@@ -100,7 +100,7 @@ def registers_of(
     """
     for position in range(low, high):
         row = order[position]
-        if not chosen[row]:
+        if not is_selected[row]:
             register[position] = rank[position] = 0
             continue
         register[position] = hashes[row] >> np.uint64(64 - precision)

@@ -108,7 +108,7 @@ def run_events(
     offsets: Int64s,
     item: Keys,
     type_: Keys,
-    places: Intps,
+    run_positions: Intps,
     of_ts: Int64s,
     of_item: Keys,
     of_type: Keys,
@@ -123,7 +123,7 @@ def run_events(
         end = offsets[order[moment] + 1] - 1
         for back in range(count):
             position = run[back]
-            places[end - back] = position
+            run_positions[end - back] = position
             of_ts[end - back] = times[position]
             of_item[end - back] = item[position]
             of_type[end - back] = type_[position]

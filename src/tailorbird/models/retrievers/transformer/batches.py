@@ -1,7 +1,7 @@
 """Windows of sequences as padded arrays, the newest item last.
 
     target     row − length + 1 … row of one sequence    the items to predict
-    input      the item before each target; START before the first; PAD (0) further left
+    input      the item before each target; START before the first; PADDING_CODE (0) further left
     gap        see `retrieval.sequences`
 
 Item code c is stored as c + 1. Every draw is a function of the seed and the step.
@@ -16,11 +16,11 @@ from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.protocol import Contexts
 from tailorbird.retrieval.sequences import GAPS, NO_GAP, START, gap_of, recent_windows
 
-__all__ = ["GAPS", "NO_GAP", "PAD", "SequenceWindows", "codes_of", "gap_of", "inputs_of"]
+__all__ = ["GAPS", "NO_GAP", "PADDING_CODE", "SequenceWindows", "codes_of", "gap_of", "inputs_of"]
 
 Ints = npt.NDArray[np.int64]
 
-PAD = 0
+PADDING_CODE = 0
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class SequenceWindows:
         begin = self.begin[last][:, None]
         inside = row >= begin
         rows = np.where(inside, row, 0)
-        target = np.where(inside, self.item[rows] + 1, PAD)
+        target = np.where(inside, self.item[rows] + 1, PADDING_CODE)
         before = np.maximum(rows - 1, 0)
         source = np.where(
-            row > begin, self.item[before] + 1, np.where(row == begin, self.items + 1, PAD)
+            row > begin, self.item[before] + 1, np.where(row == begin, self.items + 1, PADDING_CODE)
         )
         gap = np.where(
             row - 1 > begin, gap_of(self.ts[before] - self.ts[np.maximum(before - 1, 0)]), NO_GAP
@@ -87,4 +87,4 @@ def inputs_of(contexts: Contexts, items: int, length: int) -> tuple[Ints, Ints]:
 
 def codes_of(row: Ints, items: int) -> Ints:
     """Convert rows of `retrieval.sequences` to inputs."""
-    return np.where(row >= 0, row + 1, np.where(row == START, items + 1, PAD))
+    return np.where(row >= 0, row + 1, np.where(row == START, items + 1, PADDING_CODE))

@@ -64,7 +64,7 @@ class SequenceVectors:
         """
         user_vectors = np.zeros((len(contexts), self.recipe.width), np.float32)
         for low in range(0, len(contexts), QUESTIONS_PER_CHUNK):
-            chunk = contexts.part(low, min(low + QUESTIONS_PER_CHUNK, len(contexts))).newest(
+            chunk = contexts.part(low, min(low + QUESTIONS_PER_CHUNK, len(contexts))).truncate(
                 self.recipe.length
             )
             source, gap = inputs_of(chunk, self.items, self.recipe.length)
@@ -98,7 +98,7 @@ class SequenceVectors:
             product = np.exp(np.maximum(product - product.max(axis=1, keepdims=True), -80))
             in_catalogue = (chunk.item >= 0) & (chunk.item < self.items)
             offsets = np.concatenate(
-                ([0], np.cumsum(np.bincount(chunk.owner[in_catalogue], minlength=len(chunk))))
+                ([0], np.cumsum(np.bincount(chunk.query_index[in_catalogue], minlength=len(chunk))))
             ).astype(np.int64)
             own_contexts = Contexts(
                 chunk.t, chunk.item[in_catalogue], chunk.ts[in_catalogue], offsets

@@ -144,11 +144,11 @@ def run_backtest(
                 by_vectors,
                 learner.export_files(space),
             )
-    figures, judged = [], cuts[-JUDGED_MAX:]
-    progress("figures", 0, len(judged))
-    for position, cut in enumerate(judged):
+    figures, judged_cuts = [], cuts[-JUDGED_MAX:]
+    progress("figures", 0, len(judged_cuts))
+    for position, cut in enumerate(judged_cuts):
         figures.append(evaluate_cut(cut, replicates=settings.replicates, seed=settings.fit.seed))
-        progress("figures", position + 1, len(judged))
+        progress("figures", position + 1, len(judged_cuts))
     last = cuts[-1]
     matrix, label = training_rows(
         last.fitted,

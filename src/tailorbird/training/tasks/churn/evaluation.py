@@ -24,9 +24,9 @@ from tailorbird.training.evaluation.calibration import Calibration, measure_cali
 from tailorbird.training.tasks.churn.labels import Floats
 from tailorbird.training.tasks.churn.model_choice import Cut
 
-OURS = "tailorbird"
+MODEL_NAME = "tailorbird"
 REPLICATES = 500
-TOP = 0.1
+TOP_SHARE = 0.1
 HIGHER_IS_BETTER = ("auc", "ap", "ap_gone", "lift_10")
 
 
@@ -49,7 +49,11 @@ class CutMetrics:
     def best_baseline(self, figure: str) -> str:
         """Return the best baseline in a metric; NaN never wins."""
         sign = 1 if figure in HIGHER_IS_BETTER else -1
-        value = {name: each[figure].value for name, each in self.results.items() if name != OURS}
+        value = {
+            name: result[figure].value
+            for name, result in self.results.items()
+            if name != MODEL_NAME
+        }
         return max(
             value, key=lambda name: sign * value[name] if np.isfinite(value[name]) else -np.inf
         )
@@ -84,9 +88,11 @@ class SortedScores:
         average = float((precision * positive).sum() / positives)
         # Ties are equally likely to be among the first.
         first = float(
-            np.interp(TOP * total, np.concatenate(([0.0], seen)), np.concatenate(([0.0], above)))
+            np.interp(
+                TOP_SHARE * total, np.concatenate(([0.0], seen)), np.concatenate(([0.0], above))
+            )
         )
-        return area, average, first / (TOP * total) / (positives / total)
+        return area, average, first / (TOP_SHARE * total) / (positives / total)
 
 
 def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutMetrics:
@@ -94,13 +100,13 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
     people = np.arange(len(cut.churned))
     bootstrap = Bootstrap(people, replicates=replicates, seed=seed)
     expected = {
-        **({} if cut.purchases is None else {OURS: cut.purchases}),
+        **({} if cut.purchases is None else {MODEL_NAME: cut.purchases}),
         **cut.baseline_purchases,
     }
     values: dict[str, Mapping[str, float]] = {}
     draws: dict[str, Mapping[str, Floats]] = {}
     results: dict[str, dict[str, Interval]] = {}
-    for name, probability in {OURS: cut.probability, **cut.baselines}.items():
+    for name, probability in {MODEL_NAME: cut.probability, **cut.baselines}.items():
         figures = _Figures(cut, probability, expected.get(name))
         values[name] = dict(zip(figures.names, figures(np.ones(len(people))), strict=True))
         draws[name] = dict(zip(figures.names, bootstrap.draw(figures).T, strict=True))
@@ -118,10 +124,10 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
     differences = {
         name: {
             figure: bootstrap.interval(
-                values[OURS][figure] - values[name][figure],
-                draws[OURS][figure] - draws[name][figure],
+                values[MODEL_NAME][figure] - values[name][figure],
+                draws[MODEL_NAME][figure] - draws[name][figure],
             )
-            for figure in _PAIRED
+            for figure in _PAIRED_METRICS
         }
         for name in cut.baselines
     }
@@ -135,7 +141,7 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
     )
 
 
-_PAIRED = ("auc", "ap", "ap_gone", "log_loss")
+_PAIRED_METRICS = ("auc", "ap", "ap_gone", "log_loss")
 
 
 def frequency_slices(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:

@@ -81,14 +81,14 @@ class Activity:
                 f"{to_iso(self.known_until)}"
             )
         is_visible = (self.received <= moment) & (self.ts < moment)
-        merged = self.merged.as_of(moment)
+        merge_history = self.merged.as_of(moment)
         columns = (
             self.person[is_visible],
             self.ts[is_visible],
             self.received[is_visible],
             self.amount[is_visible],
         )
-        return Activity(self.people, *columns, moment, merged, self.by_day)
+        return Activity(self.people, *columns, moment, merge_history, self.by_day)
 
     @cached_property
     def _is_counted(self) -> npt.NDArray[np.bool_]:
@@ -182,15 +182,20 @@ class Activity:
 
     def _totals_before(self, origin: int) -> tuple[Ints, Ints, Floats, Floats]:
         self._require_known(origin)
-        before = self.ts < origin
-        person, ts, size = self.person[before], self.ts[before], len(self.people)
+        is_before = self.ts < origin
+        person, ts, size = self.person[is_before], self.ts[is_before], len(self.people)
         first, last = np.full(size, origin, np.int64), np.zeros(size, np.int64)
         np.minimum.at(first, person, ts)
         np.maximum.at(last, person, ts)
-        count = np.bincount(self.person[before & self._is_counted], minlength=size).astype(
+        count = np.bincount(self.person[is_before & self._is_counted], minlength=size).astype(
             np.float64
         )
-        return first, last, count, np.bincount(person, self.amount[before], size).astype(np.float64)
+        return (
+            first,
+            last,
+            count,
+            np.bincount(person, self.amount[is_before], size).astype(np.float64),
+        )
 
     def _require_known(self, moment: int) -> None:
         if moment > self.known_until:
@@ -265,7 +270,7 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
     person, ts, received, amount = person[order], ts[order], received[order], amount[order]
     end = read_at - lateness_us
     is_complete = ts < end
-    merged = MergeHistory.from_events(events, people, end)
+    merge_history = MergeHistory.from_events(events, people, end)
     return Activity(
         people,
         person[is_complete],
@@ -273,7 +278,7 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
         np.minimum(received[is_complete], end),
         amount[is_complete],
         end,
-        merged,
+        merge_history,
         churn.per == "day",
     )
 

@@ -57,7 +57,9 @@ class MergeHistory:
         They may include merges dated after it, which no lookup may reach.
         """
         is_known = self.received <= moment
-        if all(is_known[position] for position, each in enumerate(self.merges) if each.ts < moment):
+        if all(
+            is_known[position] for position, merge in enumerate(self.merges) if merge.ts < moment
+        ):
             return self  # keeps its cached spans
         positions = np.flatnonzero(is_known).tolist()
         return MergeHistory(
@@ -98,12 +100,12 @@ class MergeHistory:
                 named_by[newest[user].into].discard(user)
             newest[user] = merge
             named_by.setdefault(merge.into, set()).add(user)
-            for each in _users_leading_to(user, named_by):
-                is_merged = survivor(each, newest.get)[0] != each
-                if is_merged and each not in merged_since:
-                    merged_since[each] = merge.ts
-                elif not is_merged and each in merged_since:
-                    spans.append((each, merged_since.pop(each), merge.ts))
+            for leading_user in _users_leading_to(user, named_by):
+                is_merged = survivor(leading_user, newest.get)[0] != leading_user
+                if is_merged and leading_user not in merged_since:
+                    merged_since[leading_user] = merge.ts
+                elif not is_merged and leading_user in merged_since:
+                    spans.append((leading_user, merged_since.pop(leading_user), merge.ts))
         spans += [(each, begin, OPEN) for each, begin in merged_since.items()]
         merged_people = self.people.encode(pa.array([each for each, _, _ in spans], pa.string()))
         begin, end = (np.array([span[k] for span in spans], np.int64) for k in (1, 2))
@@ -116,8 +118,8 @@ def _users_leading_to(user: str, named_by: dict[str, set[str]]) -> set[str]:
     """Return a user and all users whose merge chain passes through it."""
     users, pending = {user}, [user]
     while pending:
-        for each in named_by.get(pending.pop(), ()):
-            if each not in users:
-                users.add(each)
-                pending.append(each)
+        for leading_user in named_by.get(pending.pop(), ()):
+            if leading_user not in users:
+                users.add(leading_user)
+                pending.append(leading_user)
     return users

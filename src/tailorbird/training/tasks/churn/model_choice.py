@@ -14,10 +14,10 @@ from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedMod
 from tailorbird.training.tasks.churn.labels import Floats, Ints, Window
 
 ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # preference without evidence
-PROOFS = 3  # later cuts that a choice needs
+VALIDATION_CUTS = 3  # later cuts that a choice needs
 
 SCALES = (0.5, 2.0)  # bounds for expected purchases; beyond them the model is wrong
-RAW = CalibrationChoice(Identity(), {}, 0)  # uncalibrated
+UNCALIBRATED = CalibrationChoice(Identity(), {}, 0)  # uncalibrated
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Choice:
         losses: candidate → mean log loss on those cuts after Platt scaling; see
             `choose_model`.
         scale: factor of the expected purchases.
-        finished_count: number of finished cuts; with fewer than `PROOFS` no model is chosen.
+        finished_count: number of finished cuts; with fewer than `VALIDATION_CUTS` no model is chosen.
         count_model: the model of expected purchases; "" without any.
         errors: candidate → mean absolute error of expected purchases on those cuts, after
             correcting their total; see `choose_count_model`.
@@ -68,7 +68,7 @@ class Choice:
         if self.calibration.losses:
             return ""
         return (
-            f"{self.calibration.periods} of the {PROOFS} origins that it takes had people "
+            f"{self.calibration.periods} of the {VALIDATION_CUTS} origins that it takes had people "
             "enough and began when an earlier one was over"
         )
 
@@ -80,9 +80,9 @@ class Choice:
             for name, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
         )
         by = f"by how well it told people apart at earlier origins (log loss): {listed}"
-        if self.finished_count < PROOFS:
+        if self.finished_count < VALIDATION_CUTS:
             by = (
-                f"as {self.finished_count} of the {PROOFS} earlier origins that a choice takes "
+                f"as {self.finished_count} of the {VALIDATION_CUTS} earlier origins that a choice takes "
                 "were over"
             )
         calibration = (
@@ -102,7 +102,7 @@ class Choice:
         )
         by = (
             f" by mean absolute error, totals set right: {listed},"
-            if self.finished_count >= PROOFS and len(self.errors) > 1
+            if self.finished_count >= VALIDATION_CUTS and len(self.errors) > 1
             else ""
         )
         return f"purchases of {self.count_model}{by} times {self.scale:.3f}"
@@ -142,7 +142,7 @@ def choose_model(
 ) -> Choice:
     """Choose the candidate with the lowest log loss on finished cuts, and its calibration.
 
-    With fewer than `PROOFS` finished cuts nothing is chosen: the blend is used, uncalibrated,
+    With fewer than `VALIDATION_CUTS` finished cuts nothing is chosen: the blend is used, uncalibrated,
     because one or two cuts are a season and no proof. Candidates are compared by their log loss
     after Platt scaling on the cut itself: a level that moves with the season is no merit of a
     candidate, and is left to the calibration.
@@ -152,9 +152,11 @@ def choose_model(
             the same.
         count_candidates: candidates for expected purchases, the default first.
     """
-    usual = next(name for name in ORDER if name in candidates)
+    default_name = next(name for name in ORDER if name in candidates)
     if not finished:
-        return Choice(usual, RAW, {}, 1.0, 0, count_candidates[0] if count_candidates else "")
+        return Choice(
+            default_name, UNCALIBRATED, {}, 1.0, 0, count_candidates[0] if count_candidates else ""
+        )
     age = np.array([(window.origin - cut.scores.window.origin) / window.length for cut in finished])
     weights = 0.5 ** (age / half_life) if half_life else np.ones(len(finished))
     comparable = [name for name in candidates if all(name in cut.scores.raw for cut in finished)]
@@ -165,9 +167,13 @@ def choose_model(
         for name in comparable
     }
     model = (
-        min(losses, key=lambda name: losses[name]) if losses and len(finished) >= PROOFS else usual
+        min(losses, key=lambda name: losses[name])
+        if losses and len(finished) >= VALIDATION_CUTS
+        else default_name
     )
-    calibration = _fit_calibration(finished, model, weights) if model in comparable else RAW
+    calibration = (
+        _fit_calibration(finished, model, weights) if model in comparable else UNCALIBRATED
+    )
     count, errors = choose_count_model(finished, count_candidates, weights)
     return Choice(
         model, calibration, losses, _purchase_scale(finished, count), len(finished), count, errors
@@ -179,7 +185,7 @@ def choose_count_model(
 ) -> tuple[str, dict[str, float]]:
     """Choose the model of expected purchases with the lowest error, and return all errors.
 
-    With fewer than `PROOFS` cuts the default is used. Each candidate's total is corrected in each
+    With fewer than `VALIDATION_CUTS` cuts the default is used. Each candidate's total is corrected in each
     cut: if most people buy nothing, an absolute error prefers models that predict too little. The
     level is left to `_purchase_scale`.
 
@@ -202,7 +208,7 @@ def choose_count_model(
     }
     return min(errors, key=lambda name: errors[name]) if errors and len(
         finished
-    ) >= PROOFS else count_candidates[0], errors
+    ) >= VALIDATION_CUTS else count_candidates[0], errors
 
 
 def _count_error(cut: Cut, name: str) -> float:
@@ -228,7 +234,7 @@ def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> Cal
         np.repeat(np.arange(len(finished)), sizes),
         np.repeat(weights, sizes),
         label_period=np.repeat(after, sizes),
-        periods_min=PROOFS,
+        periods_min=VALIDATION_CUTS,
     )
 
 
@@ -237,8 +243,8 @@ def _first_after(finished: Sequence[Cut], cut: Cut) -> int:
     return next(
         (
             k
-            for k, each in enumerate(finished)
-            if each.scores.window.origin >= cut.scores.window.stop
+            for k, earlier_cut in enumerate(finished)
+            if earlier_cut.scores.window.origin >= cut.scores.window.stop
         ),
         len(finished),
     )
@@ -261,15 +267,16 @@ def _purchase_scale(finished: Sequence[Cut], count: str) -> float:
     for index, cut in enumerate(counted):
         before = [
             ratio[k]
-            for k, each in enumerate(counted)
-            if each.scores.window.stop <= cut.scores.window.origin
+            for k, earlier_cut in enumerate(counted)
+            if earlier_cut.scores.window.stop <= cut.scores.window.origin
         ]
         if before:
             unscaled_errors.append(abs(1 / ratio[index] - 1))
             scaled_errors.append(abs(_bounded(before) / ratio[index] - 1))
     return (
         _bounded(ratio)
-        if len(unscaled_errors) >= PROOFS and np.mean(scaled_errors) < np.mean(unscaled_errors)
+        if len(unscaled_errors) >= VALIDATION_CUTS
+        and np.mean(scaled_errors) < np.mean(unscaled_errors)
         else 1.0
     )
 

@@ -19,12 +19,12 @@ from tailorbird.training.report.charts import (
     to_svg,
 )
 from tailorbird.training.tasks.churn.contact import ContactCurve
-from tailorbird.training.tasks.churn.evaluation import OURS, CutMetrics
+from tailorbird.training.tasks.churn.evaluation import MODEL_NAME, CutMetrics
 
 if TYPE_CHECKING:
     from tailorbird.training.tasks.churn.report import ChurnReport
 
-SHOWN = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased", "mae", "bias")
+PAGE_METRICS = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased", "mae", "bias")
 COLOURS = ("#b3541e", "#5b6ea8", "#8a6d3b", "#9aa5ab", "#6b8f71")
 
 
@@ -37,12 +37,12 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
         f"{report.version} · {churn.name}",
         report=report,
         contact=churn.contact,
-        ours=OURS,
-        shown=list(SHOWN),
+        ours=MODEL_NAME,
+        shown=list(PAGE_METRICS),
         ranked=sorted(last.results.items(), key=lambda item: _sort_last(item[1]["log_loss"].value)),
         origins=[
-            {"at": to_iso(each.cut.scores.window.origin), "metrics": each}
-            for each in report.figures
+            {"at": to_iso(figure.cut.scores.window.origin), "metrics": figure}
+            for figure in report.figures
         ],
         charts={
             "auc": to_svg(_auc_by_origin(report.figures)),
@@ -59,12 +59,12 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
 def _auc_by_origin(figures: Sequence[CutMetrics]) -> Figure:
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
-    days = [to_iso(each.cut.scores.window.origin)[2:10] for each in figures]
+    days = [to_iso(figure.cut.scores.window.origin)[2:10] for figure in figures]
     for position, name in enumerate(figures[0].results):
-        colour = HIGHLIGHT_COLOUR if name == OURS else COLOURS[position % len(COLOURS)]
+        colour = HIGHLIGHT_COLOUR if name == MODEL_NAME else COLOURS[position % len(COLOURS)]
         axes.plot(
             days,
-            [each.results[name]["auc"].value for each in figures],
+            [figure.results[name]["auc"].value for figure in figures],
             "o-",
             color=colour,
             label=name,

@@ -66,7 +66,7 @@ class ChurnReport:
             "incumbent": self.incumbent,
             "results": flatten_tables(self.last.results),
             "differences": flatten_tables(self.last.differences),
-            "origins": [cut_to_dict(each) for each in self.figures],
+            "origins": [cut_to_dict(figure) for figure in self.figures],
             "choice": self.choice.description,
             "contact": {"best": self.curve.best_k, "curve": self.curve.points()},
             "importance": self.importance,
@@ -77,7 +77,7 @@ class ChurnReport:
         }
 
 
-def describe_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]:
+def describe_choices(judged_choice: Choice, shipped: Choice, churn: Churn) -> list[str]:
     """Return notes on missing calibration, or on a bundle that differs from the judged model.
 
     Each note says what history it would take.
@@ -85,19 +85,19 @@ def describe_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]
     if shipped.uncalibrated_reason:
         return [
             f"not calibrated: {shipped.uncalibrated_reason}; "
-            f"{_required_history(churn, judged=False)}"
+            f"{_required_history(churn, judged_choice=False)}"
         ]
-    if _describe_choice(judged) == _describe_choice(shipped):
+    if _describe_choice(judged_choice) == _describe_choice(shipped):
         return []
     why = (
-        f"{judged.uncalibrated_reason}; {_required_history(churn, judged=True)}"
-        if judged.uncalibrated_reason
+        f"{judged_choice.uncalibrated_reason}; {_required_history(churn, judged_choice=True)}"
+        if judged_choice.uncalibrated_reason
         else "that was the better choice"
     )
     return [
         f"the bundle has {_describe_choice(shipped)}, while the gate, the diagram and the "
         "list of whom "
-        f"to contact judge {_describe_choice(judged)}: by the "
+        f"to contact judge {_describe_choice(judged_choice)}: by the "
         f"last origin {why}"
     ]
 
@@ -127,8 +127,8 @@ def _describe_choice(choice: Choice) -> str:
     return f"{choice.model} {'without calibration' if name == 'none' else f'calibrated by {name}'}"
 
 
-def _required_history(churn: Churn, *, judged: bool) -> str:
-    cuts = cuts_to_calibrate(churn, judged=judged)
+def _required_history(churn: Churn, *, judged_choice: bool) -> str:
+    cuts = cuts_to_calibrate(churn, judged=judged_choice)
     days = -(-required_history_us(churn, cuts) // DAY)
     return f"that takes {cuts} origins, which a history of {days} days has (--quick asks at two)"
 
@@ -147,10 +147,10 @@ def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
         "differences": flatten_tables(figures.differences),
         "slices": {
             name: {
-                "people": int(each.count.sum()),
-                "calibration_error_debiased": round(each.debiased, 6),
+                "people": int(slice_.count.sum()),
+                "calibration_error_debiased": round(slice_.debiased, 6),
             }
-            for name, each in figures.slices.items()
+            for name, slice_ in figures.slices.items()
         },
     }
 
@@ -167,11 +167,12 @@ def churn_card(
     """Return the model card in Markdown: what the model predicts, for whom, how well, its limits."""
     cut, window = figures.cut, figures.cut.scores.window
     quality = (
-        (name, *(each[figure] for figure in CARD_FIGURES)) for name, each in figures.results.items()
+        (name, *(result[figure] for figure in CARD_FIGURES))
+        for name, result in figures.results.items()
     )
     slices = (
-        (name, f"{each.count.sum():,.0f}", f"{each.debiased:.4f}")
-        for name, each in figures.slices.items()
+        (name, f"{slice_.count.sum():,.0f}", f"{slice_.debiased:.4f}")
+        for name, slice_ in figures.slices.items()
     )
     text = about["window_text"]
     parts = [

@@ -8,7 +8,7 @@ outcome.
 
 Nothing about a cut uses what was not known at its origin: neither models nor calibration nor the
 choice of the model. The last cut estimates the quality of a bundle made now, so its calibration has
-to be chosen as the bundle's is: by `PROOFS` cuts that began when an earlier one was finished, and
+to be chosen as the bundle's is: by `VALIDATION_CUTS` cuts that began when an earlier one was finished, and
 that were all finished by its own origin. With `PER_REACH` cuts from an origin to the end of its
 window that takes
 
@@ -32,12 +32,17 @@ from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.settings import Progress
 from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedModels, fit_at
 from tailorbird.training.tasks.churn.labels import Activity, Floats, Ints, Rfm, Window
-from tailorbird.training.tasks.churn.model_choice import PROOFS, Cut, OriginScores, choose_model
+from tailorbird.training.tasks.churn.model_choice import (
+    VALIDATION_CUTS,
+    Cut,
+    OriginScores,
+    choose_model,
+)
 from tailorbird.training.tasks.churn.rows import NO_LIMIT, PeopleFeatures
 from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
 
 PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
-CUTS_MAX = PROOFS + 2 * PER_REACH  # enough to calibrate the last cut
+CUTS_MAX = VALIDATION_CUTS + 2 * PER_REACH  # enough to calibrate the last cut
 
 
 def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
@@ -88,7 +93,7 @@ def required_history_us(churn: Churn, cuts: int) -> int:
 def cuts_to_calibrate(churn: Churn, *, judged: bool) -> int:
     """Return the number of cuts needed to calibrate a bundle, or the judged cut too."""
     ahead = -(-(churn.gap_us + churn.window_us) // cut_step_us(churn))
-    return PROOFS + (2 * ahead if judged else ahead)
+    return VALIDATION_CUTS + (2 * ahead if judged else ahead)
 
 
 def build_grid(
@@ -116,18 +121,18 @@ def build_grid(
     origin_stride = max(1, round(churn.window_us / 3 / period))
     rng = np.random.default_rng(seed)
     person, moment, origin = [], [], []
-    for index, each in enumerate(moments.tolist()):
-        then = activity.as_of(each)
-        candidates = then.active_people(each, reach)
+    for index, cut_ts in enumerate(moments.tolist()):
+        then = activity.as_of(cut_ts)
+        candidates = then.active_people(cut_ts, reach)
         if len(candidates) > (share := max(rows_max // len(moments), 100)):
             candidates = np.sort(rng.choice(candidates, share, replace=False))
         is_eligible = (
-            np.isin(candidates, then.active_people(each, churn.active_us))
+            np.isin(candidates, then.active_people(cut_ts, churn.active_us))
             if churn.active_us
             else np.ones(len(candidates), bool)
         )
         person.append(candidates)
-        moment.append(np.full(len(candidates), each, np.int64))
+        moment.append(np.full(len(candidates), cut_ts, np.int64))
         origin.append(is_eligible & ((len(moments) - 1 - index) % origin_stride == 0))
     progress("features", 0, 1)
     person_codes, moments_of_rows = np.concatenate(person), np.concatenate(moment)
@@ -266,8 +271,8 @@ def predict_baselines(
     if not 0 < np.count_nonzero(returned) < len(returned):
         raise NotReadyError("no earlier origin has people who came back and people who did not")
     past, now = (
-        np.column_stack(each).astype(np.float32)
-        for each in (earlier.rfm(present, origin), then.rfm(person, window.origin))
+        np.column_stack(value).astype(np.float32)
+        for value in (earlier.rfm(present, origin), then.rfm(person, window.origin))
     )
     probabilities = {
         name: 1 - fit_logistic(past, returned, Rfm._fields, ignore=ignored).score(now)

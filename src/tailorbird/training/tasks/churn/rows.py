@@ -52,7 +52,7 @@ NO_LIMIT = 1 << 62  # a p after every event
 # people per origin whose features are recomputed without later events
 LEAK_CHECK_ROWS = 1_000
 WITHOUT_TIME = "have a value from a profile without a time, which may know what came later"
-BACKDATED = (
+BACKDATED_NOTE = (
     "have a value from the one profile that was imported of them, which may know what "
     "came after the time that it is dated to"
 )
@@ -86,7 +86,9 @@ class FeatureTable:
 def needed_columns(*features: FeatureSet) -> list[str]:
     """Return the `events` columns that labels and features need, over several declarations."""
     return list(
-        dict.fromkeys((*_ROW_COLUMNS, *(name for each in features for name in event_columns(each))))
+        dict.fromkeys(
+            (*_ROW_COLUMNS, *(name for feature in features for name in event_columns(feature)))
+        )
     )
 
 
@@ -207,7 +209,7 @@ class PeopleFeatures:
             yield (
                 self._drop_profile_attributes(self._is_backdated, self._undated),
                 before,
-                BACKDATED,
+                BACKDATED_NOTE,
             )
 
     def _drop_profile_attributes(self, profiles: Mask, names: frozenset[str] | None) -> pa.Table:

@@ -76,41 +76,51 @@ def score_people(
     if not len(eligible):
         raise NotReadyError("nobody was there lately enough to be asked about")
     people = PeopleFeatures(bundle.features, events, activity, bundle.feature_columns, bundle.space)
-    probabilities, purchases, numbers = [], [], []
+    probabilities, purchases, numeric_chunks = [], [], []
     for start in range(0, len(eligible), PEOPLE_PER_CHUNK):
         progress("people", start, len(eligible))
         chunk = eligible[start : start + PEOPLE_PER_CHUNK]
         tables = people.read_projected(now, chunk, bundle.moments(now))
         scores = bundle.score([(table.numeric, table.categorical) for table in tables])
-        numbers.append(tables[0].numeric)
+        numeric_chunks.append(tables[0].numeric)
         probabilities.append(scores.churn_probability)
         purchases.append(scores.purchases)
     progress("people", len(eligible), len(eligible))
-    chance, count = np.concatenate(probabilities), np.concatenate(purchases)
-    order = np.argsort(-chance, kind="stable")
+    churn_probability, purchase_counts = np.concatenate(probabilities), np.concatenate(purchases)
+    order = np.argsort(-churn_probability, kind="stable")
     reason_texts: list[list[str] | None] = [None] * len(order)
     for start in range(0, min(reasons, len(order)), EXPLANATIONS_PER_CHUNK):
         progress("reasons", start, min(reasons, len(order)))
         chunk = order[start : min(start + EXPLANATIONS_PER_CHUNK, reasons)]
-        rows = [
+        matrices = [
             (table.numeric, table.categorical)
             for table in people.read_projected(now, eligible[chunk], bundle.moments(now))
         ]
-        explanations = churn_reasons(bundle, rows)
+        explanations = churn_reasons(bundle, matrices)
         reason_texts[start : start + len(chunk)] = [
-            [reason.text for reason in each] for each in explanations
+            [reason.text for reason in person_reasons] for person_reasons in explanations
         ]
     columns = {
         "person": activity.people.values.take(pa.array(eligible[order])),
-        "gone": pa.array(chance[order]),
-        "purchases": pa.array(count[order], mask=np.isnan(count[order])),
+        "gone": pa.array(churn_probability[order]),
+        "purchases": pa.array(purchase_counts[order], mask=np.isnan(purchase_counts[order])),
         "reasons": pa.array(reason_texts, pa.list_(pa.string())),
         "as_of": pa.array(np.full(len(order), now), pa.timestamp("us", "UTC")),
     }
-    matrix, read = np.concatenate(numbers), len(bundle.feature_columns.numeric)
-    taste = taste_groups(bundle.space, matrix[:, read:]) if bundle.space is not None else {}
-    numbers_read, seconds = matrix[:, :read].astype(np.float64), duration_columns(bundle.features)
+    matrix, numeric_count = np.concatenate(numeric_chunks), len(bundle.feature_columns.numeric)
+    groups_by_taste = (
+        taste_groups(bundle.space, matrix[:, numeric_count:]) if bundle.space is not None else {}
+    )
+    numeric_values, duration_names = (
+        matrix[:, :numeric_count].astype(np.float64),
+        duration_columns(bundle.features),
+    )
     top_segments = find_segments(
-        bundle.feature_columns.numeric, numbers_read, chance, churn.contact, taste, seconds
+        bundle.feature_columns.numeric,
+        numeric_values,
+        churn_probability,
+        churn.contact,
+        groups_by_taste,
+        duration_names,
     )
     return ChurnScores(pa.table(columns), top_segments, log_end(events))

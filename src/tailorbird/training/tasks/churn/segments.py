@@ -52,7 +52,7 @@ def find_segments(
     probability: Floats,
     contact: Contact,
     taste: Mapping[str, npt.NDArray[np.bool_]] | None = None,
-    seconds: Collection[str] = (),
+    durations: Collection[str] = (),
 ) -> list[Segment]:
     """Return the groups with the greatest expected value per person, best first.
 
@@ -63,16 +63,16 @@ def find_segments(
         columns: (n, len(names)): numbers, NaN missing.
         probability: (n,), P(gone).
         taste: groups by what people choose, see `taste_groups`.
-        seconds: columns that hold a duration.
+        durations: columns that hold a duration.
     """
-    worth = probability * contact.success * contact.value - contact.cost
+    expected_value = probability * contact.success * contact.value - contact.cost
     candidates = []
     groups = [
-        (name, _groups(column, seconds=name in seconds))
+        (name, _groups(column, is_duration=name in durations))
         for name, column in zip(names, columns.T, strict=True)
     ]
-    for name, each in [*groups, ("taste", list((taste or {}).items()))]:
-        for text, members in each:
+    for name, members_by_text in [*groups, ("taste", list((taste or {}).items()))]:
+        for text, members in members_by_text:
             if members.sum() >= PEOPLE_MIN and members.sum() < len(probability):
                 mean = float(probability[members].mean())
                 candidates.append(
@@ -82,7 +82,7 @@ def find_segments(
                         int(members.sum()),
                         mean,
                         mean / float(probability.mean()),
-                        float(worth[members].sum()),
+                        float(expected_value[members].sum()),
                     )
                 )
     useful = [segment for segment in candidates if segment.expected > 0 and segment.lift > 1]
@@ -101,18 +101,22 @@ def taste_groups(
     if len(units) < TASTE_GROUPS * PEOPLE_MIN or not len(space.index):
         return {}
     rng = np.random.default_rng(seed)
-    drawn = units[rng.integers(0, len(units), 1)]
-    while len(drawn) < TASTE_GROUPS:
-        far = np.maximum(1 - (units @ drawn.T).max(axis=1), 0).astype(np.float64) + 1e-12
-        drawn = np.concatenate([drawn, units[rng.choice(len(units), 1, p=far / far.sum())]])
-    centroids = spherical_kmeans(units, drawn, KMEANS_ROUNDS)
+    initial_centroids = units[rng.integers(0, len(units), 1)]
+    while len(initial_centroids) < TASTE_GROUPS:
+        distance = (
+            np.maximum(1 - (units @ initial_centroids.T).max(axis=1), 0).astype(np.float64) + 1e-12
+        )
+        initial_centroids = np.concatenate(
+            [initial_centroids, units[rng.choice(len(units), 1, p=distance / distance.sum())]]
+        )
+    centroids = spherical_kmeans(units, initial_centroids, KMEANS_ROUNDS)
     nearest = np.argmax(units @ centroids.T, axis=1)
-    liked = space.vectors.vectors @ centroids.T
-    beyond = liked - liked.mean(axis=1, keepdims=True)
+    affinity = space.vectors.vectors @ centroids.T
+    excess = affinity - affinity.mean(axis=1, keepdims=True)
     groups: dict[str, npt.NDArray[np.bool_]] = {}
     for group in range(TASTE_GROUPS):
         items = sorted(
-            space.index.ids[row] for row in largest_indices(beyond[:, group], NAMING_ITEMS).tolist()
+            space.index.ids[row] for row in largest_indices(excess[:, group], NAMING_ITEMS).tolist()
         )
         name = f"like those who choose {', '.join(items)}"
         groups[name] = groups.get(name, np.zeros(len(users), bool)) | (
@@ -121,7 +125,7 @@ def taste_groups(
     return groups
 
 
-def _groups(column: Floats, *, seconds: bool) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+def _groups(column: Floats, *, is_duration: bool) -> list[tuple[str, npt.NDArray[np.bool_]]]:
     """Return the quarters of a column, or its values if they are few, and the missing rows."""
     is_present = ~np.isnan(column)
     groups = [("missing", ~is_present)]
@@ -130,29 +134,32 @@ def _groups(column: Floats, *, seconds: bool) -> list[tuple[str, npt.NDArray[np.
         return [
             *(
                 (text, column == value)
-                for text, value in zip(_format_values(values, seconds=seconds), values, strict=True)
+                for text, value in zip(
+                    _format_values(values, is_duration=is_duration), values, strict=True
+                )
             ),
             *groups,
         ]
     edges = np.unique(np.quantile(column[is_present], np.linspace(0, 1, QUARTERS + 1)))
-    texts = _format_values(edges, seconds=seconds)
+    texts = _format_values(edges, is_duration=is_duration)
     for index, (low, high) in enumerate(pairwise(edges.tolist())):
-        last = high == edges[-1]
+        is_last = high == edges[-1]
         groups.append(
             (
                 f"{texts[index]} to {texts[index + 1]}",
-                (column >= low) & ((column <= high) if last else (column < high)),
+                (column >= low) & ((column <= high) if is_last else (column < high)),
             )
         )
     return groups
 
 
-def _format_values(values: Floats, *, seconds: bool) -> list[str]:
+def _format_values(values: Floats, *, is_duration: bool) -> list[str]:
     """Format values with as many digits as it takes to tell them apart."""
     texts: list[str] = []
     for digits in range(DIGITS_MAX):
         texts = [
-            format_column_value(value, seconds=seconds, digits=digits) for value in values.tolist()
+            format_column_value(value, is_duration=is_duration, digits=digits)
+            for value in values.tolist()
         ]
         if len(set(texts)) == len(texts):
             break

@@ -173,8 +173,8 @@ def train_churn(
 
 def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionComparison) -> Decision:
     rivals = tuple(
-        Rival(name, _negate(each["log_loss"]), each["log_loss"].value)
-        for name, each in last.differences.items()
+        Rival(name, _negate(difference["log_loss"]), difference["log_loss"].value)
+        for name, difference in last.differences.items()
     )
     smaller_class = int(min(last.cut.churned.sum(), (~last.cut.churned).sum()))
     incumbent = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
@@ -199,11 +199,11 @@ def _compose_notes(
     churn: Churn, backtest: ChurnBacktest, window: Window, choice: Choice
 ) -> tuple[str, ...]:
     notes = []
-    judged = backtest.cuts[-1].scores.window.length
-    if judged != window.length:
+    judged_length = backtest.cuts[-1].scores.window.length
+    if judged_length != window.length:
         notes.append(
             "the history is too short for the window: figures are of windows of "
-            f"{judged / DAY:.0f} days, while "
+            f"{judged_length / DAY:.0f} days, while "
             f"{window.length / DAY:.0f} are predicted"
         )
     if merged := backtest.cuts[-1].merged:
@@ -243,7 +243,7 @@ def _describe_training(
         },
         "people": len(backtest.activity.people),
         "asked_now": len(backtest.activity.active_people(window.origin, churn.active_us)),
-        "origins": [to_iso(each.cut.scores.window.origin) for each in backtest.figures],
+        "origins": [to_iso(figure.cut.scores.window.origin) for figure in backtest.figures],
         "rows": dict(fitted.rows),
         "columns": fitted.encoder.describe_columns(),
     }

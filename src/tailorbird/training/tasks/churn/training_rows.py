@@ -87,7 +87,7 @@ def count_rows(
 
     The label is purchases scaled to a whole window; the weight is the known share of the window.
     """
-    chosen = _select_rows(
+    selected_rows = _select_rows(
         grid,
         activity,
         grid.is_origin,
@@ -95,16 +95,16 @@ def count_rows(
         window.gap + window.length,
         settings,
     )
-    label, weight = np.zeros(len(chosen)), np.zeros(len(chosen))
-    for moment in np.unique(grid.moment[chosen]).tolist():
-        rows = np.flatnonzero(grid.moment[chosen] == moment)
+    label, weight = np.zeros(len(selected_rows)), np.zeros(len(selected_rows))
+    for moment in np.unique(grid.moment[selected_rows]).tolist():
+        rows = np.flatnonzero(grid.moment[selected_rows] == moment)
         length = min(window.length, activity.known_until - moment - window.gap)
         start = moment + window.gap
         weight[rows] = length / window.length
-        label[rows] = activity.count_activity(grid.person[chosen[rows]], start, start + length) * (
-            window.length / length
-        )
-    return TrainingRows(grid.table.take(chosen), grid.person[chosen], label, weight)
+        label[rows] = activity.count_activity(
+            grid.person[selected_rows[rows]], start, start + length
+        ) * (window.length / length)
+    return TrainingRows(grid.table.take(selected_rows), grid.person[selected_rows], label, weight)
 
 
 def _labelled_rows(
@@ -120,16 +120,18 @@ def _labelled_rows(
 
     A row's weight decays with its age.
     """
-    chosen = _select_rows(grid, activity, mask, gap + length, gap + length, settings)
-    moments, label = grid.moment[chosen], np.zeros(len(chosen))
+    selected_rows = _select_rows(grid, activity, mask, gap + length, gap + length, settings)
+    moments, label = grid.moment[selected_rows], np.zeros(len(selected_rows))
     for moment in np.unique(moments).tolist():
         rows = np.flatnonzero(moments == moment)
         start = moment + gap
-        label[rows] = activity.count_activity(grid.person[chosen[rows]], start, start + length) > 0
-    weight = np.ones(len(chosen))
+        label[rows] = (
+            activity.count_activity(grid.person[selected_rows[rows]], start, start + length) > 0
+        )
+    weight = np.ones(len(selected_rows))
     if settings.half_life:
         weight = 0.5 ** ((window.origin - moments) / (settings.half_life * window.length))
-    return TrainingRows(grid.table.take(chosen), grid.person[chosen], label, weight)
+    return TrainingRows(grid.table.take(selected_rows), grid.person[selected_rows], label, weight)
 
 
 def _select_rows(

@@ -29,7 +29,7 @@ from tailorbird.training.fit.towers import (
 )
 from tailorbird.training.tasks.churn.model_choice import Cut
 
-SMALL = TowerSettings(width=16, epochs=10.0, negatives=256, steps_max=600)
+TOWER_SETTINGS = TowerSettings(width=16, epochs=10.0, negatives=256, steps_max=600)
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def fit_tower_before(
         raise UsageError(why)
     read = find_sequence(features)
     assert read is not None
-    before = events.filter(pa.array(micros(events["ts"]) < moment))
-    codes = Codes.of(before["item_id"])
+    earlier_events = events.filter(pa.array(micros(events["ts"]) < moment))
+    codes = Codes.of(earlier_events["item_id"])
     learner = TowerLearner(_TowerLog(events, people, codes), *read, Content(), settings, seed)
     if learner.count(moment) < settings.interactions_min:
         raise UsageError(

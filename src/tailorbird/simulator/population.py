@@ -37,7 +37,7 @@ class Population:
         return replace(
             self,
             satisfaction=self.satisfaction.copy(),
-            left=self.has_left.copy(),
+            has_left=self.has_left.copy(),
             logged_in=self.logged_in.copy(),
         )
 

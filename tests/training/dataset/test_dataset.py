@@ -197,9 +197,9 @@ def test_a_logged_answer_has_the_position_that_its_features_were_read_at(routed)
         routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(2 * MINUTE, "u1", ["x"], "r2")
     )
     answers = pa.table({"request_id": ["r2"], "p": pa.array([7], pa.int64())})
-    assert dataset(events, answers=answers).p.tolist() == [1, 7]
+    assert dataset(events, responses=answers).p.tolist() == [1, 7]
     by_part = answers.append_column("positions", pa.array([[7, 5]], pa.list_(pa.int64())))
-    assert dataset(events, answers=by_part).p.tolist() == [[1, 1], [7, 5]]
+    assert dataset(events, responses=by_part).p.tolist() == [[1, 1], [7, 5]]
 
 
 def test_missing_responses_raise_with_a_fix(routed):

@@ -22,6 +22,7 @@ from benchmarks.quality.pages import (
     leaving_page,
     monitoring_page,
     off_policy_page,
+    off_policy_site_page,
     product_page,
     rectools_page,
     search_page,
@@ -47,16 +48,18 @@ COMMANDS = {
     "kuairand": "kuairand",
     "search": "search",
     "off_policy": "off_policy",
+    "off_policy_site": "off_policy_site",
     "exploration": "exploration",
     "validity": "validity",
 }
-WITHOUT_DATA = ("product-simulated", "exploration")  # their data are generated
+WITHOUT_DATA = ("product-simulated", "exploration", "off_policy_site")  # their data are generated
 KINDS = (
     (rectools_page.is_rectools, rectools_page.section),
     (leaving_page.is_churn, leaving_page.section),
     (tasks_page.is_tasks, tasks_page.section),
     (search_page.is_search, search_page.section),
     (off_policy_page.is_off_policy, off_policy_page.section),
+    (off_policy_site_page.is_off_policy_site, off_policy_site_page.section),
     (exploration_page.is_exploration, exploration_page.section),
     (validity_page.is_validity, validity_page.section),
 )

@@ -20,19 +20,18 @@ def section(result: dict[str, Any]) -> str:
     cases, environment = result["results"]["ope"], result["environment"]
     parts = [
         "## off_policy",
-        "The value of a policy, estimated from the log of another one. It is a one-step reward over "
-        "logged contexts.",
+        "One-step values of policies, estimated from the log of another one.",
         f"`python -m benchmarks.quality.off_policy`, revision {result['revision']}, measured "
         f"{environment['day']} on {environment['cpu']} ({environment['cores']} cores).",
         f"Simulated logs with known truth, {result['runs']:,} each. Bias, error and width are "
-        "shares of the truth. Coverage is of the 95 % interval.",
+        "shares of the truth.",
         *(_simulated(label, cases[name]) for name, label in PROTOCOLS.items()),
     ]
     campaigns = {name: case for name, case in cases.items() if name.startswith("open_bandit")}
     if campaigns:
         parts += [
-            "Open Bandit, 10,000 impressions of each policy. The relative error is against the "
-            "click rate of the policy's own impressions, which have only 38 to 69 clicks.",
+            "Open Bandit, 10,000 impressions of each policy. Errors are against the policy's own "
+            "impressions, which have only 38 to 69 clicks.",
             _campaigns(campaigns),
         ]
     if (obp := result["results"].get("obp")) is not None:
@@ -44,14 +43,14 @@ def _obp(obp: dict[str, Any]) -> list[str]:
     """Return the tables of obp's protocols: the relative error of both, by estimator."""
     pairs = {"ips": "ipw", "snips": "snipw", "dr": "dr", "switch_dr": "switch_dr", "dros": "dros"}
     parts = [
-        f"The protocols of obp {obp['version']}, {obp['runs']:,} seeds, each library with its "
-        "defaults: mean absolute error, coverage and width as shares of the truth. The decisive "
-        f"estimator of ours is `dr`. Revision {obp['revision']}."
+        f"Protocols of obp {obp['version']}, {obp['runs']:,} seeds, both with their defaults: mean "
+        "absolute error, coverage and width as shares of the truth. Ours decides by `dr`. Revision "
+        f"{obp['revision']}."
     ]
     for protocol in ("synthetic", "digits"):
         case = obp[protocol]
         lines = [
-            f"**obp, {protocol}**: {case['responses']:,} responses, mean effective sample size "
+            f"**obp, {protocol}**: {case['responses']:,} responses, effective "
             f"{case['effective']:,.0f}, refused {case['refused']['value']:.0%}",
             "",
             "| | obp's error | our error | coverage | width | interval score |",
@@ -70,9 +69,8 @@ def _obp(obp: dict[str, Any]) -> list[str]:
             )
         parts.append("\n".join(lines))
     parts.append(
-        "On digits a log has on average one response with 4 % of the weight, and often none. The "
-        "log then shows it only in a mean weight below 1, and intervals reach as far as what is "
-        "missing could have earned. `switch_dr` cuts these weights, which stays its bias."
+        "On digits one response has 4 % of the weight, and a log often lacks it. Intervals then "
+        "reach as far as it could have earned. `switch_dr` cuts such weights, which stays its bias."
     )
     return parts
 
@@ -83,7 +81,7 @@ def _range(cell: dict[str, Any] | None) -> str:
 
 def _simulated(label: str, case: dict[str, Any]) -> str:
     lines = [
-        f"**{label}**: {case['responses']:,} responses, mean effective sample size "
+        f"**{label}**: {case['responses']:,} responses, effective "
         f"{case['effective']:,.0f}, refused {case['refused']['value']:.0%}",
         "",
         "| | bias | error (RMSE) | coverage | width |",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
 MODEL_CHANGES = ("promote", "rollback", "canary", "end canary", "formula")
+# Of a log that draws a tenth of its slates, 100 to 300 answers tell as much as one of the model's own.
+ESTIMATE_ANSWERS = 50_000
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 
@@ -256,7 +258,9 @@ def estimate_policy(
         registry=project.paths.registry,
         clock=clock,
         settings=TrainSettings(
-            window_us=window_us(since, project), lateness_us=project.plan.lateness_us
+            window_us=window_us(since, project),
+            lateness_us=project.plan.lateness_us,
+            test_requests=ESTIMATE_ANSWERS,
         ),
         outcome=outcome,
     )

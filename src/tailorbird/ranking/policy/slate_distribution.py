@@ -332,22 +332,32 @@ def marginals(strengths: Floats, pool_positions: Rows) -> Floats:
     Args:
         strengths: (n,), above 0.
     """
-    k = pool_positions.size
-    at, weights = _nodes()
-    # arrival[i, l, q]: item l has arrived by the time of node q of item i
+    rows = np.arange(pool_positions.size)
+    ways = _ways_to_arrive(strengths, pool_positions, rows.size)
+    return np.clip(np.einsum("q,iq->i", _nodes()[1], ways[rows, :, rows]), 1e-12, 1.0)
+
+
+def marginal_table(strengths: Floats, size: int) -> Floats:
+    """Return the probability of each item at each of the first positions, shape (n, size)."""
+    ways = _ways_to_arrive(strengths, np.arange(strengths.size), size)
+    return np.clip(np.einsum("q,iqj->ij", _nodes()[1], ways), 1e-12, 1.0)
+
+
+def _ways_to_arrive(strengths: Floats, pool_positions: Rows, size: int) -> Floats:
+    """Return the probability [i, q, j] that j others arrive before node q of the i-th item."""
+    at, _ = _nodes()
+    # arrival[i, q]: the other item has arrived by the time of node q of item i
     time = -np.log(at)[None, :] / strengths[pool_positions][:, None]
-    ways = np.zeros(
-        (k, NODES, k)
-    )  # ways[i, q, j]: the probability that j of the others processed so far have arrived
+    ways = np.zeros((pool_positions.size, NODES, size))
     ways[:, :, 0] = 1.0
-    rows = np.arange(k)
+    rows = np.arange(pool_positions.size)
     for other in range(strengths.size):
         arrival = -np.expm1(-strengths[other] * time)
         arrival[rows[pool_positions == other]] = 0.0  # an item is not its own competitor
         taken_strength = ways[:, :, :-1] * arrival[:, :, None]
         ways *= 1.0 - arrival[:, :, None]
         ways[:, :, 1:] += taken_strength
-    return np.clip(np.einsum("q,iq->i", weights, ways[rows, :, rows]), 1e-12, 1.0)
+    return ways
 
 
 @cache

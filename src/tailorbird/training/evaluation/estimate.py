@@ -1,6 +1,6 @@
 """Off-policy evaluation of two versions of the registry, as `tailorbird experiment estimate`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from tailorbird.ranking.policy.targets import item_probability_heads
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.storage_paths import Storage
+from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.rows import Material, load_material
@@ -38,6 +39,25 @@ from tailorbird.training.settings import TrainSettings
 
 PILOT_RESPONSES = 500  # responses that are replayed to see whether all of them can tell
 NOT_ESTIMATED = "value of this model and the champion, estimated from the log: not told, "
+
+
+@dataclass(frozen=True)
+class LoggedResponses:
+    """The logged responses of a slot that some versions can be estimated from.
+
+    Attributes:
+        data: responses that none of the versions learned from, thinned to the settings' number.
+        scorers: version → its scorer.
+        notes: what was left out.
+    """
+
+    material: Material
+    features: FeatureSet
+    data: Dataset
+    replay: Replay
+    series: IndexSeries
+    scorers: Mapping[str, Scorer]
+    notes: tuple[str, ...]
 
 
 def estimate_bundles(
@@ -60,20 +80,65 @@ def estimate_bundles(
         UsageError: a version does not exist, or predicts none of the slot's heads.
         NotReadyError: no response is left.
     """
+    log = load_responses(
+        features,
+        slot,
+        (new, old),
+        lake=lake,
+        registry=registry,
+        clock=clock,
+        settings=settings,
+        outcome=outcome,
+    )
+    report = evaluate_off_policy(
+        log.material,
+        log.features,
+        slot,
+        log.data,
+        log.replay,
+        log.series,
+        log.scorers,
+        outcome,
+        seed=settings.seed,
+    )
+    return replace(report, notes=(*report.notes, *log.notes))
+
+
+def load_responses(
+    features: FeatureSet,
+    slot: Slot,
+    names: Sequence[str],
+    *,
+    lake: Storage,
+    registry: Path,
+    clock: Clock,
+    settings: TrainSettings,
+    outcome: str,
+) -> LoggedResponses:
+    """Load a slot's logged responses for versions, of which the first gives the features.
+
+    Raises:
+        UsageError: a version does not exist, or predicts none of the slot's heads.
+        NotReadyError: no response is left.
+    """
     store = Registry(registry, clock=clock)
-    bundles = [_load(store, name, slot) for name in (new, old)]
-    if bundles[0].version == bundles[1].version:
-        raise UsageError(
-            f"{new} and {old} are the same version, {bundles[0].version}",
-            fix="tailorbird models list names others",
-        )
-    read_features = bundles[0].features or features
-    other_features = [bundle.features for bundle in bundles[1:] if bundle.features is not None]
+    bundles: dict[str, Bundle] = {}
+    for name in names:
+        bundle = _load(store, name, slot)
+        if bundle.version in bundles:
+            raise UsageError(
+                f"{names[0]} and {name} are the same version, {bundle.version}",
+                fix="tailorbird models list names others",
+            )
+        bundles[bundle.version] = bundle
+    first, *others = bundles.values()
+    read_features = first.features or features
+    other_features = [bundle.features for bundle in others if bundle.features is not None]
     source, now = Lake(lake).pinned(), clock.now()
     rows = replace(settings.row_settings(now, (outcome,)), rows="answers")
     every_item = replace(slot, denominator="answer")
     material = load_material(source, read_features, every_item, rows, other_features=other_features)
-    learned_until = max(bundle.manifest.window.ts_to for bundle in bundles)
+    learned_until = max(bundle.manifest.window.ts_to for bundle in bundles.values())
     ts_from = max(rows.ts_from, learned_until)
     try:
         data = read_responses(source, material, slot, outcome, ts_from=ts_from)
@@ -83,29 +148,25 @@ def estimate_bundles(
             "up to which a version learned",
             fix="let traffic run on, or compare versions that learned earlier",
         ) from error
-    left_out = material.data.requests - data.requests
-    responses = data.requests
+    left_out, responses = material.data.requests - data.requests, data.requests
     data = data.take(thin_evenly(np.arange(responses), settings.test_requests, settings.seed))
-    live = merge_live_columns([bundle.encoder.live for bundle in bundles])
+    notes = []
+    if left_out > 0:
+        notes.append(f"left out: {left_out:,} answers that a version may have learned from")
+    if data.requests < responses:
+        notes.append(f"{data.requests:,} of {responses:,} answers, drawn evenly over the time")
+    live = merge_live_columns([bundle.encoder.live for bundle in bundles.values()])
     series = build_series(material.events, material.items, [int(data.t[0])])
     replay = Replay(
         material.log, read_features, slot, material.codes, live, sources=bound_limits(slot.sources)
     )
     scorers = {
-        bundle.version: version_scorer(
+        version: version_scorer(
             bundle, series, slot.objective, live, read_features, material.events
         )
-        for bundle in bundles
+        for version, bundle in bundles.items()
     }
-    report = evaluate_off_policy(
-        material, read_features, slot, data, replay, series, scorers, outcome, seed=settings.seed
-    )
-    notes = [*report.notes]
-    if left_out > 0:
-        notes.append(f"left out: {left_out:,} answers that a version may have learned from")
-    if data.requests < responses:
-        notes.append(f"{data.requests:,} of {responses:,} answers, drawn evenly over the time")
-    return replace(report, notes=tuple(notes))
+    return LoggedResponses(material, read_features, data, replay, series, scorers, tuple(notes))
 
 
 @dataclass(frozen=True)

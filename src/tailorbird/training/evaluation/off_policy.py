@@ -3,20 +3,19 @@
     response (t, p) ─► candidates ─► features ─► values of each bundle ─► order ─► propensities of
     the logged slate ─► weights by position ─► values of both policies, and their difference
 
-Candidates, features and scores come from the code that `evaluate` uses, the order and its
-propensities from the code that serves (`ranking.policy`). Clicks are attributed as in training.
-Weights are by item and position, so the click at a position is taken to depend on its own item.
+`slates` replays them. Clicks are attributed as in training. Weights are by item and position, so
+the click at a position is taken to depend on its own item.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import hash64s, parse_duration, to_iso
+from tailorbird.events import parse_duration, to_iso
 from tailorbird.experiments.off_policy.evaluate import ONE_STEP, PolicyEvaluation, evaluate_policies
 from tailorbird.experiments.off_policy.sample import (
     PolicySample,
@@ -24,26 +23,22 @@ from tailorbird.experiments.off_policy.sample import (
     to_positions,
 )
 from tailorbird.features import FeatureSet
-from tailorbird.features.offline.backfill import History
 from tailorbird.lake import Lake
 from tailorbird.pages.notebook import text_html
-from tailorbird.ranking.policy.diversity import SlateConstraints
-from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts, arrange_slate
-from tailorbird.ranking.policy.rule_columns import RuleRequest as RuleInputs
 from tailorbird.ranking.policy.rules import compile_rules
-from tailorbird.ranking.policy.slate_distribution import (
-    SlateDistribution,
-    find_places,
-    slate_distribution,
-)
+from tailorbird.ranking.policy.slate_distribution import find_places
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.logged_answers import dataset_from_responses
-from tailorbird.training.dataset.matrix import iterate_features_from
-from tailorbird.training.dataset.replay import CandidateChunk, Replay
+from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.rows import Material
-from tailorbird.training.evaluation.evaluate import ROWS_AT_ONCE, Scorer
+from tailorbird.training.evaluation.evaluate import Scorer
+from tailorbird.training.evaluation.slates import (
+    ReplayedResponse,
+    SlateReplay,
+    expected_by_position,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -182,9 +177,11 @@ def evaluate_off_policy(
             fix="name an event type of the log: --outcome click",
         )
     new, old = scorers
-    replayer = _Replayer(features, slot, data, index_series, scorers, outcome, seed, material)
-    replayer.run(replay)
-    evaluation = evaluate_policies(replayer.sample(new), replayer.sample(old), seed=seed)
+    slates = SlateReplay(features, slot, data, index_series, scorers, outcome, material)
+    recorder = _Recorder(slot, data, scorers, outcome, seed)
+    for response in slates.responses(replay):
+        recorder.record(response)
+    evaluation = evaluate_policies(recorder.sample(new), recorder.sample(old), seed=seed)
     return OffPolicyReport(
         slot.name,
         new,
@@ -192,7 +189,7 @@ def evaluate_off_policy(
         outcome,
         int(data.t[0]),
         int(data.t[-1]),
-        float(replayer.is_candidate.mean()),
+        float(recorder.is_candidate.mean()),
         evaluation,
         ignored_rules(slot),
     )
@@ -207,113 +204,38 @@ def ignored_rules(slot: Slot) -> tuple[str, ...]:
     return (f"not replayed: {', '.join(parts)}",) if parts else ()
 
 
-class _Replayer:
-    """Replays responses, and collects the propensities and predictions of each scorer by row."""
+class _Recorder:
+    """Collects the propensities and predictions of each scorer by row of the logged responses."""
 
     def __init__(
-        self,
-        features: FeatureSet,
-        slot: Slot,
-        data: Dataset,
-        index_series: IndexSeries,
-        scorers: Mapping[str, Scorer],
-        outcome: str,
-        seed: int,
-        material: Material,
+        self, slot: Slot, data: Dataset, scorers: Mapping[str, Scorer], outcome: str, seed: int
     ) -> None:
-        self._slot, self._data, self._series, self._scorers = slot, data, index_series, scorers
-        self._outcome, self._rng = outcome, np.random.default_rng(seed)
-        self._history = History(features, material.events)
-        where = f"slot {slot.name}"
-        self._rules = compile_rules(slot.rules, where=where).item_only
-        self._boosts = [
-            (boost.factor, rules)
-            for boost in slot.boosts
-            if (rules := compile_rules([boost.when], where=where).item_only).rules
-        ]
-        self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
+        self._slot, self._data, self._outcome = slot, data, outcome
+        self._rng, self._new = np.random.default_rng(seed), next(iter(scorers))
         self.is_candidate = np.zeros(data.rows, bool)
         self._prediction = np.zeros(data.rows)
         self._has_model = True
         self._target = {name: np.zeros(data.rows) for name in scorers}
         self._expected = {name: np.zeros(data.rows) for name in scorers}
 
-    def run(self, replay: Replay) -> None:
-        """Replay all responses."""
-        for chunk in replay.draw_candidates(self._data):
-            start = 0
-            candidates = _candidate_rows(self._data, chunk)
-            for piece in iterate_features_from(self._history, candidates, rows_max=ROWS_AT_ONCE):
-                scored = {name: scorer(piece) for name, scorer in self._scorers.items()}
-                reward_model = next(iter(scored.values()))[0].get(self._outcome)
-                self._has_model &= reward_model is not None
-                values = {name: value for name, (_, value) in scored.items()}
-                part = piece.part
-                for index in range(part.requests):
-                    rows = slice(part.offsets[index], part.offsets[index + 1])
-                    self._weigh(
-                        int(chunk.request[start + index]),
-                        part.item[rows],
-                        {name: value[rows] for name, value in values.items()},
-                        None if reward_model is None else reward_model[rows],
-                    )
-                start += part.requests
-
-    def _weigh(
-        self, request: int, items: Ints, values: Mapping[str, Floats], predicted: Floats | None
-    ) -> None:
+    def record(self, response: ReplayedResponse) -> None:
         """Record how each scorer would have shown what one response showed."""
-        data = self._data
-        rows = slice(data.offsets[request], data.offsets[request + 1])
-        keys = data.items.keys[items]
-        index = self._series.indexes[
-            int(self._series.positions_at(data.t[request : request + 1])[0])
-        ]
-        places = index.find(keys)
-        inputs = RuleInputs(index, np.maximum(places, 0), int(data.t[request]))
-        visible = np.flatnonzero(self._visible(keys, places, inputs))
-        items, places = items[visible], places[visible]
-        inputs = replace(inputs, rows=np.maximum(places, 0))
-        shown = find_places(data.item[rows], items)
+        rows = slice(*self._data.offsets[response.request : response.request + 2])
+        shown = find_places(self._data.item[rows], response.items)
         self.is_candidate[rows] = shown >= 0
-        if not len(visible):
+        predicted = response.predictions.get(self._new)
+        self._has_model &= predicted is not None
+        if not response.items.size:
             return
         if predicted is not None:
-            predicted = predicted[visible]
             self._prediction[rows] = np.where(shown >= 0, predicted[np.maximum(shown, 0)], 0.0)
-        spec = SlateSpec(index, places, self._slot.all_quotas, self._slot.diversity)
-        constraints = spec.constraints()
-        factors = [(factor, rules.mask(inputs)) for factor, rules in self._boosts]
-        for name, value in values.items():
-            boosted = apply_boosts(value[visible], factors) if factors else value[visible]
-            distribution = self._distribution(boosted, len(shown), spec, constraints)
+        for name, distribution in response.distributions.items():
             self._target[name][rows] = distribution.propensities(shown)[0]
             if predicted is not None:
-                self._expected[name][rows] = self._expect(distribution, predicted, len(shown))
-
-    def _visible(
-        self, keys: npt.NDArray[np.uint64], positions: npt.NDArray[np.intp], inputs: RuleInputs
-    ) -> npt.NDArray[np.bool_]:
-        mask = self._rules.mask(inputs) | (positions < 0)
-        if self._allow.size:
-            mask &= np.isin(keys, self._allow)
-        return mask & ~np.isin(keys, self._deny)
-
-    def _distribution(
-        self, values: Floats, size: int, spec: SlateSpec, constraints: SlateConstraints
-    ) -> SlateDistribution:
-        """Return the distribution of slates, as `serving.pipeline.stages` chooses from it."""
-        order = arrange_slate(values, size, spec, constraints)
-        return slate_distribution(order, size, self._slot.explore, values, constraints)
-
-    def _expect(self, distribution: SlateDistribution, predicted: Floats, size: int) -> Floats:
-        """Return the predicted reward of what a policy shows at each position."""
-        draws = DRAWS if self._slot.explore is not None else 1
-        total = np.zeros(size)
-        for _ in range(draws):
-            slate = distribution.draw(self._rng)
-            total[: slate.size] += predicted[slate]
-        return total / draws
+                draws = DRAWS if self._slot.explore is not None else 1
+                self._expected[name][rows] = expected_by_position(
+                    distribution, [predicted], shown.size, self._rng, draws
+                )[0]
 
     def sample(self, name: str) -> PolicySample:
         """Return the weights of a scorer."""
@@ -329,31 +251,24 @@ class _Replayer:
         weight = divide_probabilities(
             by_position(self._target[name], 1.0), by_position(data.propensity, 1.0), shown
         )
-        prediction = by_position(self._prediction)
-        # The model predicts an outcome at the first position; the log says what others are worth.
-        total = prediction.sum(axis=0)
-        scale = np.divide(reward.sum(axis=0), total, out=np.zeros(columns), where=total > 0)
-        has_model = self._has_model
-        return PolicySample(
-            reward,
-            weight,
-            data.person,
-            shown,
-            prediction * scale if has_model else None,
-            by_position(self._expected[name]) * scale if has_model else None,
-        )
+        if not self._has_model:
+            return PolicySample(reward, weight, data.person, shown)
+        prediction, expected = by_position(self._prediction), by_position(self._expected[name])
+        return model_sample(reward, weight, data.person, shown, prediction, expected)
 
 
-def _candidate_rows(data: Dataset, chunk: CandidateChunk) -> Dataset:
-    """Return requests with the candidates of a chunk as rows."""
-    requests, n = data.take(chunk.request), len(chunk.item)
-    return replace(
-        requests,
-        offsets=np.concatenate(([0], np.cumsum(chunk.size))).astype(np.int64),
-        item=chunk.item,
-        position=np.zeros(n, np.int32),
-        propensity=np.ones(n),
-        labels={},
-        weight=np.ones(n),
-        live=chunk.live,
-    )
+def model_sample(
+    reward: Floats,
+    weight: Floats,
+    person: Ints,
+    shown: npt.NDArray[np.bool_],
+    prediction: Floats,
+    expected: Floats,
+) -> PolicySample:
+    """Return a sample whose predictions are scaled per position to what the log shows.
+
+    A model predicts an outcome at the first position; the log says what others are worth.
+    """
+    total = prediction.sum(axis=0)
+    scale = np.divide(reward.sum(axis=0), total, out=np.zeros(len(total)), where=total > 0)
+    return PolicySample(reward, weight, person, shown, prediction * scale, expected * scale)

@@ -12,23 +12,26 @@ import numpy as np
 from tailorbird.events import HOUR
 from tailorbird.monitoring.drift.detect import (
     CLICKED,
+    EVENTS,
     LABEL,
+    QUIET,
+    SHORT_BLOCK,
     TRAFFIC,
     TRAFFIC_SCALE,
+    USUAL_MIN,
     Episode,
     Floats,
     Moved,
     Signal,
+    block_sums,
 )
 from tailorbird.monitoring.drift.distance import SMALLEST_EFFECT, distances
 
 SHIFT = 0.1  # change in a share that is evidence
 FALL_SHIFT = 0.2  # the same for a fall of clicks, which less would not explain
-QUIET, BUSY = 0.2, 1.5  # traffic relative to usual
+BUSY = 1.5  # traffic relative to usual
 BLOCK = 6  # hours
-SHORT_BLOCK = 2  # hours, for an outage
 COUNT_MIN = 200.0  # requests or events in a block whose shares are compared
-USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
 OUTAGE = "outage upstream"
 TASTE = "change of taste"
 OF_PEOPLE = {LABEL, "event_types", "feature", "score"}  # what moves if people choose otherwise
@@ -84,7 +87,7 @@ class _Facts:
         before = signal.counts[: self.episode.start].sum(axis=0)
         before = before / max(before.sum(), 1.0)
         hours = signal.counts[self.episode.start : self.episode.stop]
-        blocks = _block_sums(hours, BLOCK)
+        blocks = block_sums(hours, BLOCK)
         totals = blocks.sum(axis=1)
         if (is_large := totals >= COUNT_MIN).any():
             shares = blocks[is_large] / totals[is_large, None]
@@ -112,17 +115,10 @@ class _Facts:
         usual = np.bincount(past % 24, counts[past], 24) / np.bincount(past % 24, minlength=24)
         hours = np.arange(start, min(self.episode.stop, len(counts)))
         both = np.column_stack([counts[hours], usual[hours % 24]])
-        short, long = (_block_sums(both, length).T for length in (SHORT_BLOCK, BLOCK))
+        short, long = (block_sums(both, length).T for length in (SHORT_BLOCK, BLOCK))
         lowest = (short[0] / np.maximum(short[1], 1.0))[short[1] >= USUAL_MIN].min(initial=1.0)
         highest = (long[0] / np.maximum(long[1], 1.0))[long[1] > 0].max(initial=1.0)
         return float(lowest), float(highest)
-
-
-def _block_sums(rows: Floats, hours: int) -> Floats:
-    """Return the sums of each run of so many rows, or of all if there are fewer."""
-    below = np.vstack([np.zeros(rows.shape[1]), np.cumsum(rows, axis=0)])
-    length = min(hours, len(rows))
-    return below[length:] - below[: len(below) - length]
 
 
 def name_cause(
@@ -193,8 +189,10 @@ def _sum_same_hours(counts: Floats, start: int) -> tuple[Floats, Floats]:
 
 
 def _outage(facts: _Facts) -> Cause | None:
-    ratio, _ = facts.traffic("events")
-    if ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved):
+    ratio, _ = facts.traffic(EVENTS)
+    if not facts.episode.is_outage and (
+        ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved)
+    ):
         return None
     evidence = f"events are at {ratio:.0%} of usual: nothing arrives, people have not left"
     return Cause(OUTAGE, evidence, "no-events.md")
@@ -279,7 +277,7 @@ def _device(facts: _Facts) -> Cause | None:
 
 
 def _promotion(facts: _Facts) -> Cause | None:
-    _, ratio = facts.traffic("events")
+    _, ratio = facts.traffic(EVENTS)
     if ratio >= BUSY:
         return Cause("promotion", f"events are at {ratio:.0%} of usual", "promotion.md")
     return None
@@ -302,7 +300,7 @@ def _taste(facts: _Facts) -> Cause | None:
     """Explain clicks that moved while visitors, what they send, and models are as usual."""
     labels = facts.of_kind(LABEL)
     # Fewer clicks are fewer events.
-    others = {one.kind for one in facts.episode.moved if one.name != "events"} - OF_PEOPLE
+    others = {one.kind for one in facts.episode.moved if one.name != EVENTS} - OF_PEOPLE
     if not labels or others:
         return None
     clicks, start, stop = labels[0], facts.episode.start, facts.episode.stop

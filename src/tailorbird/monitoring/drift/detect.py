@@ -12,6 +12,9 @@ The threshold on M comes from the peaks of M in the history, one for each episod
 tail fitted to the largest of them says which level is passed at the stated rate (peaks over
 threshold; Davison and Smith, JRSS B 1990). All signals share it, so one figure holds for all
 together, however they depend on each other.
+
+An outage is an episode of its own, whatever else goes on: next to no events in two hours that have
+had many each time. It needs no threshold, which an earlier outage in the history would raise.
 """
 
 from collections.abc import Sequence
@@ -36,6 +39,10 @@ LABEL = "label"  # a signal of this kind is compared by the share of its bin `CL
 CLICKED = "clicked"
 LABEL_SCALE = 0.3  # of a logarithm: the smallest effect is a change by a tenth
 SCALES = (1, 24)  # hours in a window; each has half of the stated rate
+EVENTS = "events"  # the signal whose fall is an outage
+QUIET = 0.2  # traffic of an outage relative to usual
+SHORT_BLOCK = 2  # hours, for an outage
+USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -76,6 +83,7 @@ class Episode:
         compared_with: `hour and weekday`, `weekday`, `hour`, `all`, or `training`.
         is_open: it goes on.
         moved: the signals, the strongest first.
+        is_outage: next to no events arrived.
     """
 
     start: int
@@ -84,6 +92,7 @@ class Episode:
     compared_with: str
     is_open: bool
     moved: tuple[Moved, ...]
+    is_outage: bool = False
 
 
 def find_episodes(
@@ -102,10 +111,57 @@ def find_episodes(
         signals = [signal for signal in signals if signal.kind == TRAFFIC]
     if not signals or history < OUTAGE_DAYS_MIN * 24:
         return []
+    outages = _find_outages(signals, history)
     found: list[Episode] = []
     for scale in SCALES[:1] if is_young else SCALES:
-        found += _find(signals, history, scale, false_alarms / len(SCALES))
-    return merge_episodes(found)
+        found += _find(signals, history, scale, false_alarms / len(SCALES), outages)
+    return sorted([*merge_episodes(found), *outages], key=lambda episode: episode.start)
+
+
+def _find_outages(signals: Sequence[Signal], history: int) -> list[Episode]:
+    """Return the times after the history in which next to no events arrived.
+
+    Usual is the second lowest of the comparable hours, which one earlier outage does not change.
+    Hours that are quiet anyway continue an outage, and neither begin nor end one.
+    """
+    events = next((signal for signal in signals if signal.name == EVENTS), None)
+    if events is None:
+        return []
+    counts = events.counts.sum(axis=1)
+    slot, compared_with = _comparable(history, 1)
+    slots = slot[np.arange(len(counts)) % len(slot)]
+    usual = np.array(
+        [_second_lowest(counts[:history][slots[:history] == each]) for each in range(len(slot))]
+    )[slots]
+    blocks = block_sums(np.column_stack([counts, usual]), SHORT_BLOCK)
+    is_out_block = (blocks[:, 1] >= USUAL_MIN) & (blocks[:, 0] <= QUIET * blocks[:, 1])
+    is_out = np.convolve(is_out_block, np.ones(SHORT_BLOCK)) > 0
+    is_quiet = is_out | (counts <= np.maximum(QUIET * usual, 1.0))
+    outages = []
+    for first, last in _runs(is_quiet[history:], 1):
+        hours = history + first + np.flatnonzero(is_out[history + first : history + last + 1])
+        if not len(hours):
+            continue
+        start, is_open = int(hours[0]), history + last == len(counts) - 1
+        stop = len(counts) if is_open else int(hours[-1]) + 1
+        fall = np.log((usual[start:stop].sum() + 1.0) / (counts[start:stop].sum() + 1.0))
+        distance = TRAFFIC_SCALE * max(float(fall), 0.0)
+        moved = (Moved(EVENTS, TRAFFIC, distance, distance / SMALLEST_EFFECT),)
+        detected = min(start + SHORT_BLOCK, stop)
+        outages.append(Episode(start, stop, detected, compared_with, is_open, moved, True))
+    return outages
+
+
+def _second_lowest(counts: Floats) -> float:
+    """Return the second lowest number of four or more, else the lowest."""
+    return float(np.sort(counts)[min(1, (len(counts) - 1) // 3)]) if len(counts) else 0.0
+
+
+def block_sums(rows: Floats, hours: int) -> Floats:
+    """Return the sums of each run of so many rows, or of all if there are fewer."""
+    below = np.vstack([np.zeros(rows.shape[1]), np.cumsum(rows, axis=0)])
+    length = min(hours, len(rows))
+    return below[length:] - below[: len(below) - length]
 
 
 def merge_episodes(episodes: list[Episode]) -> list[Episode]:
@@ -133,7 +189,13 @@ def merge_episodes(episodes: list[Episode]) -> list[Episode]:
     return merged
 
 
-def _find(signals: list[Signal], history: int, scale: int, false_alarms: float) -> list[Episode]:
+def _find(
+    signals: list[Signal],
+    history: int,
+    scale: int,
+    false_alarms: float,
+    outages: Sequence[Episode],
+) -> list[Episode]:
     windows, past = len(signals[0].counts) // scale, history // scale
     slot, compared_with = _comparable(past, scale)
     slots = slot[np.arange(windows) % len(slot)]
@@ -143,6 +205,8 @@ def _find(signals: list[Signal], history: int, scale: int, false_alarms: float) 
         counts = signal.counts[: windows * scale].reshape(windows, scale, -1).sum(axis=1)
         distance[index], strength[index] = measure_windows(counts, slots, past, signal)
     threshold = find_threshold(strength[:, :past].max(axis=0), false_alarms, past * scale)
+    for outage in outages:  # with the hours before and after, which it cuts
+        strength[:, max(outage.start - 1, 0) // scale : outage.stop // scale + 1] = 0.0
     return episodes_above(threshold, signals, distance, strength, past, scale, compared_with)
 
 
@@ -284,10 +348,10 @@ def _peaks(highest: Floats) -> Floats:
     return blocks[is_peak]
 
 
-def _runs(alarm: Bools) -> list[tuple[int, int]]:
-    """Return first and last window of each run of alarms, with up to `GAP` quiet ones between."""
+def _runs(alarm: Bools, gap: int = GAP) -> list[tuple[int, int]]:
+    """Return first and last window of each run of alarms that are at most `gap` apart."""
     indices = np.flatnonzero(alarm)
     if not len(indices):
         return []
-    parts = np.split(indices, np.flatnonzero(np.diff(indices) > GAP) + 1)
+    parts = np.split(indices, np.flatnonzero(np.diff(indices) > gap) + 1)
     return [(int(part[0]), int(part[-1])) for part in parts]

@@ -25,6 +25,8 @@ from tailorbird.training.sketches import MISSING, Row, count_categories, count_n
 
 SETTLE_US = 10 * MINUTE
 OF_SLOTS = ("feature", "score")  # kinds that are counted by slot
+VISITS = ("events", "responses")  # signals of people; the others are also of profiles
+PLAUSIBLE = 0.1  # of the median day: what a first day has at least
 RESPONSES = (
     "slot",
     "schema_hash",
@@ -92,9 +94,11 @@ class SketchStore:
     def read(self, since: int, until: int) -> tuple[list[Signal], int]:
         """Return the signals of the hours in [since, until), and the first hour, microseconds.
 
-        Hours before the first event are left out; the first hour is `until` without any.
+        Hours before people came are left out; the first hour is `until` without any.
         """
         tables = self._files.read(since, until // HOUR * HOUR)
+        opened = _first_visited(tables, until)
+        tables = {hour: table for hour, table in tables.items() if hour >= opened}
         pairs, first = _read(tables, to_table([]), until)
         return [signal for signal, _ in pairs], first
 
@@ -133,6 +137,24 @@ class SketchStore:
         rows += count_numbers("feature", self._numeric, numbers)
         hashes = _first_items(slot_responses["categorical"], len(self._categorical)).view(np.uint64)
         return rows + count_categories("feature", self._categorical, hashes)
+
+
+def _first_visited(tables: Mapping[int, pa.Table], until: int) -> int:
+    """Return the first hour with visitors of the first day with a plausible number of them.
+
+    Profiles may be older than the site, and a clock may be wrong. It is `until` without any.
+    """
+    is_visit = (pc.field("kind") == TRAFFIC) & pc.field("name").isin(VISITS)
+    visits = {
+        hour: count
+        for hour, table in tables.items()
+        if (count := pc.sum(table.filter(is_visit)["count"]).as_py())
+    }
+    by_day: dict[int, float] = {}
+    for hour, count in visits.items():
+        by_day[hour // DAY] = by_day.get(hour // DAY, 0.0) + count
+    least = PLAUSIBLE * float(np.median(list(by_day.values()))) if by_day else 0.0
+    return min((hour for hour in visits if by_day[hour // DAY] >= least), default=until)
 
 
 def _read(

@@ -161,6 +161,15 @@ class Lake:
             max(0, versions["events"].positions.get("routed", 0) - 1) if "events" in versions else 0
         )
 
+    def positions_by_day(self) -> dict[int, int]:
+        """Return the last routed position of each day (since 1970) of events, by the log alone."""
+        files = pa.table(self._open_table("events").get_add_actions(flatten=True))
+        days, last = (files[name].to_pylist() for name in ("partition.day", "max.p"))
+        positions: dict[int, int] = {}
+        for day, p in zip(((day - _EPOCH).days for day in days), last, strict=True):
+            positions[day] = max(p or 0, positions.get(day, 0))
+        return positions
+
     def rows_of_days(self, days: Sequence[int], p: int, columns: Sequence[str]) -> pa.Table:
         """Return the events of these days (since 1970) with a position below p."""
         values = pa.array(list(days), pa.int32()).cast(pa.date32())

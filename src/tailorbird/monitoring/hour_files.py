@@ -1,7 +1,8 @@
 """Parquet files of one hour each: `FOLDER/2026-11-24/13.parquet`."""
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,9 @@ import pyarrow.parquet as pq
 
 from tailorbird.atomic_write import atomic_write
 from tailorbird.events import HOUR, to_iso
+
+POSITION = b"position"  # of the last event in the lake when an hour was computed
+log = logging.getLogger(__name__)
 
 
 class HourFiles:
@@ -36,8 +40,20 @@ class HourFiles:
                     tables[hour] = file.read(None if columns is None else list(columns))
         return tables
 
-    def write(self, hour: int, table: pa.Table) -> None:
+    def notes(self, hour: int) -> dict[bytes, int] | None:
+        """Return what was noted with an hour; None without a readable file."""
+        try:
+            metadata = pq.read_schema(self.path(hour)).metadata or {}
+        except FileNotFoundError:
+            return None
+        except pa.ArrowInvalid as error:
+            log.warning("%s cannot be read and is computed again: %s", self.path(hour), error)
+            return None
+        return {name: int(value) for name, value in metadata.items()}
+
+    def write(self, hour: int, table: pa.Table, notes: Mapping[bytes, int]) -> None:
         """Replace the file of an hour atomically."""
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        noted = table.replace_schema_metadata({name: str(each) for name, each in notes.items()})
+        pq.write_table(noted, buffer, compression="zstd")
         atomic_write(self.path(hour), buffer.getvalue())

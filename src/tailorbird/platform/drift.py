@@ -136,7 +136,7 @@ def find_drift(
         raise UsageError(f"cannot compare with {against!r}", where="against", fix=fix)
     now, features, lake = clock.now(), project.features, Lake(project.paths.lake)
     store = _sketch_store(project)
-    store.refresh(max(now - HISTORY_DAYS * DAY, _first_event(lake)), now)
+    store.refresh(max(now - HISTORY_DAYS * DAY, _first_visit(lake, now)), now)
     learned = _read_training(project, clock) if against == TRAINING else None
     if learned is None:
         signals, start = store.read(now - HISTORY_DAYS * DAY, now)
@@ -371,9 +371,11 @@ def read_open_episodes(project: Project, clock: Clock) -> list[DriftRow]:
     return [row for row in read_episodes(project, clock) if not row.until]
 
 
-def _first_event(lake: Lake) -> int:
-    newest_ts = lake.sql("SELECT min(ts) AS ts FROM events WHERE NOT timeless")["ts"]
-    return newest_ts.cast(pa.int64())[0].as_py() or 0
+def _first_visit(lake: Lake, now: int) -> int:
+    """Return the time of the first event of a person; `now` without any. Profiles may be older."""
+    of_people = "NOT timeless AND type NOT IN ('user', 'item')"
+    first = lake.sql(f"SELECT min(ts) AS ts FROM events WHERE {of_people}")["ts"]
+    return first.cast(pa.int64())[0].as_py() or now
 
 
 def _hour(start: int, hour: int) -> str:

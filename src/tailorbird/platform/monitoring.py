@@ -292,7 +292,8 @@ class FiguresTask:
 
         now = self._clock.now()
         try:
-            self._store.refresh(now - HISTORY_DAYS * DAY, now)
+            is_new_hour = now // HOUR != self._drift_hour
+            self._store.refresh(now - HISTORY_DAYS * DAY, now, with_late=is_new_hour)
             cells = self._store.read(now - HOUR, now)
             longer = self._store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
             delays, catalogue = slot_delays(longer), catalogue_size(self._project)

@@ -190,11 +190,7 @@ def merge_episodes(episodes: list[Episode]) -> list[Episode]:
 
 
 def _find(
-    signals: list[Signal],
-    history: int,
-    scale: int,
-    false_alarms: float,
-    outages: Sequence[Episode],
+    signals: list[Signal], history: int, scale: int, false_alarms: float, outages: Sequence[Episode]
 ) -> list[Episode]:
     windows, past = len(signals[0].counts) // scale, history // scale
     slot, compared_with = _comparable(past, scale)

@@ -4,7 +4,7 @@
 
 The response log has the features, scores and candidate sources of each response already, so serving
 pays nothing for them, and a killed server loses none. `training.sketches` has the bins. An hour is
-computed once, `SETTLE_US` after its end.
+computed `SETTLE_US` after its end, and again if the lake got events of it later.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
+from tailorbird.monitoring.arrivals import Arrivals
 from tailorbird.monitoring.drift.detect import CLICKED, LABEL, TRAFFIC, Signal
-from tailorbird.monitoring.hour_files import HourFiles
+from tailorbird.monitoring.hour_files import POSITION, HourFiles
 from tailorbird.training.sketches import MISSING, Row, count_categories, count_numbers, to_table
 
 SETTLE_US = 10 * MINUTE
@@ -70,14 +71,16 @@ class SketchStore:
         self._schema_hash = schema_hash
 
     def refresh(self, since: int, now: int) -> int:
-        """Compute the finished hours that are missing; return their number."""
-        missing = [
+        """Compute the finished hours that are missing, or got events since; return their number."""
+        arrivals = Arrivals(self._lake)
+        due = [
             hour
             for hour in range(since // HOUR * HOUR, now - HOUR - SETTLE_US, HOUR)
-            if not self._files.path(hour).is_file()
+            if (notes := self._files.notes(hour)) is None
+            or arrivals.has_later(hour, hour + HOUR, notes.get(POSITION, 0))
         ]
         by_day: dict[int, list[int]] = {}
-        for hour in missing:
+        for hour in due:
             by_day.setdefault(hour // DAY, []).append(hour)
         has_responses = self._lake.exists("answers")
         for hours in by_day.values():
@@ -88,8 +91,9 @@ class SketchStore:
                 tables = [_with_slot(sketch_events(_within(events, hour)), "")]
                 if responses is not None:
                     tables += self._response_tables(_within(responses, hour))
-                self._files.write(hour, pa.concat_tables(tables))
-        return len(missing)
+                notes = {POSITION: arrivals.position}
+                self._files.write(hour, pa.concat_tables(tables), notes)
+        return len(due)
 
     def read(self, since: int, until: int) -> tuple[list[Signal], int]:
         """Return the signals of the hours in [since, until), and the first hour, microseconds.

@@ -5,30 +5,28 @@
 An hour is computed from the lake alone, so any process may compute it: a file is replaced at once,
 and a crash leaves the old one. An hour is counted again while something may still follow its
 responses: the newest two hours each time, earlier ones once an hour, until the longest attribution
-window has passed.
+window has passed. It is counted again too if the lake got events of it later, such as an import.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from tailorbird.events import DAY, HOUR, MINUTE, to_iso
 from tailorbird.events.contract.schema import micros
 from tailorbird.lake import Lake
 from tailorbird.lake.lake import span
+from tailorbird.monitoring.arrivals import Arrivals
 from tailorbird.monitoring.figures.cells import SCHEMA, Builder, SlotRule
-from tailorbird.monitoring.hour_files import HourFiles
+from tailorbird.monitoring.hour_files import POSITION, HourFiles
 
 RECENT_US = 2 * HOUR
 SETTLE_US = 10 * MINUTE  # events arrive and are committed a little later
 HISTORY_DAYS = 56  # kept, and computed when they are missing
 COUNTED = b"counted_at"
-log = logging.getLogger(__name__)
 
 
 class FigureStore:
@@ -43,18 +41,22 @@ class FigureStore:
         self._files, self._lake = HourFiles(folder), lake
         self._builder = Builder(lake, rules)
 
-    def refresh(self, since: int, now: int) -> int:
+    def refresh(self, since: int, now: int, *, with_late: bool = True) -> int:
         """Compute the hours from `since` on that are missing or not final; return their number.
+
+        Args:
+            with_late: also those that the lake got events of after they were computed.
 
         Raises:
             NotReadyError: there is no lake.
         """
         lower = max(since, now - HISTORY_DAYS * DAY)
         hours = self._hours_with_responses(lower, now)
-        due = [hour for hour in hours if self._is_due(hour, now)]
+        arrivals = Arrivals(self._lake)
+        due = [hour for hour in hours if self._is_due(hour, now, arrivals if with_late else None)]
         for hour in due:
             cells = self._builder.build(hour, hour + HOUR, now)
-            self._files.write(hour, cells.replace_schema_metadata({COUNTED: str(now)}))
+            self._files.write(hour, cells, {COUNTED: now, POSITION: arrivals.position})
         return len(due)
 
     def read(self, since: int, until: int, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
@@ -86,23 +88,17 @@ class FigureStore:
             hours.update((pc.unique(pa.array(micros(batch["ts"]) // HOUR))).to_pylist())
         return [hour * HOUR for hour in sorted(hours)]
 
-    def _is_due(self, hour: int, now: int) -> bool:
-        counted_at = self._counted_at(hour)
-        if counted_at is None:
+    def _is_due(self, hour: int, now: int, arrivals: Arrivals | None) -> bool:
+        notes = self._files.notes(hour)
+        if notes is None:
             return True
-        final_at = hour + HOUR + self._builder.attribution + SETTLE_US
-        if counted_at >= final_at:
+        counted_at, followed = notes.get(COUNTED, 0), hour + HOUR + self._builder.attribution
+        final_at = followed + SETTLE_US
+        is_final = counted_at >= final_at
+        if arrivals is not None:
+            until = followed if is_final else hour + HOUR
+            if arrivals.has_later(hour, until, notes.get(POSITION, 0)):
+                return True
+        if is_final:
             return False
         return now - hour < RECENT_US + HOUR or now - counted_at >= HOUR or now >= final_at
-
-    def _counted_at(self, hour: int) -> int | None:
-        try:
-            metadata = pq.read_schema(self._files.path(hour)).metadata or {}
-        except FileNotFoundError:
-            return None
-        except pa.ArrowInvalid as error:
-            log.warning(
-                "%s cannot be read and is computed again: %s", self._files.path(hour), error
-            )
-            return None
-        return int(metadata.get(COUNTED, b"0"))

@@ -40,6 +40,7 @@ CLICKED = "clicked"
 LABEL_SCALE = 0.3  # of a logarithm: the smallest effect is a change by a tenth
 SCALES = (1, 24)  # hours in a window; each has half of the stated rate
 EVENTS = "events"  # the signal whose fall is an outage
+EVENTS_MIN = 20.0  # in a window; the share of fewer is one visitor's, and has no exponential tail
 QUIET = 0.2  # traffic of an outage relative to usual
 SHORT_BLOCK = 2  # hours, for an outage
 USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
@@ -292,7 +293,7 @@ def measure_windows(
         usual = reference.sum(axis=1) / np.maximum(members, 1.0)
         distance = TRAFFIC_SCALE * np.abs(np.log((counts.sum(axis=1) + 1.0) / (usual + 1.0)))
         requests = np.maximum(usual, 1.0)
-        is_counted = np.ones(len(counts), bool)
+        is_counted = np.maximum(counts.sum(axis=1), usual) >= EVENTS_MIN
     else:
         if signal.kind == LABEL:
             clicked = signal.bins.index(CLICKED)
@@ -300,8 +301,8 @@ def measure_windows(
             distance = LABEL_SCALE * np.abs(logs[0] - logs[1])
         else:
             distance = distances(counts, reference, is_category=signal.is_category)
-        is_counted = (counts.sum(axis=1) > 0) & (reference.sum(axis=1) > 0)
-        distance = np.where(is_counted, distance, 0.0)
+        is_counted = (counts.sum(axis=1) >= EVENTS_MIN) & (reference.sum(axis=1) > 0)
+    distance = np.where(is_counted, distance, 0.0)
     squared = distance[:past] ** 2
     design = np.column_stack([np.ones(past), 1.0 / requests[:past]])
     # Robust against drift in the history: the largest values are taken out before the second fit.

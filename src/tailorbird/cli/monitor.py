@@ -135,7 +135,7 @@ def drift(
 
     project = open_project()
     clock = clock_as_of(as_of, project, settled=False)
-    result = find_drift(project, clock, since=since, against=against)
+    result = find_drift(project, clock, since=since, against=against, is_live=not as_of)
     if json:
         print_json(result.to_dict())
         return

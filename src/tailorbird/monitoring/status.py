@@ -54,11 +54,13 @@ def build_status(
     checks: Path,
     catalogue: int = 0,
     alarms: tuple[str, ...] = (),
+    judged: str,
 ) -> Status:
     """Return the state from the cells of the last two days.
 
     Args:
         alarms: one sentence for each open alarm.
+        judged: when drift was last looked for, or why that could not be.
     """
     delays = slot_delays(cells)
     minute = pc.field("minute")
@@ -77,7 +79,7 @@ def build_status(
         _slots(today_cells, now, delays),
         _models(names, champion),
         _checks(checks),
-        "alarms: " + ("; ".join(alarms) if alarms else "none open"),
+        "alarms: " + "; ".join([*(alarms or ["none open"]), judged]),
         _decisions(registry.audit(), now),
     ]
     return Status(now, tuple(lines), today, before)

@@ -11,16 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tailorbird.atomic_write import atomic_write
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
+from tailorbird.events import DAY, HOUR, Clock, parse_duration
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare.declarations import Derived
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import OUTAGE, Change, name_cause_of_fall
 from tailorbird.monitoring.drift.detect import CLICKED, DAYS_MIN, LABEL, OUTAGE_DAYS_MIN, Floats
+from tailorbird.monitoring.drift.judgement import (
+    DriftRow,
+    Judgement,
+    minute,
+    read_judgement,
+    store_judgement,
+)
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_training
 from tailorbird.monitoring.figures import FigureStore
@@ -34,28 +40,8 @@ HISTORY_DAYS = 56
 DEFAULT_SINCE = "7d"
 HISTORY = "history"
 SIGNALS_SHOWN = 5
-FILE = "episodes.json"
 FALL = "fall"  # the action of the audit log
 RUNBOOKS = "docs/operate"
-
-
-class DriftRow(msgspec.Struct, frozen=True):
-    """An episode as it is printed and stored.
-
-    Attributes:
-        until: end; "" while it goes on.
-        cause, evidence, runbook: the likely cause.
-        moved: the signals that moved most, with their distance.
-    """
-
-    since: str
-    until: str
-    detected: str
-    cause: str
-    evidence: str
-    runbook: str
-    compared_with: str
-    moved: dict[str, float] = {}
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,12 +107,18 @@ class DriftResult:
 
 
 def find_drift(
-    project: Project, clock: Clock, *, since: str = DEFAULT_SINCE, against: str = HISTORY
+    project: Project,
+    clock: Clock,
+    *,
+    since: str = DEFAULT_SINCE,
+    against: str = HISTORY,
+    is_live: bool = True,
 ) -> DriftResult:
     """Return the episodes of drift of the most recent period.
 
     Args:
         against: `history`, or `training`: what the champion learned from.
+        is_live: store the episodes for status and messages. A view of the past has to leave them.
 
     Raises:
         NotReadyError: there is too little history to compare with, or no trained champion.
@@ -134,6 +126,22 @@ def find_drift(
     if against not in (HISTORY, TRAINING):
         fix = f"use {HISTORY} or {TRAINING}"
         raise UsageError(f"cannot compare with {against!r}", where="against", fix=fix)
+    if not is_live or (since, against) != (DEFAULT_SINCE, HISTORY):
+        return _find_drift(project, clock, since, against)[0]
+    folder, now = project.paths.monitoring, clock.now()
+    try:
+        result, rows = _find_drift(project, clock, since, against)
+    except NotReadyError as error:
+        store_judgement(folder, Judgement(now, obstacle=error.message))
+        raise
+    store_judgement(folder, Judgement(now, rows))
+    return result
+
+
+def _find_drift(
+    project: Project, clock: Clock, since: str, against: str
+) -> tuple[DriftResult, list[DriftRow]]:
+    """Return what moved, and the episodes in it without the falls in the audit log."""
     now, features, lake = clock.now(), project.features, Lake(project.paths.lake)
     store = _sketch_store(project)
     store.refresh(max(now - HISTORY_DAYS * DAY, _first_visit(lake, now)), now)
@@ -182,15 +190,14 @@ def find_drift(
             )
         )
     if learned is None:
-        atomic_write(project.paths.monitoring / FILE, msgspec.json.encode(rows))
-        since_iso = _minute(now - parse_duration(since))
+        since_iso = minute(now - parse_duration(since))
         falls = [row for row in read_falls(project, clock) if (row.until or since_iso) >= since_iso]
-        rows = sorted([*falls, *rows], key=lambda row: row.since, reverse=True)
-        return DriftResult(rate, int(history // 24), len(signals), rows)
+        shown = sorted([*falls, *rows], key=lambda row: row.since, reverse=True)
+        return DriftResult(rate, int(history // 24), len(signals), shown), rows
     ordered = dict(sorted(shifts.items(), key=lambda pair: -np.nan_to_num(pair[1].now)))
     name = f"{TRAINING} of {learned.version}"
     rows = [msgspec.structs.replace(row, compared_with=name) for row in rows]
-    return DriftResult(rate, int(history // 24), len(signals), rows, name, ordered)
+    return DriftResult(rate, int(history // 24), len(signals), rows, name, ordered), rows
 
 
 def explain_fall(project: Project, clock: Clock, reference_from: int, since: int) -> Cause:
@@ -209,7 +216,7 @@ def explain_fall(project: Project, clock: Clock, reference_from: int, since: int
 def fall_details(since: int, reason: str, cause: Cause) -> dict[str, str]:
     """Return what the audit log has of a fall, for `read_falls`."""
     return {
-        "since": _minute(since),
+        "since": minute(since),
         "cause": cause.name,
         "evidence": f"{reason}; {cause.evidence}",
         "runbook": f"{RUNBOOKS}/{cause.page}",
@@ -222,8 +229,12 @@ def read_falls(project: Project, clock: Clock) -> list[DriftRow]:
     for index, entry in enumerate(audit):
         if entry.action != FALL or not entry.details or entry.at > clock.now():
             continue
-        ends = [later.at for later in audit[index:] if later.action in ("promote", "rollback")]
-        times = {"until": _minute(ends[0]) if ends else "", "detected": _minute(entry.at)}
+        ends = [
+            later.at
+            for later in audit[index:]
+            if later.action in ("promote", "rollback") and later.at <= clock.now()
+        ]
+        times = {"until": minute(ends[0]) if ends else "", "detected": minute(entry.at)}
         row = {**entry.details, **times, "compared_with": "reference"}
         rows.append(msgspec.convert(row, DriftRow))
     return rows
@@ -358,17 +369,13 @@ def _cause(episode: Episode, shifts: dict[str, Shift]) -> Cause | None:
 
 def read_episodes(project: Project, clock: Clock) -> list[DriftRow]:
     """Return the falls and the stored episodes."""
-    path = project.paths.monitoring / FILE
-    try:
-        rows = msgspec.json.decode(path.read_bytes(), type=list[DriftRow])
-    except (FileNotFoundError, msgspec.MsgspecError):
-        rows = []  # nothing was computed yet, or by another version: it is computed again
-    return [*read_falls(project, clock), *rows]
+    return [*read_falls(project, clock), *read_judgement(project.paths.monitoring).rows]
 
 
 def read_open_episodes(project: Project, clock: Clock) -> list[DriftRow]:
     """Return the falls and the stored episodes that go on."""
-    return [row for row in read_episodes(project, clock) if not row.until]
+    now = minute(clock.now())
+    return [row for row in read_episodes(project, clock) if row.is_open_at(now)]
 
 
 def _first_visit(lake: Lake, now: int) -> int:
@@ -379,11 +386,7 @@ def _first_visit(lake: Lake, now: int) -> int:
 
 
 def _hour(start: int, hour: int) -> str:
-    return _minute(start + hour * HOUR)
-
-
-def _minute(ts: int) -> str:
-    return to_iso(ts)[:16] + "Z"
+    return minute(start + hour * HOUR)
 
 
 def figure_store(project: Project) -> FigureStore:

@@ -9,6 +9,7 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
 from tailorbird.lake import Lake
+from tailorbird.monitoring.drift.judgement import read_judgement
 from tailorbird.monitoring.figures import Figures, summarize
 from tailorbird.monitoring.figures.report import (
     DELAY_COLUMNS,
@@ -177,7 +178,7 @@ class MonitoringView:
         """
         project = open_project(self._root)
         clock = clock_as_of(as_of, project, settled=False)
-        return find_drift(project, clock, since=since, against=against)
+        return find_drift(project, clock, since=since, against=against, is_live=not as_of)
 
     def approve(self, *, reason: str, by: str = "") -> str:
         """Take the step that waits for a person, see `rollout.approval`; return its version."""
@@ -360,4 +361,5 @@ def read_status(project: Project, clock: Clock) -> Status:
             ),
             *describe_notify(project, now),
         ),
+        judged=str(read_judgement(project.paths.monitoring)),
     )

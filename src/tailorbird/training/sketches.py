@@ -134,6 +134,11 @@ def bins_of(values: npt.NDArray[np.floating]) -> Ints:
     return (np.sign(values) * bins).astype(np.int64)
 
 
+def number_at(place: float) -> float:
+    """Return the number at a place in the positive bins; a bin begins at its whole number."""
+    return 2.0 ** ((place - 81.0) / 4.0)
+
+
 def number_bins(values: npt.NDArray[np.floating]) -> Ints:
     """Return the column of `number_rows` of each number; NaN and infinity are missing."""
     is_known = np.isfinite(values)

@@ -12,8 +12,8 @@ from tests.support.rollout_child import add_version, open_shop
 
 from tailorbird.config.rollout_settings import NotifySection
 from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock
+from tailorbird.monitoring.drift.judgement import DriftRow, Judgement, store_judgement
 from tailorbird.monitoring.notify.collector import NotifyCollector
-from tailorbird.platform.drift import DriftRow
 from tailorbird.platform.notify import (
     NotifyTask,
     collect_messages,
@@ -44,8 +44,7 @@ def shop(tmp_path):
 
 
 def store_episodes(folder, rows: list[DriftRow]) -> None:
-    (folder / "monitoring").mkdir(exist_ok=True)
-    (folder / "monitoring" / "episodes.json").write_bytes(msgspec.json.encode(rows))
+    store_judgement(folder / "monitoring", Judgement(NOON, rows))
 
 
 def project_of(folder, *urls: str) -> Any:

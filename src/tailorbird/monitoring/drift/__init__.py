@@ -5,6 +5,7 @@ distance   distances between histograms
 detect     episodes at a stated rate of false alarms
 training   the same against what the champion learned from
 causes     the likely cause of an episode, with evidence and a runbook
+judgement  the last look for drift, stored for status and messages
 """
 
 from tailorbird.monitoring.drift.causes import Cause, name_cause

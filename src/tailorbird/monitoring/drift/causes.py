@@ -26,6 +26,7 @@ from tailorbird.monitoring.drift.detect import (
     block_sums,
 )
 from tailorbird.monitoring.drift.distance import SMALLEST_EFFECT, distances
+from tailorbird.training.sketches import number_at
 
 SHIFT = 0.1  # change in a share that is evidence
 FALL_SHIFT = 0.2  # the same for a fall of clicks, which less would not explain
@@ -231,9 +232,20 @@ def _slow_store(facts: _Facts) -> Cause | None:
             kind = "stale source" if name in ("candidates", "retrieval") else "slow store"
             page = "stale-source.md" if kind == "stale source" else "slow-store.md"
             return Cause(kind, f"{rise:.0%} more answers lack {name}", page)
-    if facts.of_kind("latency"):
-        return Cause("slow store", "answers take another time than usual", "slow-store.md")
+    for signal in facts.of_kind("latency"):
+        before, during = (_p95_ms(signal, shares) for shares in facts.shares(signal))
+        if during > before:
+            evidence = f"95% of the answers take up to {during:,.1f} ms, {before:,.1f} ms before"
+            return Cause("slow store", evidence, "slow-store.md")
     return None
+
+
+def _p95_ms(signal: Signal, shares: Floats) -> float:
+    """Return the 95th percentile of a latency, by the shares of its bins."""
+    below = np.cumsum(shares[1:])
+    index = int(np.searchsorted(below, 0.95 * below[-1]))
+    inside = (0.95 * below[-1] - below[index] + shares[index + 1]) / max(shares[index + 1], 1e-12)
+    return number_at(int(signal.bins[index + 1]) + float(inside)) / 1_000
 
 
 def _model_change(facts: _Facts) -> Cause | None:

@@ -21,7 +21,8 @@ from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS
 from tailorbird.experiments.views.timeline import TimelineEvent
 from tailorbird.lake import Lake
-from tailorbird.platform.drift import FILE, read_episodes
+from tailorbird.monitoring.drift.judgement import FILE
+from tailorbird.platform.drift import read_episodes
 from tailorbird.platform.moment import clock_as_of, parse_time
 from tailorbird.platform.train_options import window_us
 from tailorbird.platform.training import Notify, discard_note

@@ -41,6 +41,7 @@ LABEL_SCALE = 0.3  # of a logarithm: the smallest effect is a change by a tenth
 SCALES = (1, 24)  # hours in a window; each has half of the stated rate
 EVENTS = "events"  # the signal whose fall is an outage
 EVENTS_MIN = 20.0  # in a window; the share of fewer is one visitor's, and has no exponential tail
+COMPARED_MIN = 7  # windows of the history that tell how much a signal varies
 QUIET = 0.2  # traffic of an outage relative to usual
 SHORT_BLOCK = 2  # hours, for an outage
 USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
@@ -305,10 +306,12 @@ def measure_windows(
     distance = np.where(is_counted, distance, 0.0)
     squared = distance[:past] ** 2
     design = np.column_stack([np.ones(past), 1.0 / requests[:past]])
-    # Robust against drift in the history: the largest values are taken out before the second fit.
     keep = is_counted[:past]
-    scale = np.full(len(counts), max(float(squared[keep].mean()) if keep.any() else 0.0, 1e-12))
-    for _ in range(2 if keep.any() else 0):
+    if keep.sum() < COMPARED_MIN:
+        return distance, np.zeros(len(counts))
+    # Robust against drift in the history: the largest values are taken out before the second fit.
+    scale = np.full(len(counts), max(float(squared[keep].mean()), 1e-12))
+    for _ in range(2):
         fitted = np.linalg.lstsq(design[keep], squared[keep], rcond=None)[0]
         a, b = max(float(fitted[0]), 0.0), max(float(fitted[1]), 0.0)
         if a + b <= 0:

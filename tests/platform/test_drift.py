@@ -7,8 +7,10 @@ from tests.support.shops.ranking_world import make_bundle
 
 from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import DAY, HOUR, SimulatedClock
-from tailorbird.platform.drift import find_drift
+from tailorbird.events import DAY, HOUR, SimulatedClock, to_iso
+from tailorbird.monitoring.drift import Cause
+from tailorbird.platform.drift import FALL, fall_details, find_drift, read_open_episodes
+from tailorbird.platform.monitoring import read_status
 from tailorbird.ranking.bundle import SKETCHES
 from tailorbird.registry import Registry
 from tailorbird.training.sketches import count_numbers, to_bytes
@@ -88,6 +90,31 @@ def test_against_the_history_only_what_moved_is_an_episode(project, clock):
     (row,) = result.rows
     assert set(row.moved) & {"clicks_7d", "views_7d"} == {"clicks_7d"}
     assert (result.against, result.shifts) == ("history", {})
+
+
+def test_a_view_of_the_past_changes_no_alarm_and_shows_nothing_later(project, clock):
+    find_drift(project, clock)
+    (alarm,) = read_open_episodes(project, clock)
+    fell_at, ended = clock.now() - 3 * DAY, clock.now() - DAY
+    details = fall_details(fell_at, "clicks fell", Cause("change of taste", "", "taste.md"))
+    for at, action in ((fell_at, FALL), (ended, "promote")):
+        registry = Registry(project.paths.registry, clock=SimulatedClock(at))
+        registry.record(action, "v0001", by="test", why="test", details=details)
+    past = SimulatedClock(ended - HOUR)
+    (fall,) = find_drift(project, past, is_live=False).rows
+    assert (fall.cause, fall.until) == ("change of taste", "")
+    assert read_open_episodes(project, clock) == [alarm]
+    assert read_open_episodes(project, past) == [fall]
+    (line,) = [line for line in read_status(project, clock).lines if line.startswith("alarms")]
+    assert line.endswith(f"drift was judged, as of {to_iso(clock.now())[:16]}Z")
+
+
+def test_status_says_why_drift_cannot_be_judged(project):
+    with pytest.raises(NotReadyError):
+        find_drift(project, SimulatedClock(START + 2 * DAY))
+    status = read_status(project, SimulatedClock(START + 2 * DAY))
+    (line,) = [line for line in status.lines if line.startswith("alarms")]
+    assert line.startswith("alarms: none open; drift could not be judged, drift needs 7 days")
 
 
 def test_a_comparison_that_cannot_be_made_says_why(project, clock):

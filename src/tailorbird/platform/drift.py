@@ -380,7 +380,7 @@ def read_open_episodes(project: Project, clock: Clock) -> list[DriftRow]:
 
 def _first_visit(lake: Lake, now: int) -> int:
     """Return the time of the first event of a person; `now` without any. Profiles may be older."""
-    of_people = "NOT timeless AND type NOT IN ('user', 'item')"
+    of_people = "timeless IS NOT TRUE AND type NOT IN ('user', 'item')"
     first = lake.sql(f"SELECT min(ts) AS ts FROM events WHERE {of_people}")["ts"]
     return first.cast(pa.int64())[0].as_py() or now
 

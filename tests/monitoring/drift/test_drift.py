@@ -1,11 +1,13 @@
 """Drift: episodes, their cause, and no alarm without one."""
 
+import re
+
 import numpy as np
 import pytest
 from benchmarks.quality.monitoring.diagnosis import diagnose
 from benchmarks.quality.monitoring.incidents import draw_incident
 from benchmarks.quality.monitoring.sites import draw_site
-from tests.support.monitored import visit, write_visits
+from tests.support.monitored import visit, write_events, write_visits
 
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.lake import Lake
@@ -53,6 +55,37 @@ def test_an_outage_on_the_fifth_day_is_recognised():
     assert name_cause(episode, [events], MIDNIGHT).name == "outage upstream"
 
 
+def test_an_outage_is_an_episode_of_its_own_while_another_goes_on():
+    rng = np.random.default_rng(0)
+    hours, moved_at, out_at = 40 * 24, 35 * 24, 38 * 24 + 9
+    rate = np.where(np.arange(hours) < out_at, 300.0, 0.0)
+    rate[20 * 24 : 23 * 24] = 0.0  # an outage in the history must not hide another
+    events = Signal("events", rng.poisson(rate)[:, None].astype(float), kind="traffic")
+    share = np.where(np.arange(hours) < moved_at, 0.5, 0.8)
+    low = rng.binomial(events.counts[:, 0].astype(int), share)
+    scores = np.column_stack([np.zeros(hours), low, events.counts[:, 0] - low])
+    signals = [events, Signal("score", scores, kind="score", bins=("missing", "0", "1"))]
+    change = Change(MIDNIGHT + (out_at - 10) * HOUR, "trainer: canary v0004")
+    first, last = find_episodes(signals, 34 * 24)
+    assert first.start // 24 == 35
+    assert first.stop in (out_at - 1, out_at)
+    assert (last.start, last.stop, last.is_open) == (out_at, hours, True)
+    assert [name_cause(each, signals, MIDNIGHT, [change]).name for each in (first, last)] == [
+        "unknown",
+        "outage upstream",
+    ]
+
+
+def test_one_visitor_without_an_account_is_no_lost_field():
+    rng = np.random.default_rng(3)
+    carts = rng.poisson(4.0, 40 * 24)
+    missing = rng.binomial(carts, 0.02)
+    carts[-30], missing[-30] = 3, 3
+    counts = np.column_stack([missing, carts - missing]).astype(float)
+    field = Signal("cart.user_id", counts, True, "field", ("missing", "set"))
+    assert find_episodes([field], 33 * 24) == []
+
+
 @pytest.mark.parametrize("kind", ["outage", "lost_field", "slow_store"])
 def test_the_cause_of_a_drawn_incident_is_named(kind):
     incident = draw_incident(kind, 0)
@@ -89,6 +122,29 @@ def test_a_lost_field_is_named_with_its_share(tmp_path):
     cause = name_cause(episode, signals, first)
     assert (cause.name, cause.page) == ("tracker lost a field", "lost-field.md")
     assert ".session_id is missing in" in cause.evidence
+
+
+def test_hours_are_computed_again_when_the_lake_gets_older_events(tmp_path):
+    lake, now = tmp_path / "lake", MIDNIGHT + 2 * DAY + HOUR
+    store = SketchStore(tmp_path / "sketches", Lake(lake), [], "")
+    profile = {"type": "item", "item_id": "a", "p": 0, "ts": MIDNIGHT - 9 * DAY}
+    write_events(lake, [profile])
+    assert store.refresh(MIDNIGHT, now) == 48
+    assert store.read(MIDNIGHT, now) == ([], now), "profiles are no visits"
+    imported = [MIDNIGHT + 3 * HOUR, MIDNIGHT + 3 * HOUR + MINUTE, MIDNIGHT + DAY]
+    write_events(
+        lake,
+        [
+            {"type": "view", "ts": ts, "p": p, "item_id": "a", "person": "p"}
+            for p, ts in enumerate(imported, 1)
+        ],
+    )
+    assert store.refresh(MIDNIGHT - 10 * DAY, now) == 10 * 24 + 2
+    assert store.refresh(MIDNIGHT - 10 * DAY, now) == 0
+    signals, first = store.read(MIDNIGHT - 10 * DAY, now)
+    assert first == imported[0], "the history begins with the first visit"
+    (events,) = [signal for signal in signals if signal.name == "events"]
+    assert (events.counts[0], events.counts[21]) == (2, 1)
 
 
 def test_clicks_that_fall_alone_are_a_change_of_taste(tmp_path):
@@ -163,6 +219,19 @@ EVENTS = two_phases("events", "traffic", [100], [100], ("all",))
 def test_each_cause_is_told_from_what_moved(signal, cause):
     signals = [signal] if signal.name == "events" else [signal, EVENTS]
     assert name_cause(episode_of((signal.name, signal.kind)), signals, MIDNIGHT).name == cause
+
+
+def test_a_slow_store_is_named_with_its_latency():
+    bins = ("missing", *(str(bin_) for bin_ in bins_of(np.array([10_000.0, 160_000.0]))))
+    latency = two_phases("latency", "latency", [0, 100, 0], [0, 80, 20], bins)
+    cause = name_cause(episode_of(("latency", "latency")), [latency, EVENTS], MIDNIGHT)
+    assert cause.name == "slow store"
+    assert re.fullmatch(
+        r"95% of the answers take up to 1\d\d\.\d ms, (9|10|11)\.\d ms before", cause.evidence
+    )
+    faster = two_phases("latency", "latency", [0, 80, 20], [0, 100, 0], bins)
+    cause = name_cause(episode_of(("latency", "latency")), [faster, EVENTS], MIDNIGHT)
+    assert cause.name == "unknown"
 
 
 def test_scores_that_moved_after_a_promotion_are_explained_by_it():

@@ -76,6 +76,18 @@ def test_figures_stand_by_version_visitor_and_hour(store):
         figures(store, by="verson")
 
 
+def test_hours_are_counted_again_when_the_lake_gets_older_responses(store, tmp_path):
+    later = NOON + 9 * DAY
+    assert store.refresh(NOON - HOUR, later) == 2
+    events, record = visit("late", NOON + MINUTE)
+    write_visits(tmp_path / "lake", [([event | {"p": 1} for event in events], record)])
+    assert store.refresh(NOON - HOUR, later, with_late=False) == 0
+    assert store.refresh(NOON - HOUR, later) == 1
+    assert store.refresh(NOON - HOUR, later) == 0
+    (row,) = summarize(store.read(NOON, later), NOON, later)
+    assert row.requests == 5
+
+
 def test_an_hour_is_computed_again_until_nothing_can_follow_it(store):
     assert store.refresh(NOON - HOUR, NOON + 101 * MINUTE) == 2
     assert store.refresh(NOON - HOUR, NOON + 2 * HOUR) == 1, "the first is final, the second not"

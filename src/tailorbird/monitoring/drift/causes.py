@@ -190,11 +190,14 @@ def _sum_same_hours(counts: Floats, start: int) -> tuple[Floats, Floats]:
 
 
 def _outage(facts: _Facts) -> Cause | None:
-    ratio, _ = facts.traffic(EVENTS)
-    if not facts.episode.is_outage and (
-        ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved)
-    ):
-        return None
+    if facts.episode.is_outage:
+        counts = facts.signals[EVENTS].counts[: facts.episode.stop]
+        usual, now = _sum_same_hours(counts, facts.episode.start)
+        ratio = float(now.sum() / max(usual.sum(), 1.0))
+    else:
+        ratio, _ = facts.traffic(EVENTS)
+        if ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved):
+            return None
     evidence = f"events are at {ratio:.0%} of usual: nothing arrives, people have not left"
     return Cause(OUTAGE, evidence, "no-events.md")
 

@@ -13,8 +13,8 @@ tail fitted to the largest of them says which level is passed at the stated rate
 threshold; Davison and Smith, JRSS B 1990). All signals share it, so one figure holds for all
 together, however they depend on each other.
 
-An outage is an episode of its own, whatever else goes on: next to no events in two hours that have
-had many each time. It needs no threshold, which an earlier outage in the history would raise.
+An outage is an episode of its own, whatever else goes on: next to no events in hours that have had
+many each time. It needs no threshold, which an earlier outage in the history would raise.
 """
 
 from collections.abc import Sequence
@@ -44,6 +44,7 @@ EVENTS_MIN = 20.0  # in a window; the share of fewer is one visitor's, and has n
 COMPARED_MIN = 7  # windows of the history that tell how much a signal varies
 QUIET = 0.2  # traffic of an outage relative to usual
 SHORT_BLOCK = 2  # hours, for an outage
+OUTAGE_BLOCKS = (SHORT_BLOCK, 6, 24)  # a small site needs more hours
 USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
 
 Floats = npt.NDArray[np.float64]
@@ -135,10 +136,12 @@ def _find_outages(signals: Sequence[Signal], history: int) -> list[Episode]:
     usual = np.array(
         [_second_lowest(counts[:history][slots[:history] == each]) for each in range(len(slot))]
     )[slots]
-    blocks = block_sums(np.column_stack([counts, usual]), SHORT_BLOCK)
-    is_out_block = (blocks[:, 1] >= USUAL_MIN) & (blocks[:, 0] <= QUIET * blocks[:, 1])
-    is_out = np.convolve(is_out_block, np.ones(SHORT_BLOCK)) > 0
-    is_quiet = is_out | (counts <= np.maximum(QUIET * usual, 1.0))
+    is_quiet = counts <= np.maximum(QUIET * usual, 1.0)
+    is_out = np.zeros(len(counts), bool)
+    for length in OUTAGE_BLOCKS:
+        blocks = block_sums(np.column_stack([counts, usual]), length)
+        is_out_block = (blocks[:, 1] >= USUAL_MIN) & (blocks[:, 0] <= QUIET * blocks[:, 1])
+        is_out |= is_quiet & (np.convolve(is_out_block, np.ones(length)) > 0)
     outages = []
     for first, last in _runs(is_quiet[history:], 1):
         hours = history + first + np.flatnonzero(is_out[history + first : history + last + 1])
@@ -149,7 +152,8 @@ def _find_outages(signals: Sequence[Signal], history: int) -> list[Episode]:
         fall = np.log((usual[start:stop].sum() + 1.0) / (counts[start:stop].sum() + 1.0))
         distance = TRAFFIC_SCALE * max(float(fall), 0.0)
         moved = (Moved(EVENTS, TRAFFIC, distance, distance / SMALLEST_EFFECT),)
-        detected = min(start + SHORT_BLOCK, stop)
+        missing = int(np.searchsorted(usual[start:stop].cumsum(), USUAL_MIN)) + 1
+        detected = min(start + max(missing, SHORT_BLOCK), stop)
         outages.append(Episode(start, stop, detected, compared_with, is_open, moved, True))
     return outages
 

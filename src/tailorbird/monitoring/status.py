@@ -15,7 +15,7 @@ from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, 
 from tailorbird.monitoring.versions import Entry, Names, Versions
 from tailorbird.pages.notebook import text_html
 
-DECISIONS_MAX = 2
+DECISIONS_MAX = 4
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,13 @@ def build_status(
     checks: Path,
     catalogue: int = 0,
     alarms: tuple[str, ...] = (),
+    waiting: tuple[str, ...] = (),
 ) -> Status:
     """Return the state from the cells of the last two days.
 
     Args:
         alarms: one sentence for each open alarm.
+        waiting: one sentence for each training that cannot run, and step that waits for a person.
     """
     delays = slot_delays(cells)
     minute = pc.field("minute")
@@ -77,6 +79,7 @@ def build_status(
         _slots(today_cells, now, delays),
         _models(names, champion),
         _checks(checks),
+        *(["to do: " + "; ".join(waiting)] if waiting else []),
         "alarms: " + ("; ".join(alarms) if alarms else "none open"),
         _decisions(registry.audit(), now),
     ]
@@ -88,8 +91,8 @@ def _traffic(today: Figures | None, before: Figures | None, champion: Figures | 
         return ["requests: none was served"]
     return [
         f"requests: {today.requests:,}{_change(today, before, 'requests')}, "
-        f"p95 {today.latency_ms_p95:.1f} ms{_change(today, before, 'latency_ms_p95')}",
-        f"trouble: {today.error_rate:.2%} errors, {today.empty_rate:.2%} empty, "
+        f"p95 {_milliseconds(today.latency_ms_p95)}{_change(today, before, 'latency_ms_p95')}, "
+        f"{today.error_rate:.2%} errors, {today.empty_rate:.2%} empty, "
         f"{today.degraded_rate:.2%} degraded",
         f"clicks: CTR {_rate(today, 'ctr')}{_change(today, before, 'ctr')}"
         f"{_expected_ctr(champion)}, calibration "
@@ -140,7 +143,10 @@ def _checks(folder: Path) -> str:
 
 
 def _decisions(audit: Sequence[Entry], now: int) -> str:
-    recent = [entry for entry in audit if entry.at > now - DAY and entry.action != "add"]
+    # An entry without a version is the end of a shadow, beside the step that ended it.
+    recent = [
+        entry for entry in audit if entry.at > now - DAY and entry.action != "add" and entry.version
+    ]
     texts = [
         f"{to_iso(entry.at)[11:16]}Z {entry.by}: {entry.action} {entry.version}, {entry.why}"
         for entry in recent[-DECISIONS_MAX:][::-1]
@@ -150,6 +156,10 @@ def _decisions(audit: Sequence[Entry], now: int) -> str:
 
 def _percent(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.2%}"
+
+
+def _milliseconds(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.1f} ms"
 
 
 def _rate(figures: Figures, name: str) -> str:

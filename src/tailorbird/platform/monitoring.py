@@ -286,6 +286,19 @@ class FiguresTask:
             if entry.at > now - DAY and entry.by in AUTHORS
         ]
 
+    def waiting(self) -> list[str]:
+        """Return each step that waits for a person."""
+        from tailorbird.platform.rollout import waiting_steps
+
+        registry = Registry(self._project.paths.registry, clock=self._clock)
+        return [each.step for each in waiting_steps(registry.audit())]
+
+    def overdue(self) -> list[str]:
+        """Return the slots whose training is due and did not succeed."""
+        from tailorbird.platform.runtime.overdue import read_overdue
+
+        return [entry.slot for entry in read_overdue(self._project, self._clock)]
+
     def tick(self) -> None:
         """Compute what is due. A lake without data, or one that is being rebuilt, is logged."""
         import pyarrow.compute as pc
@@ -342,14 +355,16 @@ def catalogue_size(project: Project) -> int:
 def read_status(project: Project, clock: Clock) -> Status:
     """Return the state of a project in the last 24 hours."""
     from tailorbird.platform.notify import describe_notify
+    from tailorbird.platform.rollout import waiting_steps
+    from tailorbird.platform.runtime.overdue import read_overdue
 
-    now = clock.now()
+    now, registry = clock.now(), Registry(project.paths.registry, clock=clock)
     store = figure_store(project)
     store.refresh(now - 2 * DAY, now)
     return build_status(
         store.read(now - 2 * DAY, now),
         now,
-        registry=Registry(project.paths.registry, clock=clock),
+        registry=registry,
         checks=project.paths.checks,
         catalogue=catalogue_size(project),
         alarms=(
@@ -358,5 +373,9 @@ def read_status(project: Project, clock: Clock) -> Status:
                 for row in read_open_episodes(project, clock)
             ),
             *describe_notify(project, now),
+        ),
+        waiting=(
+            *(step.describe() for step in waiting_steps(registry.audit())),
+            *(entry.describe() for entry in read_overdue(project, clock)),
         ),
     )

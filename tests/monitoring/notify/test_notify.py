@@ -134,8 +134,8 @@ def test_what_is_silenced_is_not_sent_until_the_silence_ends(shop):
 def test_every_kind_of_message(shop):
     registry = Registry(shop / "registry", clock=SimulatedClock(NOON))
     registry.record("reject", "v0002", by="trainer", why="its scores are no numbers")
-    registry.record("propose promote", "v0002", by="trainer", why="the canary passed")
     registry.record("reject", "v0001", by="ada", why="a person knows what they did")
+    registry.record("propose promote", "v0002", by="trainer", why="the canary passed")
     rates = SimpleNamespace(group="v0002", requests=1_000, error_rate=0.02, empty_rate=0.0)
     few = SimpleNamespace(group="v0001", requests=99, error_rate=1.0, empty_rate=1.0)
     figures: Any = [("home", rates), ("home", few)]

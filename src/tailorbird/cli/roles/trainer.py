@@ -29,7 +29,7 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
         port=health_port,
         extra_collectors=lambda: [
             FiguresCollector(figures.newest),
-            RolloutCollector(figures.causes, figures.actions),
+            RolloutCollector(figures.causes, figures.actions, figures.waiting, figures.overdue),
             NotifyCollector(notify.counts, notify.failing),
         ],
     ):

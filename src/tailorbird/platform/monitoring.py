@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
-from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
+from tailorbird.events import DAY, HOUR, MINUTE, Clock, parse_duration, to_iso
 from tailorbird.lake import Lake
 from tailorbird.monitoring.figures import Figures, summarize
 from tailorbird.monitoring.figures.report import (
@@ -230,6 +230,10 @@ def read_figures(
     import pyarrow.compute as pc
 
     check_dimension(by)
+    length = parse_duration(window) if window else 0
+    if window and (not MINUTE <= length <= DAY or length % MINUTE):
+        message = f"expected a window of whole minutes from 1m to 1d, got {window}"
+        raise UsageError(message, where="window", fix="such as 1h")
     start = now - parse_duration(since)
     store = figure_store(project)
     store.refresh(start, now)
@@ -246,7 +250,6 @@ def read_figures(
             where=slot or str(project.paths.lake),
             fix="name a longer time by since, or another end by as_of",
         )
-    length = parse_duration(window) if window else 0
     rows = summarize(
         cells,
         start,

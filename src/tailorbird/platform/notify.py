@@ -15,6 +15,7 @@ from tailorbird.monitoring.notify import (
     Ledger,
     Message,
     Receiver,
+    check_urls,
     deliver,
     open_receivers,
     read_ledger,
@@ -186,6 +187,7 @@ def send_test(project: Project, clock: Clock) -> list[ReceiverState]:
 
     Raises:
         NotReadyError: `notify.urls` is empty.
+        ConfigError: Apprise does not know a URL.
     """
     name, now = project.settings.project.name, clock.now()
     text = f"Sent at {to_iso(now)[:19]}Z by tailorbird monitor notify --test."
@@ -216,7 +218,18 @@ def _receivers_of(project: Project) -> list[Receiver]:
             where="notify.urls",
             fix='TAILORBIRD_NOTIFY__URLS="mailto://…", see docs/how-to/monitor.md',
         )
+    check_urls(urls)
     return open_receivers(urls)
+
+
+def check_receivers(project: Project) -> None:
+    """Check the URLs of `notify.urls`, before roles start.
+
+    Raises:
+        ConfigError: Apprise does not know one.
+    """
+    if project.settings.notify.urls:
+        check_urls(project.settings.notify.urls)
 
 
 def silence_cause(project: Project, clock: Clock, cause: str, length: str) -> dict[str, str]:

@@ -270,6 +270,17 @@ def test_a_model_is_retrained_on_schedule_regardless_of_metrics(scheduled):
     assert scheduled.trained == [LIVE + DAY]
 
 
+def test_a_cron_expression_says_when_to_retrain(tmp_path, monkeypatch):
+    pytest.importorskip("cronsim", reason="no cronsim here")
+    shop = Shop(tmp_path, monkeypatch, every="30 3 * * *")
+    registry = Registry(tmp_path / "registry", clock=SimulatedClock(LIVE))
+    add(registry, tmp_path / "new", "train", created_at=LIVE + 4 * HOUR)
+    shop.write(traffic([GOOD] * 2, shop.champion, people=5))
+    assert shop.renew(LIVE + DAY + 3 * HOUR) is None, "04:00 to 03:00"
+    assert shop.renew(LIVE + DAY + 4 * HOUR) is not None
+    assert shop.renew(LIVE + DAY + 5 * HOUR) is None, "once a day"
+
+
 def test_without_new_events_there_is_nothing_to_train_on(scheduled):
     scheduled.renew(LIVE + 3 * DAY)
     assert scheduled.trained == [LIVE + 3 * DAY]

@@ -141,6 +141,16 @@ def test_a_model_is_retrained_daily_unless_disabled(tmp_path: Path) -> None:
     assert load_settings(_write(tmp_path, "[train]\nevery = ''"), {})[0].train.every == ""
 
 
+def test_trainings_may_follow_a_cron_expression(tmp_path: Path) -> None:
+    pytest.importorskip("cronsim", reason="no cronsim here")
+    text = "[train]\nevery = '0 3 * * *'"
+    assert load_settings(_write(tmp_path, text), {})[0].train.every == "0 3 * * *"
+    for every in ("0 25 * * *", "0 3 * *", "0 0 30 2 *"):
+        with pytest.raises(ConfigError, match=r"train\.every: expected a cron expression") as caught:
+            load_settings(_write(tmp_path, f"[train]\nevery = '{every}'"), {})
+        assert "0 3 * * *" in caught.value.fix
+
+
 @pytest.mark.parametrize("text", ["approval = 'human'", "approval = ['human']", ""])
 def test_a_person_can_approve_each_step(tmp_path: Path, text: str) -> None:
     environ = {} if text else {"TAILORBIRD_ROLLOUT__APPROVAL": "human"}

@@ -42,6 +42,7 @@ from tailorbird.config.training_settings import (
 )
 from tailorbird.errors import ConfigError, UsageError, suggest_name
 from tailorbird.events import parse_duration
+from tailorbird.events.schedule import check_schedule
 
 ENV_PREFIX = "TAILORBIRD_"
 # Variables that are not settings of a project.
@@ -130,6 +131,7 @@ _DURATIONS = (
     "notify.repeat",
 )
 _OPTIONAL_DURATIONS = ("train.every",)
+_SCHEDULES = ("train.every",)  # a duration, or a cron expression
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -270,10 +272,12 @@ def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) ->
         if not value and path in _OPTIONAL_DURATIONS:
             continue
         try:
-            parse_duration(value)
+            (check_schedule if path in _SCHEDULES else parse_duration)(value)
         except UsageError as error:
             raise ConfigError(
-                f"{path}: {error.message}", where=_locate_setting(path, file, sources)
+                f"{path}: {error.message}",
+                where=_locate_setting(path, file, sources),
+                fix=error.fix,
             ) from None
 
 

@@ -29,6 +29,7 @@ from tailorbird.config import Project
 from tailorbird.config.schemas import with_applied_features
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
+from tailorbird.events.schedule import next_run
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, RetrainCriteria, decide_retrain
@@ -169,7 +170,7 @@ def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
 
 
 def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Train if the last training is older than `train.every` and new events arrived.
+    """Train if `train.every` is over since the last training, and new events arrived.
 
     Returns None if there is nothing to do.
     """
@@ -184,7 +185,7 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         if lake.exists("events"):
             note_overdue(project, clock, slot.name, now, _no_first_model(slot.name))
         return None
-    due_at = newest.created_at + parse_duration(every)
+    due_at = next_run(every, newest.created_at)
     if now < due_at:
         end_overdue(project, slot.name)
         return None
@@ -193,7 +194,12 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         return None
     if _is_other_awaited(project, registry, slot.name, now):
         return None
-    log.info("slot %s: %s is older than train.every, %s", slot.name, newest.version, every)
+    log.info(
+        "slot %s: %s is from before the last time of train.every, %s",
+        slot.name,
+        newest.version,
+        every,
+    )
     return _train(project, clock, slot.name, due_at=due_at)
 
 

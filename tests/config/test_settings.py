@@ -146,7 +146,9 @@ def test_trainings_may_follow_a_cron_expression(tmp_path: Path) -> None:
     text = "[train]\nevery = '0 3 * * *'"
     assert load_settings(_write(tmp_path, text), {})[0].train.every == "0 3 * * *"
     for every in ("0 25 * * *", "0 3 * *", "0 0 30 2 *"):
-        with pytest.raises(ConfigError, match=r"train\.every: expected a cron expression") as caught:
+        with pytest.raises(
+            ConfigError, match=r"train\.every: expected a cron expression"
+        ) as caught:
             load_settings(_write(tmp_path, f"[train]\nevery = '{every}'"), {})
         assert "0 3 * * *" in caught.value.fix
 

@@ -55,6 +55,7 @@ TWINS = {
     "lake replay": "Project.lake.replay",
     "lake vacuum": "Project.lake.vacuum",
     "lake verify": "Project.lake.verify",
+    "models audit": "Project.registry.audit",
     "models canary": "Project.registry.canary",
     "models list": "Project.registry.versions",
     "models promote": "Project.registry.promote",

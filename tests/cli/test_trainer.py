@@ -12,6 +12,7 @@ from deltalake import write_deltalake
 from tailorbird.config.paths import Paths
 from tailorbird.config.settings import Settings
 from tailorbird.config.training_settings import TrainSection
+from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, SimulatedClock, to_iso
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments import Experiment
@@ -19,8 +20,10 @@ from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.lake.tables import TABLES
 from tailorbird.platform.drift import find_drift
+from tailorbird.platform.monitoring import FiguresTask, read_status
 from tailorbird.platform.notify import collect_messages
 from tailorbird.platform.runtime import trainer
+from tailorbird.platform.runtime.overdue import read_overdue
 from tailorbird.ranking import Slot
 from tailorbird.registry import Manifest, Registry, seal
 
@@ -267,10 +270,56 @@ def test_a_model_is_retrained_on_schedule_regardless_of_metrics(scheduled):
     assert scheduled.trained == [LIVE + DAY]
 
 
+def test_a_cron_expression_says_when_to_retrain(tmp_path, monkeypatch):
+    pytest.importorskip("cronsim", reason="no cronsim here")
+    shop = Shop(tmp_path, monkeypatch, every="30 3 * * *")
+    registry = Registry(tmp_path / "registry", clock=SimulatedClock(LIVE))
+    add(registry, tmp_path / "new", "train", created_at=LIVE + 4 * HOUR)
+    shop.write(traffic([GOOD] * 2, shop.champion, people=5))
+    assert shop.renew(LIVE + DAY + 3 * HOUR) is None, "04:00 to 03:00"
+    assert shop.renew(LIVE + DAY + 4 * HOUR) is not None
+    assert shop.renew(LIVE + DAY + 5 * HOUR) is None, "once a day"
+
+
 def test_without_new_events_there_is_nothing_to_train_on(scheduled):
     scheduled.renew(LIVE + 3 * DAY)
     assert scheduled.trained == [LIVE + 3 * DAY]
     assert scheduled.renew(LIVE + 9 * DAY) is None, "traffic ended two days in"
+
+
+def test_a_training_that_cannot_run_is_told_once_and_everywhere(scheduled, monkeypatch, caplog):
+    project, train_once = scheduled.project, trainer.train_once
+
+    def fail(*args, **kwargs):
+        count = next(counts)
+        raise NotReadyError(f"what came of the {count} choices is not known yet", fix="wait")
+
+    counts = iter(range(100, 200))
+    monkeypatch.setattr(trainer, "train_once", fail)
+    for hours in (0, 1):
+        with pytest.raises(NotReadyError):
+            scheduled.renew(LIVE + DAY + hours * HOUR)
+    (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    since = "training of home: due since 2026-09-29T00:00Z, could not: what came of the 10"
+    assert warning.getMessage().startswith(since)
+    clock = SimulatedClock(LIVE + DAY + HOUR)
+    assert [line for line in read_status(project, clock).lines if f"to do: {since}1" in line]
+    (message,) = collect_messages(project, clock)
+    assert (message.title, message.repeats) == ("shop: the training of home could not run", True)
+    assert FiguresTask(project, clock).overdue() == ["home"]
+    monkeypatch.setattr(trainer, "train_once", train_once)
+    scheduled.renew(LIVE + DAY + 2 * HOUR)
+    assert FiguresTask(project, clock).overdue() == []
+
+
+def test_a_schedule_without_a_first_model_is_told(tmp_path, monkeypatch):
+    shop = Shop(tmp_path, monkeypatch)
+    shop.write(traffic([GOOD] * 2, shop.champion, people=5))
+    clock = SimulatedClock(LIVE + DAY)
+    assert trainer.retrain_on_schedule(shop.project, clock, Slot("search")) is None
+    (entry,) = read_overdue(shop.project, clock)
+    assert "none was trained yet" in entry.why
+    assert entry.fix == "tailorbird train search"
 
 
 def test_nothing_is_trained_before_the_first_training_or_without_a_schedule(tmp_path, monkeypatch):

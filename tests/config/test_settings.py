@@ -119,6 +119,11 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
             {"TAILORBIRD_LAKE__COMMIT_EVERY": "x"},
             "environment TAILORBIRD_LAKE__COMMIT_EVERY: lake.commit_every: expected a duration",
         ),
+        (
+            "[rollout]\napproval = ['promot']",
+            {},
+            "'promot'\n  fix: use shadow, canary, promote, roll_back",
+        ),
         ("a = ", {}, "not valid TOML"),
         ("serve = 1", {}, "expected a section [serve]"),
     ],
@@ -134,6 +139,25 @@ def test_what_cannot_be_used_is_named_with_its_place(
 def test_a_model_is_retrained_daily_unless_disabled(tmp_path: Path) -> None:
     assert load_settings(_write(tmp_path, ""), {})[0].train.every == "1d"
     assert load_settings(_write(tmp_path, "[train]\nevery = ''"), {})[0].train.every == ""
+
+
+def test_trainings_may_follow_a_cron_expression(tmp_path: Path) -> None:
+    pytest.importorskip("cronsim", reason="no cronsim here")
+    text = "[train]\nevery = '0 3 * * *'"
+    assert load_settings(_write(tmp_path, text), {})[0].train.every == "0 3 * * *"
+    for every in ("0 25 * * *", "0 3 * *", "0 0 30 2 *"):
+        with pytest.raises(
+            ConfigError, match=r"train\.every: expected a cron expression"
+        ) as caught:
+            load_settings(_write(tmp_path, f"[train]\nevery = '{every}'"), {})
+        assert "0 3 * * *" in caught.value.fix
+
+
+@pytest.mark.parametrize("text", ["approval = 'human'", "approval = ['human']", ""])
+def test_a_person_can_approve_each_step(tmp_path: Path, text: str) -> None:
+    environ = {} if text else {"TAILORBIRD_ROLLOUT__APPROVAL": "human"}
+    settings = load_settings(_write(tmp_path, f"[rollout]\n{text}"), environ)[0]
+    assert settings.rollout.approval == ["shadow", "canary", "promote", "roll_back"]
 
 
 def test_variables_of_other_parts_are_ignored(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ CASES = (
         slow=True,
     ),
     Case("models list"),
+    Case("models audit"),
     Case("models show {trained}", MANIFEST_MAPS),
     Case("models verify", ("versions",)),
     Case("models prune --dry-run", ("retained",)),

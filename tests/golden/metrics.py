@@ -96,7 +96,7 @@ def _role_metrics() -> bytes:
     collectors = [
         ScoresCollector(lambda: figures),
         FiguresCollector(lambda: [("example", example)]),
-        RolloutCollector(lambda: ["example"], lambda: ["example"]),
+        RolloutCollector(*[lambda: ["example"]] * 4),
         NotifyCollector(lambda: {("example", "sent"): 1}, lambda: {"example": False}),
     ]
     return role_metrics("example", ProgressEvent(), collectors)()

@@ -86,6 +86,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "canary": "models.rollout",
             "promote": "models.commands",
             "rollback": "models.commands",
+            "audit": "models.commands",
             "prune": "models.commands",
         },
     ),

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+EACH_STEP = "human"  # `rollout.approval` of every step
+
 
 class CanarySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     answers_min: Annotated[
@@ -53,7 +55,10 @@ class RolloutSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     ] = True
     approval: Annotated[
         list[Literal["shadow", "canary", "promote", "roll_back"]],
-        Meta(description="steps that wait for `tailorbird monitor approve`; empty: none waits"),
+        Meta(
+            description="steps that wait for `tailorbird monitor approve`; `human`: each step; "
+            "empty: none waits"
+        ),
     ] = []
     holdout: Annotated[
         float,
@@ -98,8 +103,8 @@ class NotifySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     about: Annotated[
         list[Literal["drift", "rollback", "refused", "approval", "page"]],
         Meta(
-            description="what is sent: episodes of drift, roll-backs, refused models, steps that "
-            "wait for a person, and responses that fail or are empty; empty: all of it"
+            description="what is sent: episodes of drift, roll-backs, refused models and trainings "
+            "that cannot run, steps that wait for a person, and responses that fail or are empty; empty: all of it"
         ),
     ] = []
     repeat: Annotated[

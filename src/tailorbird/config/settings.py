@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -26,6 +26,7 @@ from tailorbird.config.data_settings import (
     StreamSection,
 )
 from tailorbird.config.rollout_settings import (
+    EACH_STEP,
     CanarySection,
     MonitoringSection,
     NotifySection,
@@ -41,6 +42,7 @@ from tailorbird.config.training_settings import (
 )
 from tailorbird.errors import ConfigError, UsageError, suggest_name
 from tailorbird.events import parse_duration
+from tailorbird.events.schedule import check_schedule
 
 ENV_PREFIX = "TAILORBIRD_"
 # Variables that are not settings of a project.
@@ -129,6 +131,7 @@ _DURATIONS = (
     "notify.repeat",
 )
 _OPTIONAL_DURATIONS = ("train.every",)
+_SCHEDULES = ("train.every",)  # a duration, or a cron expression
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -159,13 +162,17 @@ def load_settings(
     sources = {key: f"{file.name}:{line}" for key, line in lines.items()}
     _check_keys(tree, file, lines)
     _overlay_environment(tree, sources, environ)
+    if tree.get("rollout", {}).get("approval") in (EACH_STEP, [EACH_STEP]):
+        tree["rollout"]["approval"] = _values_of("rollout.approval")
     try:
         settings = msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         key = path.rstrip("`").partition("[")[0]
         raise ConfigError(
-            f"{key}: {message[:1].lower()}{message[1:]}", where=_locate_setting(key, file, sources)
+            f"{key}: {message[:1].lower()}{message[1:]}",
+            where=_locate_setting(key, file, sources),
+            fix=f"use {', '.join(values)}" if (values := _values_of(key)) else "",
         ) from None
     _check_durations(settings, file, sources)
     return settings, _list_origins(settings, sources)
@@ -227,6 +234,14 @@ def _check_keys(tree: dict[str, Any], file: Path, lines: dict[str, int]) -> None
                 )
 
 
+def _values_of(path: str) -> list[str]:
+    """Return the values that a setting allows, or that each of its list does; [] for any."""
+    section, _, key = path.partition(".")
+    hint = get_type_hints(type(getattr(Settings(), section, None))).get(key)
+    values = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+    return [str(value) for each in values for value in get_args(each)]
+
+
 def _unknown_name(kind: str, name: str, names: list[str], where: str) -> ConfigError:
     hint = suggest_name(name, names, f"known: {', '.join(names)}", cutoff=0.5)
     return ConfigError(f"unknown {kind} {name}; {hint}", where=where)
@@ -257,10 +272,12 @@ def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) ->
         if not value and path in _OPTIONAL_DURATIONS:
             continue
         try:
-            parse_duration(value)
+            (check_schedule if path in _SCHEDULES else parse_duration)(value)
         except UsageError as error:
             raise ConfigError(
-                f"{path}: {error.message}", where=_locate_setting(path, file, sources)
+                f"{path}: {error.message}",
+                where=_locate_setting(path, file, sources),
+                fix=error.fix,
             ) from None
 
 

@@ -61,7 +61,8 @@ class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     every: Annotated[
         str,
         Meta(
-            description="interval of scheduled trainings, which keep the model fresh; empty: never"
+            description="interval of scheduled trainings, which keep the model fresh, or a cron "
+            "expression in UTC, such as `0 3 * * *`; empty: never"
         ),
     ] = "1d"
     check_every: Annotated[

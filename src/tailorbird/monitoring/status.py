@@ -15,7 +15,7 @@ from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, 
 from tailorbird.monitoring.versions import Entry, Names, Versions
 from tailorbird.pages.notebook import text_html
 
-DECISIONS_MAX = 2
+DECISIONS_MAX = 4
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ def build_status(
     catalogue: int = 0,
     alarms: tuple[str, ...] = (),
     judged: str,
+    waiting: tuple[str, ...] = (),
 ) -> Status:
     """Return the state from the cells of the last two days.
 
     Args:
         alarms: one sentence for each open alarm.
         judged: when drift was last looked for, or why that could not be.
+        waiting: one sentence for each training that cannot run, and step that waits for a person.
     """
     delays = slot_delays(cells)
     minute = pc.field("minute")
@@ -79,6 +81,7 @@ def build_status(
         _slots(today_cells, now, delays),
         _models(names, champion),
         _checks(checks),
+        *(["to do: " + "; ".join(waiting)] if waiting else []),
         "alarms: " + "; ".join([*(alarms or ["none open"]), judged]),
         _decisions(registry.audit(), now),
     ]
@@ -90,8 +93,8 @@ def _traffic(today: Figures | None, before: Figures | None, champion: Figures | 
         return ["requests: none was served"]
     return [
         f"requests: {today.requests:,}{_change(today, before, 'requests')}, "
-        f"p95 {today.latency_ms_p95:.1f} ms{_change(today, before, 'latency_ms_p95')}",
-        f"trouble: {today.error_rate:.2%} errors, {today.empty_rate:.2%} empty, "
+        f"p95 {_milliseconds(today.latency_ms_p95)}{_change(today, before, 'latency_ms_p95')}, "
+        f"{today.error_rate:.2%} errors, {today.empty_rate:.2%} empty, "
         f"{today.degraded_rate:.2%} degraded",
         f"clicks: CTR {_rate(today, 'ctr')}{_change(today, before, 'ctr')}"
         f"{_expected_ctr(champion)}, calibration "
@@ -142,7 +145,10 @@ def _checks(folder: Path) -> str:
 
 
 def _decisions(audit: Sequence[Entry], now: int) -> str:
-    recent = [entry for entry in audit if entry.at > now - DAY and entry.action != "add"]
+    # An entry without a version is the end of a shadow, beside the step that ended it.
+    recent = [
+        entry for entry in audit if entry.at > now - DAY and entry.action != "add" and entry.version
+    ]
     texts = [
         f"{to_iso(entry.at)[11:16]}Z {entry.by}: {entry.action} {entry.version}, {entry.why}"
         for entry in recent[-DECISIONS_MAX:][::-1]
@@ -152,6 +158,10 @@ def _decisions(audit: Sequence[Entry], now: int) -> str:
 
 def _percent(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.2%}"
+
+
+def _milliseconds(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.1f} ms"
 
 
 def _rate(figures: Figures, name: str) -> str:

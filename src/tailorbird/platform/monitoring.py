@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
-from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
+from tailorbird.events import DAY, HOUR, MINUTE, Clock, parse_duration, to_iso
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift.judgement import read_judgement
 from tailorbird.monitoring.figures import Figures, summarize
@@ -231,6 +231,10 @@ def read_figures(
     import pyarrow.compute as pc
 
     check_dimension(by)
+    length = parse_duration(window) if window else 0
+    if window and (not MINUTE <= length <= DAY or length % MINUTE):
+        message = f"expected a window of whole minutes from 1m to 1d, got {window}"
+        raise UsageError(message, where="window", fix="such as 1h")
     start = now - parse_duration(since)
     store = figure_store(project)
     store.refresh(start, now)
@@ -247,7 +251,6 @@ def read_figures(
             where=slot or str(project.paths.lake),
             fix="name a longer time by since, or another end by as_of",
         )
-    length = parse_duration(window) if window else 0
     rows = summarize(
         cells,
         start,
@@ -286,6 +289,19 @@ class FiguresTask:
             for entry in registry.audit()
             if entry.at > now - DAY and entry.by in AUTHORS
         ]
+
+    def waiting(self) -> list[str]:
+        """Return each step that waits for a person."""
+        from tailorbird.platform.rollout import waiting_steps
+
+        registry = Registry(self._project.paths.registry, clock=self._clock)
+        return [each.step for each in waiting_steps(registry.audit())]
+
+    def overdue(self) -> list[str]:
+        """Return the slots whose training is due and did not succeed."""
+        from tailorbird.platform.runtime.overdue import read_overdue
+
+        return [entry.slot for entry in read_overdue(self._project, self._clock)]
 
     def tick(self) -> None:
         """Compute what is due. A lake without data, or one that is being rebuilt, is logged."""
@@ -344,14 +360,16 @@ def catalogue_size(project: Project) -> int:
 def read_status(project: Project, clock: Clock) -> Status:
     """Return the state of a project in the last 24 hours."""
     from tailorbird.platform.notify import describe_notify
+    from tailorbird.platform.rollout import waiting_steps
+    from tailorbird.platform.runtime.overdue import read_overdue
 
-    now = clock.now()
+    now, registry = clock.now(), Registry(project.paths.registry, clock=clock)
     store = figure_store(project)
     store.refresh(now - 2 * DAY, now)
     return build_status(
         store.read(now - 2 * DAY, now),
         now,
-        registry=Registry(project.paths.registry, clock=clock),
+        registry=registry,
         checks=project.paths.checks,
         catalogue=catalogue_size(project),
         alarms=(
@@ -362,4 +380,8 @@ def read_status(project: Project, clock: Clock) -> Status:
             *describe_notify(project, now),
         ),
         judged=str(read_judgement(project.paths.monitoring)),
+        waiting=(
+            *(step.describe() for step in waiting_steps(registry.audit())),
+            *(entry.describe() for entry in read_overdue(project, clock)),
+        ),
     )

@@ -15,6 +15,7 @@ from tailorbird.monitoring.notify import (
     Ledger,
     Message,
     Receiver,
+    check_urls,
     deliver,
     open_receivers,
     read_ledger,
@@ -22,7 +23,8 @@ from tailorbird.monitoring.notify import (
     silence,
 )
 from tailorbird.platform.drift import RUNBOOKS, read_open_episodes
-from tailorbird.platform.rollout import AUTHORS
+from tailorbird.platform.rollout import AUTHORS, WaitingStep, waiting_steps
+from tailorbird.platform.runtime.overdue import Overdue, read_overdue
 from tailorbird.registry import AuditEntry, Registry
 
 NOTIFY_S = 15.0  # between two looks for something to send
@@ -94,9 +96,12 @@ def collect_messages(
 ) -> list[Message]:
     """Return messages about what goes on, and about the decisions of the last day."""
     name = project.settings.project.name
+    audit = Registry(project.paths.registry, clock=clock).audit()
     return [
         *_page_messages(name, figures),
-        *_decision_messages(Registry(project.paths.registry, clock=clock), name, clock.now()),
+        *_decision_messages(audit, name, clock.now()),
+        *(_waiting_message(name, step) for step in waiting_steps(audit)),
+        *(_overdue_message(name, entry) for entry in read_overdue(project, clock)),
         *_episode_messages(name, read_open_episodes(project, clock)),
     ]
 
@@ -118,8 +123,8 @@ def _page_messages(name: str, figures: Sequence[tuple[str, Figures]]) -> list[Me
     ]
 
 
-def _decision_messages(registry: Registry, name: str, now: int) -> list[Message]:
-    recent = [audit_entry for audit_entry in registry.audit() if audit_entry.at > now - LOOKBACK_US]
+def _decision_messages(audit: Sequence[AuditEntry], name: str, now: int) -> list[Message]:
+    recent = [audit_entry for audit_entry in audit if audit_entry.at > now - LOOKBACK_US]
     own_entries = [audit_entry for audit_entry in recent if audit_entry.by in AUTHORS]
     return [
         message
@@ -133,17 +138,34 @@ def _decision_message(name: str, entry: AuditEntry) -> Message | None:
         kind, title, page = "rollback", f"rolled back to {entry.version}", "rolled-back.md"
     elif entry.action in _REFUSED:
         kind, title, page = "refused", f"{entry.version} was refused", "canary-ended.md"
-    elif entry.action.startswith("propose "):
-        step = entry.action.removeprefix("propose ").replace("_", " ")
-        kind, title, page = (
-            "approval",
-            f"{step} of {entry.version} waits for you",
-            "canary-ended.md",
-        )
     else:
         return None
     body = f"{entry.why}\n{to_iso(entry.at)[:16]}Z. Runbook: {RUNBOOKS}/{page}"
     return Message(kind, kind, f"{kind}/{entry.version}/{entry.at}", f"{name}: {title}", body)
+
+
+def _waiting_message(name: str, step: WaitingStep) -> Message:
+    return Message(
+        "approval",
+        "approval",
+        f"approval/{step.version}/{step.since}",
+        f"{name}: {step.step.replace('_', ' ')} of {step.version} waits for you",
+        f"{step.why}\nSince {to_iso(step.since)[:16]}Z. "
+        f'tailorbird monitor approve --why "…"\nRunbook: {RUNBOOKS}/canary-ended.md',
+        repeats=True,
+    )
+
+
+def _overdue_message(name: str, entry: Overdue) -> Message:
+    return Message(
+        "refused",
+        "training",
+        f"training/{entry.slot}/{entry.since}",
+        f"{name}: the training of {entry.slot} could not run",
+        f"Due since {to_iso(entry.since)[:16]}Z. {entry.why}.\n"
+        f"{entry.fix}\nRunbook: {RUNBOOKS}/training.md",
+        repeats=True,
+    )
 
 
 def _episode_messages(name: str, rows: Sequence[Any]) -> list[Message]:
@@ -165,6 +187,7 @@ def send_test(project: Project, clock: Clock) -> list[ReceiverState]:
 
     Raises:
         NotReadyError: `notify.urls` is empty.
+        ConfigError: Apprise does not know a URL.
     """
     name, now = project.settings.project.name, clock.now()
     text = f"Sent at {to_iso(now)[:19]}Z by tailorbird monitor notify --test."
@@ -195,7 +218,18 @@ def _receivers_of(project: Project) -> list[Receiver]:
             where="notify.urls",
             fix='TAILORBIRD_NOTIFY__URLS="mailto://…", see docs/how-to/monitor.md',
         )
+    check_urls(urls)
     return open_receivers(urls)
+
+
+def check_receivers(project: Project) -> None:
+    """Check the URLs of `notify.urls`, before roles start.
+
+    Raises:
+        ConfigError: Apprise does not know one.
+    """
+    if project.settings.notify.urls:
+        check_urls(project.settings.notify.urls)
 
 
 def silence_cause(project: Project, clock: Clock, cause: str, length: str) -> dict[str, str]:

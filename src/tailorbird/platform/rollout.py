@@ -6,13 +6,15 @@ there, so a killed trainer goes on where it was.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Clock, parse_duration
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Clock, parse_duration, to_iso
 from tailorbird.experiments.outcomes import COLUMNS
 from tailorbird.experiments.statistics import Moments
 from tailorbird.lake import Lake
@@ -25,7 +27,7 @@ from tailorbird.monitoring.decisions import (
     judge_shadow,
     next_step,
 )
-from tailorbird.monitoring.decisions.chain import cooling_until, last_step
+from tailorbird.monitoring.decisions.chain import ROLLOUT_ACTIONS, cooling_until, last_step
 from tailorbird.monitoring.decisions.champion import (
     HORIZON_US,
     WINDOW_US,
@@ -38,7 +40,7 @@ from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
 from tailorbird.platform.drift import figure_store
 from tailorbird.platform.runtime.canary import ACTOR as CANARY
 from tailorbird.platform.runtime.canary import advance_canary
-from tailorbird.registry import Registry
+from tailorbird.registry import AuditEntry, Registry
 
 ACTOR = "trainer"  # The author of these changes in the registry.
 AUTHORS = (ACTOR, CANARY)
@@ -51,6 +53,23 @@ SETTLED_US = 30 * SECOND  # after which no more rows of the time before a promot
 CLICKS_MIN = 2_000  # of an arm, below which no canary excludes a fall of a tenth
 RESPONSES = ("request_id", "ts", "person", "asked", "failure", "items")
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WaitingStep:
+    """A step that waits for a person since a time, microseconds."""
+
+    step: str
+    version: str
+    since: int
+    why: str
+
+    def describe(self) -> str:
+        """Return a sentence for the status."""
+        return (
+            f"{self.step.replace('_', ' ')} of {self.version} waits for you since "
+            f'{to_iso(self.since)[:16]}Z: tailorbird monitor approve --why "…"'
+        )
 
 
 def advance_rollout(project: Project, clock: Clock) -> str:
@@ -112,14 +131,24 @@ def is_cooling(project: Project, registry: Registry, now: int) -> bool:
     return _next_step(project, registry, now).action in ("start", "shadow", "canary")
 
 
-def proposal(registry: Registry) -> tuple[str, str] | None:
-    """Return the step that waits for a person, and its version; None if none does."""
-    for entry in reversed(registry.audit()):
+def waiting_steps(audit: Sequence[AuditEntry]) -> list[WaitingStep]:
+    """Return the steps that wait for a person; `approve` takes the first, a roll-back.
+
+    A step waits until its version takes another one, the champion changes, or a person changes
+    models.
+    """
+    waiting: dict[str, WaitingStep] = {}
+    for entry in audit:
         if entry.action.startswith("propose "):
-            return entry.action.removeprefix("propose "), entry.version
-        if entry.action in ("shadow", "canary", "promote", "rollback", "end canary", "reject"):
-            return None
-    return None
+            step = entry.action.removeprefix("propose ")
+            waiting[step] = WaitingStep(step, entry.version, entry.at, entry.why)
+        elif entry.action in ("promote", "rollback"):
+            waiting.clear()
+        elif entry.action in ROLLOUT_ACTIONS:
+            is_own = entry.by in AUTHORS
+            for step in [s for s, w in waiting.items() if not is_own or w.version == entry.version]:
+                del waiting[step]
+    return sorted(waiting.values(), key=lambda each: (each.step != "roll_back", -each.since))
 
 
 def approve(project: Project, clock: Clock, *, by: str, why: str) -> tuple[str, str]:
@@ -129,12 +158,13 @@ def approve(project: Project, clock: Clock, *, by: str, why: str) -> tuple[str, 
         NotReadyError: none waits.
     """
     registry = Registry(project.paths.registry, clock=clock)
-    waiting = proposal(registry)
-    if waiting is None:
+    waiting = waiting_steps(registry.audit())
+    if not waiting:
         raise NotReadyError("no step waits for a person", fix="tailorbird monitor status")
-    registry.record(f"approve {waiting[0]}", waiting[1], by=by, why=why)
-    _take(project, registry, *waiting, why=f"approved by {by}: {why}", now=clock.now())
-    return waiting
+    step, version = waiting[0].step, waiting[0].version
+    registry.record(f"approve {step}", version, by=by, why=why)
+    _take(project, registry, step, version, why=f"approved by {by}: {why}", now=clock.now())
+    return step, version
 
 
 def watch_champion(
@@ -298,7 +328,8 @@ def _take_step(
 ) -> str:
     """Take a step, or propose it once if it waits for a person."""
     if step in project.settings.rollout.approval:
-        if proposal(registry) != (step, version):
+        waiting = waiting_steps(registry.audit())
+        if (step, version) not in [(each.step, each.version) for each in waiting]:
             registry.record(f"propose {step}", version, by=ACTOR, why=why)
             log.warning("%s of %s waits for a person: %s", step, version, why)
         return "propose"

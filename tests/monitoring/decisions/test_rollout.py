@@ -13,7 +13,9 @@ from tests.support.rollout_child import add_version, open_shop
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock
 from tailorbird.platform.drift import figure_store
-from tailorbird.platform.rollout import advance_rollout, approve, is_cooling, proposal
+from tailorbird.platform.monitoring import read_status
+from tailorbird.platform.notify import collect_messages
+from tailorbird.platform.rollout import advance_rollout, approve, is_cooling, waiting_steps
 from tailorbird.registry import Registry
 
 NOON = 1_790_553_600_000_000 + 12 * HOUR
@@ -108,9 +110,19 @@ def test_a_step_waits_for_a_person(shop, tmp_path):
     human = open_shop(tmp_path, approval=["shadow"])
     add_version(tmp_path, NOON)
     assert [advance(human, NOON + SECOND), advance(human, NOON + MINUTE)] == ["propose"] * 2
-    assert proposal(registry_at(tmp_path)) == ("shadow", "v0002")
+    assert [each.step for each in waiting_steps(registry_at(tmp_path).audit())] == ["shadow"]
     assert registry_at(tmp_path).aliases().shadow == ""
+    later = SimulatedClock(NOON + 3 * DAY)
+    lines = read_status(human, later).lines
+    assert len(lines) <= 10
+    waits = (
+        "to do: shadow of v0002 waits for you since 2026-09-28T12:00Z: tailorbird monitor approve"
+    )
+    assert [line for line in lines if line.startswith(waits)], "whatever its age"
+    (message,) = collect_messages(human, later)
+    assert (message.kind, message.repeats) == ("approval", True)
     approve(human, SimulatedClock(NOON + HOUR), by="ada", why="looks right")
+    assert collect_messages(human, SimulatedClock(NOON + HOUR)) == []
     assert registry_at(tmp_path).aliases().shadow == "v0002"
     assert [action for action, _ in actions(tmp_path)][-3:] == [
         "propose shadow",
@@ -119,6 +131,19 @@ def test_a_step_waits_for_a_person(shop, tmp_path):
     ]
     with pytest.raises(NotReadyError, match="no step waits"):
         approve(human, SimulatedClock(NOON + HOUR), by="ada", why="again")
+
+
+def test_a_rollback_that_waits_and_a_canary_that_waits_are_each_proposed_once(shop, tmp_path):
+    add_version(tmp_path, NOON)
+    registry = registry_at(tmp_path)
+    for step, version in (("roll_back", "v0001"), ("promote", "v0002")):
+        registry.record(f"propose {step}", version, by="trainer", why="test")
+    steps = [(each.step, each.version) for each in waiting_steps(registry.audit())]
+    assert steps == [("roll_back", "v0001"), ("promote", "v0002")]
+    registry.set_canary("v0002", 0.5, by="trainer", why="test")
+    assert [each.step for each in waiting_steps(registry.audit())] == ["roll_back"]
+    registry.set_canary("v0002", 0.2, by="ada", why="a person takes over")
+    assert waiting_steps(registry.audit()) == []
 
 
 FAULTS = {

@@ -1,4 +1,4 @@
-"""`tailorbird models list|show|promote|rollback|prune`."""
+"""`tailorbird models list|show|promote|rollback|audit|prune`."""
 
 import getpass
 import sys
@@ -167,6 +167,25 @@ def rollback(*, why: Why, by: By = "", churn: ChurnOption = "") -> None:
         return
     version = registry.rollback(by=author, why=why)
     console().print(f"{version} is the champion again.")
+
+
+def audit(*, since: str = "", churn: ChurnOption = "", json: Json = False) -> None:
+    """Print the audit log, newest first: each change of models, with who, when and why.
+
+    Example:  tailorbird -C shop models audit --since 7d
+
+    Parameters
+    ----------
+    since:
+        length of the most recent period; by default all of it
+    """
+    from tailorbird.platform.models.registry import recent_audit
+
+    frame = recent_audit(open_registry(churn)[1], since)
+    if json:
+        print_json({"entries": frame.to_pylist()})
+        return
+    print_table("", frame.columns, [tuple(row.values()) for row in frame.to_pylist()])
 
 
 def prune(*, dry_run: bool = False, json: Json = False) -> None:

@@ -14,11 +14,12 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
     from tailorbird.monitoring.figures.collector import FiguresCollector, RolloutCollector
     from tailorbird.monitoring.notify.collector import NotifyCollector
     from tailorbird.platform.monitoring import FiguresTask
-    from tailorbird.platform.notify import NotifyTask
+    from tailorbird.platform.notify import NotifyTask, check_receivers
     from tailorbird.platform.runtime.trainer import run_trainer
 
     stop = start_role()
     project = open_project(applied=True)
+    check_receivers(project)
     figures = FiguresTask(project, project.clock())
     notify = NotifyTask(project, project.clock(), figures.newest)
     with serve_probes(
@@ -29,7 +30,7 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
         port=health_port,
         extra_collectors=lambda: [
             FiguresCollector(figures.newest),
-            RolloutCollector(figures.causes, figures.actions),
+            RolloutCollector(figures.causes, figures.actions, figures.waiting, figures.overdue),
             NotifyCollector(notify.counts, notify.failing),
         ],
     ):

@@ -67,6 +67,7 @@ def up(
     from tailorbird.config.roles import clear_roles
     from tailorbird.config.schemas import ActiveSchemaWatch
     from tailorbird.platform.diagnostics.declarations import check_slots
+    from tailorbird.platform.notify import check_receivers
     from tailorbird.platform.runtime.listeners import open_listener
     from tailorbird.platform.runtime.parent import die_with_parent
     from tailorbird.platform.runtime.resources import resource_warnings
@@ -77,6 +78,7 @@ def up(
     die_with_parent()
     project = open_project()
     check_slots(project)
+    check_receivers(project)
     apply_remote_erasures(project)
     project.paths.run.mkdir(parents=True, exist_ok=True)
     report_line = partial(_print_line, as_json=project.settings.serve.log_format == "json")

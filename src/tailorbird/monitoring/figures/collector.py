@@ -1,4 +1,4 @@
-"""Live figures of the last hour, open episodes of drift and recent steps as Prometheus metrics."""
+"""Live figures of the last hour, drift, steps and overdue trainings as Prometheus metrics."""
 
 import math
 from collections import Counter
@@ -47,22 +47,36 @@ class FiguresCollector(Collector):
 
 
 class RolloutCollector(Collector):
-    """Exports open episodes of drift by cause, and the steps of models in the last 24 hours.
+    """Exports open episodes of drift, steps of models, and what waits.
 
     Args:
         causes: returns the cause of each open episode.
         actions: returns the action of each step of the last 24 hours.
+        waiting: returns each step that waits for a person.
+        overdue: returns each slot whose training is due and did not succeed.
     """
 
     def __init__(
-        self, causes: Callable[[], Sequence[str]], actions: Callable[[], Sequence[str]]
+        self,
+        causes: Callable[[], Sequence[str]],
+        actions: Callable[[], Sequence[str]],
+        waiting: Callable[[], Sequence[str]],
+        overdue: Callable[[], Sequence[str]],
     ) -> None:
         self._causes, self._actions = causes, actions
+        self._waiting, self._overdue = waiting, overdue
 
     def collect(self) -> Iterable[Metric]:
         for name, text, label, values in (
             ("drift_episodes", "Open episodes of drift by likely cause.", "cause", self._causes()),
             ("rollout_steps", "Steps of models in 24 hours.", "action", self._actions()),
+            ("steps_waiting", "Steps that wait for a person.", "step", self._waiting()),
+            (
+                "trainings_overdue",
+                "1 for a slot whose training is due and cannot run.",
+                "slot",
+                self._overdue(),
+            ),
         ):
             metric = GaugeMetricFamily(f"tailorbird_{name}", text, labels=[label])
             for value, count in sorted(Counter(values).items()):

@@ -13,7 +13,7 @@ from tailorbird.monitoring.notify.messages import (
     read_silences,
     silence,
 )
-from tailorbird.monitoring.notify.receivers import Receiver, open_receivers
+from tailorbird.monitoring.notify.receivers import Receiver, check_urls, open_receivers
 
 __all__ = [
     "KINDS",
@@ -21,6 +21,7 @@ __all__ = [
     "Ledger",
     "Message",
     "Receiver",
+    "check_urls",
     "deliver",
     "is_silenced",
     "open_receivers",

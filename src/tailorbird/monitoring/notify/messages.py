@@ -6,9 +6,28 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.atomic_write import atomic_write
+from tailorbird.errors import UsageError
 
 KINDS = ("drift", "rollback", "refused", "approval", "page")
 EVERYTHING = "all"  # silences every message
+CAUSES = (  # of drift, of failed responses, and a training that cannot run
+    "outage upstream",
+    "tracker lost a field",
+    "bots",
+    "stale source",
+    "slow store",
+    "model change",
+    "catalogue swap",
+    "new app version or device",
+    "promotion",
+    "seasonality",
+    "change of taste",
+    "training-serving skew",
+    "unknown",
+    "errors",
+    "empty lists",
+    "training",
+)
 FILE = "silences.json"
 
 
@@ -34,7 +53,17 @@ def silence(folder: Path, cause: str, until: int, now: int) -> dict[str, int]:
     """Silence a cause, a kind or `all` until a time, microseconds. Return what is silenced.
 
     A time that has passed ends the silence.
+
+    Raises:
+        UsageError: there is no such cause or kind.
     """
+    known = (*KINDS, *CAUSES, EVERYTHING)
+    if until > now and cause not in known:
+        raise UsageError(
+            f"no message has the cause {cause!r}",
+            where="monitor silence",
+            fix=f"use one of {', '.join(known)}",
+        )
     silences = {name: end for name, end in read_silences(folder, now).items() if name != cause}
     if until > now:
         silences[cause] = until

@@ -6,14 +6,18 @@ Apprise closes a connection that takes longer than 4 seconds to open or to answe
 
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from tailorbird.errors import ConfigError
 from tailorbird.monitoring.notify.messages import Message
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
 
+# Services whose URL has a host that is no secret, unlike the token in that of a chat.
+_NAMED_BY_HOST = ("json", "jsons", "xml", "xmls", "form", "forms", "mailto", "mailtos")
 INSTALL = "pip install 'tailorbird[notify]'"
 # Apprise's type of a message: it sets colours, and PagerDuty's severity.
 _TYPES = {"page": "FAILURE", "approval": "INFO"}
@@ -25,7 +29,7 @@ class Receiver(Protocol):
 
     @property
     def name(self) -> str:
-        """The service and a checksum of its URL, which is secret."""
+        """The service, its host if that is no secret, and a checksum of its URL, which is."""
         ...
 
     def send(self, message: Message) -> str:
@@ -83,6 +87,28 @@ class _AppriseReceiver:
         return "" if is_sent else (reasons[-1] if reasons else "it did not accept the message")
 
 
+def check_urls(urls: Sequence[str]) -> None:
+    """Check that Apprise knows the service of each URL; without Apprise, nothing is checked.
+
+    Raises:
+        ConfigError: it does not know one.
+    """
+    try:
+        from apprise import Apprise
+    except ImportError:
+        return
+    for number, url in enumerate(urls, 1):
+        if Apprise.instantiate(url) is None:
+            raise ConfigError(
+                f"receiver {number}, {_name_of(url)}, is no URL that Apprise knows",
+                where="notify.urls",
+                fix="such as mailto://user:password@example.com, json://host:port/path, "
+                "slack://A/B/C or pagerduty://key@apikey; see https://appriseit.com/services/",
+            )
+
+
 def _name_of(url: str) -> str:
-    scheme = url.partition("://")[0]
-    return f"{scheme[:16]}-{hashlib.sha256(url.encode()).hexdigest()[:6]}"
+    scheme, _, rest = url.partition("://")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    service = f"{scheme[:16]}-{host}" if scheme in _NAMED_BY_HOST and host else scheme[:16]
+    return f"{service}-{hashlib.sha256(url.encode()).hexdigest()[:6]}"

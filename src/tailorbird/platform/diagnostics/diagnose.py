@@ -25,7 +25,7 @@ from tailorbird.platform.diagnostics.files import (
     check_port,
     lock_holder,
 )
-from tailorbird.platform.diagnostics.models import damaged_models
+from tailorbird.platform.diagnostics.models import damaged_models, overdue_trainings
 from tailorbird.platform.diagnostics.slots import check_formulas, check_slot_rules
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.runtime.servers import running_servers
@@ -156,6 +156,7 @@ def _project(root: Path | None) -> Iterator[Finding]:
     yield from _positions(project)
     yield from dated_ahead(project)
     yield from damaged_models(project)
+    yield from overdue_trainings(project)
     yield from candidate_sources(project, served=bool(servers))
     yield from check_formulas(project)
     yield from check_slot_rules(project)

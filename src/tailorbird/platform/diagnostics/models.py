@@ -1,4 +1,4 @@
-"""Diagnosis of model versions that servers refuse, or would refuse on the next load."""
+"""Diagnosis of versions that servers refuse or would refuse, and of trainings that cannot run."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -50,3 +50,12 @@ def damaged_models(project: "Project") -> Iterator[Finding]:
                     text,
                     f"{fix}, or train again",
                 )
+
+
+def overdue_trainings(project: "Project") -> Iterator[Finding]:
+    """Report trainings that the trainer role cannot run though they are due."""
+    from tailorbird.platform.runtime.overdue import read_overdue
+
+    for entry in read_overdue(project, project.clock()):
+        fix = entry.fix or f"tailorbird train {entry.slot} says more"
+        yield f"training of {entry.slot}", "warning", entry.describe(), fix

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.config import Project, open_project
 from tailorbird.config.experiments import find_objection
 from tailorbird.errors import UsageError, suggest_name
-from tailorbird.events import SystemClock, to_iso
+from tailorbird.events import SystemClock, parse_duration, to_iso
 from tailorbird.pages.notebook import notebook_html
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.progress import Progress, no_progress
@@ -189,15 +189,13 @@ class RegistryView:
 
         return read_canary(open_project(self._root), self._registry())
 
-    def audit(self) -> Frame:
-        """Return who changed what, when and why, the newest entry first."""
-        return Frame.from_rows(
-            ["at", "action", "version", "by", "reason"],
-            [
-                (to_iso(entry.at)[:19], entry.action, entry.version, entry.by, entry.why)
-                for entry in reversed(self._registry().audit())
-            ],
-        )
+    def audit(self, *, since: str = "") -> Frame:
+        """Return who changed what, when and why, the newest entry first.
+
+        Args:
+            since: length of the most recent period, such as `7d`; "" is all of it.
+        """
+        return recent_audit(self._registry(), since)
 
     def _registry(self) -> Registry:
         return Registry(open_project(self._root).paths.registry, clock=SystemClock())
@@ -212,6 +210,19 @@ class RegistryView:
 def _ndcg(metrics: dict) -> float | None:
     figures = metrics.get("results", {}).get("tailorbird", {})
     return figures.get("ndcg_10") if isinstance(figures, dict) else None
+
+
+def recent_audit(registry: Registry, since: str = "") -> Frame:
+    """Return the entries of an audit log, the newest first; see `RegistryView.audit`."""
+    start = SystemClock().now() - parse_duration(since) if since else 0
+    return Frame.from_rows(
+        ["at", "action", "version", "by", "reason"],
+        [
+            (to_iso(entry.at)[:19] + "Z", entry.action, entry.version, entry.by, entry.why)
+            for entry in reversed(registry.audit())
+            if entry.at >= start
+        ],
+    )
 
 
 def promote_because(

@@ -29,6 +29,7 @@ from tailorbird.config import Project
 from tailorbird.config.schemas import with_applied_features
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
+from tailorbird.events.schedule import next_run
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, RetrainCriteria, decide_retrain
@@ -39,11 +40,12 @@ from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.rollout import ACTOR, TICK_S, advance_rollout_safely, is_cooling
+from tailorbird.platform.runtime.overdue import end_overdue, note_overdue, versions_of
 from tailorbird.platform.runtime.retention import prune_safely
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families
-from tailorbird.registry import Registry, VersionInfo
+from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.tuning.tuned import FILE, apply_tuned
 
@@ -168,25 +170,43 @@ def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
 
 
 def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Train if the last training is older than `train.every` and new events arrived.
+    """Train if `train.every` is over since the last training, and new events arrived.
 
     Returns None if there is nothing to do.
     """
     every = project.settings.train.every
     if not every:
+        end_overdue(project, slot.name)
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
-    newest = max(_versions_of(registry, slot.name), key=lambda info: info.created_at, default=None)
-    if newest is None or now < newest.created_at + parse_duration(every):
-        return None
+    newest = max(versions_of(registry, slot.name), key=lambda info: info.created_at, default=None)
     lake = Lake(project.paths.lake)
+    if newest is None:
+        if lake.exists("events"):
+            note_overdue(project, clock, slot.name, now, _no_first_model(slot.name))
+        return None
+    due_at = next_run(every, newest.created_at)
+    if now < due_at:
+        end_overdue(project, slot.name)
+        return None
     if not lake.events(columns=("ts",), ts_from=newest.created_at).num_rows:
         log.info("slot %s: nothing came since %s was trained", slot.name, newest.version)
         return None
     if _is_other_awaited(project, registry, slot.name, now):
         return None
-    log.info("slot %s: %s is older than train.every, %s", slot.name, newest.version, every)
-    return _train(project, clock, slot.name)
+    log.info(
+        "slot %s: %s is from before the last time of train.every, %s",
+        slot.name,
+        newest.version,
+        every,
+    )
+    return _train(project, clock, slot.name, due_at=due_at)
+
+
+def _no_first_model(slot: str) -> NotReadyError:
+    return NotReadyError(
+        "train.every renews a model, and none was trained yet", fix=f"tailorbird train {slot}"
+    )
 
 
 def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
@@ -231,7 +251,7 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
         return None
     if _is_other_awaited(project, registry, slot.name, now):
         return None
-    return _train(project, clock, slot.name, since=decision.since)
+    return _train(project, clock, slot.name, since=decision.since, due_at=now)
 
 
 def record_fall(
@@ -265,10 +285,20 @@ def _is_other_awaited(project: Project, registry: Registry, slot: str, now: int)
     return True
 
 
-def _train(project: Project, clock: Clock, slot: str, *, since: int | None = None) -> TrainOutcome:
-    """Train, and promote at once where no shadow and canary come first."""
+def _train(
+    project: Project, clock: Clock, slot: str, *, due_at: int, since: int | None = None
+) -> TrainOutcome:
+    """Train, and promote at once where no shadow and canary come first.
+
+    A failure is stored for the status, messages and metrics, and raised.
+    """
     is_staged = project.settings.rollout.staged
-    outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=ACTOR)
+    try:
+        outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=ACTOR)
+    except Exception as error:
+        note_overdue(project, clock, slot, due_at, error)
+        raise
+    end_overdue(project, slot)
     log.info(
         "slot %s: %s %s: %s",
         slot,
@@ -277,12 +307,6 @@ def _train(project: Project, clock: Clock, slot: str, *, since: int | None = Non
         outcome.reason,
     )
     return outcome
-
-
-def _versions_of(registry: Registry, slot: str) -> list[VersionInfo]:
-    return [
-        info for info in registry.versions() if info.metrics.get("about", {}).get("slot") == slot
-    ]
 
 
 @dataclass(frozen=True)
@@ -304,7 +328,7 @@ def _champion_history(registry: Registry, slot: str) -> _ChampionHistory | None:
     ]
     if not champion or not promotions:
         return None
-    slot_versions = {info.version for info in _versions_of(registry, slot)}
+    slot_versions = {info.version for info in versions_of(registry, slot)}
     attempts = [
         entry.at
         for entry in audit[promotions[-1] :]

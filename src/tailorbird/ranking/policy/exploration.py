@@ -12,7 +12,7 @@ it (`tests/ranking/test_exploration.py`). As declared in `slot.Explore`:
   shows little beyond what is shown anyway. A pair that may not be swapped stays.
 - `plackett_luce`: the explorable positions are filled one after the other, each item with a chance
   proportional to exp(value / temperature) among those left (Plackett 1975, Luce 1959). The marginal
-  probability is an integral, computed to 1e-6, see `marginals`. Beyond `DRAWN_MAX` positions, only
+  probability is an integral, see `plackett_luce`. Beyond `DRAWN_MAX` positions, only
   the first `DRAWN_MAX` are drawn, among the items ranked there. With `share` below 1, the other
   requests get the ranked slate, and both ways to show an item are in its propensity.
 

@@ -7,18 +7,17 @@ those of an evaluated policy by those that a response logged.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.ranking.policy.diversity import SlateConstraints
+from tailorbird.ranking.policy.plackett_luce import position_probabilities
 from tailorbird.ranking.slot import Explore
 
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
-NODES = 64  # of the integral over time
 DRAWN_MAX = 30  # The cost of a draw grows with the square of the positions times the pool.
 UNCONSTRAINED = SlateConstraints()
 
@@ -321,52 +320,15 @@ def _strengths(values: Floats, temperature: float) -> Floats:
 
 
 def marginals(strengths: Floats, pool_positions: Rows) -> Floats:
-    """Return the probability (k,) that item `pool_positions[j]` of a Plackett-Luce order is at position j.
-
-    Item i arrives at an exponential time with its strength as the rate. It is at position j if
-    exactly j others arrive before it: P = ∫ s_i exp(-s_i t) Pr[j of the others by t] dt, where the
-    number of the others by t is Poisson-binomial. With u = exp(-s_i t) this is ∫₀¹ Pr[j of the
-    others before −ln(u)/s_i] du, by Gauss-Legendre over pieces of [0, 1]. O(n * k * nodes), all k
-    at once.
+    """Return the probability (k,) that item `pool_positions[j]` of a Plackett-Luce order is at j.
 
     Args:
         strengths: (n,), above 0.
     """
-    rows = np.arange(pool_positions.size)
-    ways = _ways_to_arrive(strengths, pool_positions, rows.size)
-    return np.clip(np.einsum("q,iq->i", _nodes()[1], ways[rows, :, rows]), 1e-12, 1.0)
+    probabilities = position_probabilities(strengths, pool_positions, pool_positions.size)
+    return probabilities.diagonal()
 
 
 def marginal_table(strengths: Floats, size: int) -> Floats:
     """Return the probability of each item at each of the first positions, shape (n, size)."""
-    ways = _ways_to_arrive(strengths, np.arange(strengths.size), size)
-    return np.clip(np.einsum("q,iqj->ij", _nodes()[1], ways), 1e-12, 1.0)
-
-
-def _ways_to_arrive(strengths: Floats, pool_positions: Rows, size: int) -> Floats:
-    """Return the probability [i, q, j] that j others arrive before node q of the i-th item."""
-    at, _ = _nodes()
-    # arrival[i, q]: the other item has arrived by the time of node q of item i
-    time = -np.log(at)[None, :] / strengths[pool_positions][:, None]
-    ways = np.zeros((pool_positions.size, NODES, size))
-    ways[:, :, 0] = 1.0
-    rows = np.arange(pool_positions.size)
-    for other in range(strengths.size):
-        arrival = -np.expm1(-strengths[other] * time)
-        arrival[rows[pool_positions == other]] = 0.0  # an item is not its own competitor
-        taken_strength = ways[:, :, :-1] * arrival[:, :, None]
-        ways *= 1.0 - arrival[:, :, None]
-        ways[:, :, 1:] += taken_strength
-    return ways
-
-
-@cache
-def _nodes() -> tuple[Floats, Floats]:
-    """Return quadrature points and weights over (0, 1), denser near both ends.
-
-    Rare orders have their mass there.
-    """
-    x, w = np.polynomial.legendre.leggauss(NODES)
-    half = (x + 1.0) / 2.0
-    # u = half² (3 - 2 half): its slope is 0 at both ends
-    return half * half * (3.0 - 2.0 * half), w / 2.0 * 6.0 * half * (1.0 - half)
+    return position_probabilities(strengths, np.arange(strengths.size), size)

@@ -1,0 +1,111 @@
+"""Trainings that are due and cannot run, or failed: since when, and why.
+
+    MONITORING/overdue.json    one entry for each slot, written by the trainer
+
+An entry is over once another version of the slot was trained, by whomever.
+"""
+
+import logging
+import re
+
+import msgspec
+
+from tailorbird.atomic_write import atomic_write
+from tailorbird.config import Project
+from tailorbird.errors import TailorbirdError
+from tailorbird.events import Clock, to_iso
+from tailorbird.registry import Registry, VersionInfo
+
+FILE = "overdue.json"
+_NUMBER = re.compile(r"\d[\d,.]*")
+log = logging.getLogger(__name__)
+
+
+class Overdue(msgspec.Struct, frozen=True):
+    """A training that is due and did not succeed.
+
+    Attributes:
+        since: when it was due, microseconds.
+        tried_at: the last attempt, microseconds.
+        newest: the newest version of the slot at that time; "" without one.
+        why: what stands in its way, and what to do.
+    """
+
+    slot: str
+    since: int
+    tried_at: int
+    newest: str
+    why: str
+    fix: str = ""
+
+    def describe(self) -> str:
+        """Return a sentence for the status."""
+        return (
+            f"training of {self.slot}: due since {to_iso(self.since)[:16]}Z, could not: {self.why}"
+        )
+
+
+def versions_of(registry: Registry, slot: str) -> list[VersionInfo]:
+    """Return the versions that were trained for a slot."""
+    return [
+        info for info in registry.versions() if info.metrics.get("about", {}).get("slot") == slot
+    ]
+
+
+def read_overdue(project: Project, clock: Clock) -> list[Overdue]:
+    """Return the trainings that are due and did not succeed."""
+    entries = _read(project)
+    if not entries:
+        return []
+    registry = Registry(project.paths.registry, clock=clock)
+    return [
+        entry
+        for entry in entries.values()
+        if _newest_name(versions_of(registry, entry.slot)) == entry.newest
+    ]
+
+
+def note_overdue(project: Project, clock: Clock, slot: str, since: int, error: Exception) -> None:
+    """Store why a training could not run, and log a warning once for each cause."""
+    entries, now = _read(project), clock.now()
+    registry = Registry(project.paths.registry, clock=clock)
+    why, fix = str(error) or type(error).__name__, ""
+    if isinstance(error, TailorbirdError):
+        why, fix = error.message, error.fix
+    elif type(error).__name__ not in why:
+        why = f"{type(error).__name__}: {why}"
+    newest = _newest_name(versions_of(registry, slot))
+    earlier = entries.get(slot)
+    is_known = earlier is not None and earlier.newest == newest
+    entry = Overdue(slot, earlier.since if earlier and is_known else since, now, newest, why, fix)
+    # Counts in a reason change at each attempt; they make no other cause.
+    if not earlier or not is_known or _NUMBER.sub("#", earlier.why) != _NUMBER.sub("#", why):
+        log.warning("%s%s", entry.describe(), f"; {fix}" if fix else "")
+    _write(project, {**entries, slot: entry})
+
+
+def end_overdue(project: Project, slot: str) -> None:
+    """Forget what stood in the way of a slot's training: it ran, or is not due."""
+    entries = _read(project)
+    if entries.pop(slot, None) is not None:
+        _write(project, entries)
+
+
+def _newest_name(versions: list[VersionInfo]) -> str:
+    return max((info.version for info in versions), default="")
+
+
+def _read(project: Project) -> dict[str, Overdue]:
+    try:
+        data = (project.paths.monitoring / FILE).read_bytes()
+        return {entry.slot: entry for entry in msgspec.json.decode(data, type=list[Overdue])}
+    except FileNotFoundError:
+        return {}
+    except msgspec.MsgspecError as error:
+        log.warning("%s cannot be read: %s", project.paths.monitoring / FILE, error)
+        return {}
+
+
+def _write(project: Project, entries: dict[str, Overdue]) -> None:
+    project.paths.monitoring.mkdir(parents=True, exist_ok=True)
+    atomic_write(project.paths.monitoring / FILE, msgspec.json.encode(list(entries.values())))

@@ -76,6 +76,13 @@ def test_an_outage_is_an_episode_of_its_own_while_another_goes_on():
     ]
 
 
+def test_half_a_day_without_events_is_an_outage_of_a_small_site():
+    rate = np.where(np.arange(12 * 24) < 11 * 24 + 6, 12.0, 0.0)
+    counts = np.random.default_rng(0).poisson(rate)[:, None].astype(float)
+    (outage,) = find_episodes([Signal("events", counts, kind="traffic")], 9 * 24)
+    assert (outage.start, outage.is_open, outage.is_outage) == (11 * 24 + 6, True, True)
+
+
 def test_one_visitor_without_an_account_is_no_lost_field():
     rng = np.random.default_rng(3)
     carts = rng.poisson(4.0, 40 * 24)

@@ -12,7 +12,7 @@ RECENT_S = 3600.0
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """When a role ended or was killed, in seconds since 1970, and why."""
+    """The end of a role: its time in seconds since 1970, and its cause."""
 
     at_s: float
     reason: str

@@ -1,4 +1,4 @@
-"""What the lake got after an hour was computed, such as an import or events that came late."""
+"""Rows that the lake got after an hour was computed, such as an import or events that came late."""
 
 import pyarrow as pa
 

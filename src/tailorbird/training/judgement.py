@@ -1,4 +1,4 @@
-"""What the gate needs to know of a model: its evaluation, and whom it was compared with."""
+"""Evidence for the gate: the evaluation of a model beside its rivals."""
 
 from dataclasses import dataclass
 

@@ -120,7 +120,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Task:
-    """What a training was asked for, with the lake's version that it reads."""
+    """The request for a training, with the lake's version that it reads."""
 
     features: FeatureSet
     slot: Slot

@@ -68,7 +68,7 @@ class ParityCheck:
 
     @property
     def erasure_note(self) -> str:
-        """What is not compared because people were erased; "" if that is nothing."""
+        """Return what is not compared because people were erased; "" if that is nothing."""
         exempt = self.logged.exempt
         if not self.erased and not exempt:
             return ""

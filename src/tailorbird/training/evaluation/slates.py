@@ -32,7 +32,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ReplayedResponse:
-    """What each scorer would show in place of one logged response.
+    """Slates that each scorer would show in place of one logged response.
 
     Attributes:
         request: its number in the data set.

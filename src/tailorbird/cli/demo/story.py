@@ -57,7 +57,7 @@ STAGES = {
     "shift": "All tastes change overnight. Monitoring checks the clicks until it detects "
     "the fall, and names its likely cause. About a minute.",
     "retrain": "A new model is trained on the days since. If it wins, it goes through shadow and "
-    "canary; {recovery_days} days follow. Three minutes.",
+    "canary; another day follows. Three minutes.",
     "broken": "A broken model is promoted past the gate, on purpose, and rolled back. The last day "
     "is summed up. A few seconds.",
     "settle": "Late events are counted.",
@@ -285,12 +285,7 @@ class Story:
         if canary:
             say(f"  {describe_canary(canary)}", quiet=self.quiet)
         decided_at, paired_lists = clock.now(), traffic.pair_arms()
-        traffic.run(
-            decided_at + self.scale.recovery_days * DAY,
-            paired_lists,
-            self.progress,
-            "with the new model",
-        )
+        traffic.run(decided_at + DAY, paired_lists, self.progress, "with the new model")
         figures.update(
             trigger=decision.reason,
             old=outcome.incumbent,

@@ -337,7 +337,7 @@ def test_features_show_a_category_and_a_person_in_it_now_then_and_explained(shop
     row = must_json("-C", shop, "sql", query)["rows"][0]
     category, person = f"item.category:{json.loads(row['c'])['category']}", f"user:{row['u']}"
     shown = must_json("-C", shop, "features", "show", category, "--events", 4)
-    assert set(shown["features"]) == {"category_ctr_7d"}
+    assert set(shown["features"]) == {"category_ctr_7d", "category_ctr_28d", "category_price_28d"}
     assert (len(shown["events"]), shown["unheard_of"]) == (4, [])
     explained = must_json(
         "-C", shop, "features", "show", category, person, "--why", "user_category_clicks_28d"
@@ -776,7 +776,7 @@ def test_answers_of_a_running_server_reach_lake_parity_and_report(
     _change_a_feature(changed / "data" / "lake" / "answers")
     check = _check_of_features(changed, day)
     assert check["status"] == "failed"
-    assert re.match(r"\d+ values of price_to_habit differ from the lake", check["told"])
+    assert re.match(r"\d+ values of price_to_category differ from the lake", check["told"])
     calibration = (
         project / "data" / "registry" / next(iter(rescored["versions"])) / "calibration.json"
     )

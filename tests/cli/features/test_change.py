@@ -111,11 +111,11 @@ def test_a_plan_lists_changes_and_costs(project):
     )
     assert 0 < records["item"]["state_mean_sampled"] < records["item"]["state_after"]
     assert (
-        records["item.brand"]["state_before"],
-        records["item.brand"]["entities"],
-        records["item.brand"]["sampled"],
+        records["item.maker"]["state_before"],
+        records["item.maker"]["entities"],
+        records["item.maker"]["sampled"],
     ) == (0, None, 5)
-    assert plan_json["attached"] == ["item.brand", "item.stock"], (
+    assert plan_json["attached"] == ["item.maker", "item.stock"], (
         "which no event carries yet, so they are looked up; item.price they do"
     )
     count = {name: one["entities"] or 0 for name, one in records.items()}

@@ -27,7 +27,7 @@ CHANGES = (
 
 
 MORE = """
-brand_views = count("brand_views", entity("item.brand"), "view", window="7d")
+brand_views = count("brand_views", entity("item.maker"), "view", window="7d")
 user_dear = count("user_dear", user, "click", window="7d", where="item.price > 20 and item.stock > 0")
 """
 
@@ -71,7 +71,7 @@ def promote(project: Project, features: FeatureSet, name: str) -> str:
 
 def item_events() -> list[dict]:
     profiles = [
-        serving_shop.profile(number) | {"brand": f"b{number % 5}"}
+        serving_shop.profile(number) | {"maker": f"b{number % 5}"}
         for number in range(serving_shop.ITEMS)
     ]
     return [

@@ -146,7 +146,9 @@ def test_trees_learn_the_mean_of_what_is_mostly_nothing_and_export_it():
     assert np.corrcoef(predicted, mean)[0, 1] > 0.9
     assert largest_difference(model, gbdt_to_onnx(model), test.matrix) < 1e-5
     trees = export_trees(model)
-    assert np.allclose(trees.apply_link(trees.raw_scores(test.matrix[:100])), predicted[:100], rtol=1e-5)
+    assert np.allclose(
+        trees.apply_link(trees.raw_scores(test.matrix[:100])), predicted[:100], rtol=1e-5
+    )
 
 
 def test_a_scale_corrects_later_means_and_is_used_only_if_better():

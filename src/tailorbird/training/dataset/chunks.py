@@ -74,6 +74,33 @@ class FeatureChunks:
         return np.concatenate([chunk.rows.numeric[:, index] for chunk in self.chunks])
 
 
+def encode_chunks(
+    chunks: Iterable[FeatureChunk],
+    encoder: Encoder,
+    index_series: IndexSeries,
+    *,
+    position: bool,
+    live_columns: LiveColumns,
+    target_encodings: Mapping[str, npt.NDArray[np.float64]] | None = None,
+) -> Iterator[tuple[slice, Matrix]]:
+    """Yield the range of rows of each chunk, and their matrix; see `matrix.encode_rows`."""
+    start = 0
+    for chunk in chunks:
+        row_range = slice(start, start := start + chunk.part.rows)
+        encodings = {name: column[row_range] for name, column in (target_encodings or {}).items()}
+        yield (
+            row_range,
+            encode_rows(
+                chunk,
+                encoder,
+                index_series,
+                position=position,
+                target_encodings=encodings,
+                live_columns=live_columns,
+            ),
+        )
+
+
 def write_matrix_files(
     chunks: FeatureChunks,
     encoder: Encoder,
@@ -88,26 +115,19 @@ def write_matrix_files(
 ) -> PartRows:
     """Write the rows that a net learns from to files; one chunk is in memory at a time."""
 
-    def iterate_blocks() -> Iterator[Rows]:
-        start = 0
-        for chunk in chunks.chunks:
-            row_range = slice(start, start := start + chunk.part.rows)
-            encodings = {name: column[row_range] for name, column in target_encodings.items()}
-            matrix = encode_rows(
-                chunk,
-                encoder,
-                index_series,
-                position=position,
-                target_encodings=encodings,
-                live_columns=live_columns,
-            )
-            yield Rows(
-                matrix,
-                {head: label[row_range] for head, label in labels.items()},
-                weight[row_range],
-            )
-
-    return write_parts(folder, iterate_blocks())
+    matrices = encode_chunks(
+        chunks.chunks,
+        encoder,
+        index_series,
+        position=position,
+        live_columns=live_columns,
+        target_encodings=target_encodings,
+    )
+    blocks = (
+        Rows(matrix, {head: label[row_range] for head, label in labels.items()}, weight[row_range])
+        for row_range, matrix in matrices
+    )
+    return write_parts(folder, blocks)
 
 
 def sample_blocks(rows: Blocks, rows_max: int = SAMPLE_ROWS_MAX) -> Rows:

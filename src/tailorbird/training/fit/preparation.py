@@ -18,10 +18,10 @@ from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.encode.transforms import Column
 from tailorbird.ranking.tower import VECTOR_COLUMNS
-from tailorbird.training.dataset.chunks import FeatureChunks
+from tailorbird.training.dataset.chunks import FeatureChunks, encode_chunks
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
-from tailorbird.training.dataset.matrix import FeatureChunk, bundle_columns, encode_rows
+from tailorbird.training.dataset.matrix import FeatureChunk, bundle_columns
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.fit.transforms import find_preset, fit_transforms, plan_transforms
 from tailorbird.training.settings import TrainSettings
@@ -113,18 +113,12 @@ def stack_matrices(
     target_encodings: Mapping[str, Floats] | None = None,
 ) -> Matrix:
     """Stack the matrices of several chunks; see `training.dataset.matrix.encode_rows`."""
-    matrices, start = [], 0
-    for chunk in chunks:
-        row_range = slice(start, start := start + chunk.part.rows)
-        encodings = {name: column[row_range] for name, column in (target_encodings or {}).items()}
-        matrices.append(
-            encode_rows(
-                chunk,
-                encoder,
-                index_series,
-                position=position,
-                target_encodings=encodings,
-                live_columns=live_columns,
-            )
-        )
-    return np.concatenate(matrices)
+    matrices = encode_chunks(
+        chunks,
+        encoder,
+        index_series,
+        position=position,
+        live_columns=live_columns,
+        target_encodings=target_encodings,
+    )
+    return np.concatenate([matrix for _, matrix in matrices])

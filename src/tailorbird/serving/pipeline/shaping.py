@@ -20,8 +20,7 @@ import numpy as np
 from tailorbird.events import hash64, hash64s, parse_duration
 from tailorbird.ranking import Pin, Slot
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts
-from tailorbird.ranking.policy.rule_columns import RuleRequest as RuleInputs
-from tailorbird.ranking.policy.rule_columns import seen_mask
+from tailorbird.ranking.policy.rule_columns import RuleRequest, seen_mask
 from tailorbird.ranking.policy.rule_language import ITEM_FIELDS
 from tailorbird.ranking.policy.rules import Rules, compile_rules
 from tailorbird.retrieval import Index
@@ -138,7 +137,7 @@ class Shaping:
 
         That is somebody new, or anybody without the store.
         """
-        inputs = RuleInputs(index, np.arange(len(index)), index.as_of)
+        inputs = RuleRequest(index, np.arange(len(index)), index.as_of)
         personal_rules = [
             rule
             for rule in self.rules.rules
@@ -160,7 +159,7 @@ class Shaping:
         item_count = len(index)
         if not item_count or shown.any():
             return ""
-        inputs = RuleInputs(index, np.arange(item_count))
+        inputs = RuleRequest(index, np.arange(item_count))
         unsatisfied = [
             rule.text
             for rule in self._global_rules.rules
@@ -175,7 +174,7 @@ class Shaping:
     def _visible_to_all(self, index: Index, rows: RowIndices) -> Mask:
         """Return which rows may be shown to anybody."""
         return self._allowed_by_lists(index, rows) & self._rule_mask(
-            self._global_rules, RuleInputs(index, rows)
+            self._global_rules, RuleRequest(index, rows)
         )
 
     def _allowed_by_lists(self, index: Index, rows: RowIndices) -> Mask:
@@ -222,7 +221,7 @@ class Shaping:
     def _rule_mask(
         self,
         rules: Rules,
-        inputs: RuleInputs,
+        inputs: RuleRequest,
         request: Request | None = None,
         *,
         on_failure: bool = True,
@@ -371,10 +370,10 @@ class Shaping:
         ]
 
 
-def rule_inputs(request: Request, rows: RowIndices) -> RuleInputs:
+def rule_inputs(request: Request, rows: RowIndices) -> RuleRequest:
     """Return the inputs of rules for some rows of the request's index."""
     assert request.index is not None
-    return RuleInputs(
+    return RuleRequest(
         request.index,
         rows,
         request.now,

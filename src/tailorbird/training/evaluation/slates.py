@@ -15,7 +15,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import History
 from tailorbird.ranking.policy.diversity import SlateConstraints
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts, arrange_slate
-from tailorbird.ranking.policy.rule_columns import RuleRequest as RuleInputs
+from tailorbird.ranking.policy.rule_columns import RuleRequest
 from tailorbird.ranking.policy.rules import compile_rules
 from tailorbird.ranking.policy.slate_distribution import SlateDistribution, slate_distribution
 from tailorbird.ranking.slot import Slot
@@ -107,7 +107,7 @@ class SlateReplay:
             int(self._series.positions_at(data.t[request : request + 1])[0])
         ]
         places = index.find(keys)
-        inputs = RuleInputs(index, np.maximum(places, 0), int(data.t[request]))
+        inputs = RuleRequest(index, np.maximum(places, 0), int(data.t[request]))
         visible = np.flatnonzero(self._visible(keys, places, inputs))
         items, places = items[visible], places[visible]
         if not items.size:
@@ -125,7 +125,7 @@ class SlateReplay:
         return ReplayedResponse(request, items, distributions, predicted)
 
     def _visible(
-        self, keys: npt.NDArray[np.uint64], positions: npt.NDArray[np.intp], inputs: RuleInputs
+        self, keys: npt.NDArray[np.uint64], positions: npt.NDArray[np.intp], inputs: RuleRequest
     ) -> npt.NDArray[np.bool_]:
         mask = self._rules.mask(inputs) | (positions < 0)
         if self._allow.size:

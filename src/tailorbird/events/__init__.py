@@ -12,6 +12,7 @@ from tailorbird.events.clock import (
     format_duration,
     parse_duration,
     to_iso,
+    to_minute,
 )
 from tailorbird.events.contract.contract import check
 from tailorbird.events.contract.envelope import Context, Event, ResponseDetails
@@ -58,4 +59,5 @@ __all__ = [
     "micros",
     "parse_duration",
     "to_iso",
+    "to_minute",
 ]

@@ -75,6 +75,11 @@ def to_iso(moment: int) -> str:
     return datetime.fromtimestamp(moment / SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def to_minute(moment: int) -> str:
+    """Format a time in microseconds as `2026-11-25T12:00Z`, where a minute is exact enough."""
+    return f"{to_iso(moment)[:16]}Z"
+
+
 DURATION_MAX = 36_500 * DAY  # Longer durations overflow 64-bit times.
 _UNITS = {"ms": 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d|w)\Z")

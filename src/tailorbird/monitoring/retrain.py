@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.errors import UsageError
-from tailorbird.events import HOUR, to_iso
+from tailorbird.events import HOUR, to_minute
 from tailorbird.events.clock import ATTRIBUTION
 from tailorbird.experiments.counts import Counts, count_events
 from tailorbird.experiments.statistics import Moments
@@ -188,7 +188,7 @@ def decide_from_steps(
         reason = f"{description}: within what chance allows"
     else:
         reason = (
-            f"{description}, from {to_iso(steps_after[0].start)[:16]}Z on: more than chance allows"
+            f"{description}, from {to_minute(steps_after[0].start)} on: more than chance allows"
         )
     return Decision(
         retrain=alarm_index is not None,

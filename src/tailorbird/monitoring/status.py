@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import DAY, to_iso
+from tailorbird.events import DAY, to_iso, to_minute
 from tailorbird.monitoring.daily import read_reports
 from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, summarize
 from tailorbird.monitoring.versions import Entry, Names, Versions
@@ -76,7 +76,7 @@ def build_status(
     champion = of(today_cells.filter(pc.field("version") == names.champion), now - DAY)
     before = of(cells.filter(minute < now - DAY), now - 2 * DAY)
     lines = [
-        f"{to_iso(now)[:16]}Z, the last 24 hours against the 24 before",
+        f"{to_minute(now)}, the last 24 hours against the 24 before",
         *_traffic(today, before, champion),
         _slots(today_cells, now, delays),
         _models(names, champion),

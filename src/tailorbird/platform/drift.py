@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import DAY, HOUR, Clock, parse_duration
+from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_minute
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare.declarations import Derived
 from tailorbird.lake import Lake
@@ -23,7 +23,6 @@ from tailorbird.monitoring.drift.detect import CLICKED, DAYS_MIN, LABEL, OUTAGE_
 from tailorbird.monitoring.drift.judgement import (
     DriftRow,
     Judgement,
-    minute,
     read_judgement,
     store_judgement,
 )
@@ -190,7 +189,7 @@ def _find_drift(
             )
         )
     if learned is None:
-        since_iso = minute(now - parse_duration(since))
+        since_iso = to_minute(now - parse_duration(since))
         falls = [row for row in read_falls(project, clock) if (row.until or since_iso) >= since_iso]
         shown = sorted([*falls, *rows], key=lambda row: row.since, reverse=True)
         return DriftResult(rate, int(history // 24), len(signals), shown), rows
@@ -216,7 +215,7 @@ def explain_fall(project: Project, clock: Clock, reference_from: int, since: int
 def fall_details(since: int, reason: str, cause: Cause) -> dict[str, str]:
     """Return what the audit log has of a fall, for `read_falls`."""
     return {
-        "since": minute(since),
+        "since": to_minute(since),
         "cause": cause.name,
         "evidence": f"{reason}; {cause.evidence}",
         "runbook": f"{RUNBOOKS}/{cause.page}",
@@ -234,7 +233,7 @@ def read_falls(project: Project, clock: Clock) -> list[DriftRow]:
             for later in audit[index:]
             if later.action in ("promote", "rollback") and later.at <= clock.now()
         ]
-        times = {"until": minute(ends[0]) if ends else "", "detected": minute(entry.at)}
+        times = {"until": to_minute(ends[0]) if ends else "", "detected": to_minute(entry.at)}
         row = {**entry.details, **times, "compared_with": "reference"}
         rows.append(msgspec.convert(row, DriftRow))
     return rows
@@ -374,7 +373,7 @@ def read_episodes(project: Project, clock: Clock) -> list[DriftRow]:
 
 def read_open_episodes(project: Project, clock: Clock) -> list[DriftRow]:
     """Return the falls and the stored episodes that go on."""
-    now = minute(clock.now())
+    now = to_minute(clock.now())
     return [row for row in read_episodes(project, clock) if row.is_open_at(now)]
 
 
@@ -386,7 +385,7 @@ def _first_visit(lake: Lake, now: int) -> int:
 
 
 def _hour(start: int, hour: int) -> str:
-    return minute(start + hour * HOUR)
+    return to_minute(start + hour * HOUR)
 
 
 def figure_store(project: Project) -> FigureStore:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
-from tailorbird.events import DAY, HOUR, MINUTE, Clock, parse_duration, to_iso
+from tailorbird.events import DAY, HOUR, MINUTE, Clock, parse_duration, to_iso, to_minute
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift.judgement import read_judgement
 from tailorbird.monitoring.figures import Figures, summarize
@@ -114,7 +114,7 @@ class FiguresResult:
                     [getattr(row, f"{metric}_{end}") for row in group_rows] for end in INTERVAL_ENDS
                 )
                 axes.fill_between(hours, low, high, alpha=0.2, color=line.get_color())
-        axes.set_xlabel(f"hours since {to_iso(self.since)[:16]}Z")
+        axes.set_xlabel(f"hours since {to_minute(self.since)}")
         axes.set_ylabel(metric)
         axes.legend()
         return plot
@@ -247,7 +247,7 @@ def read_figures(
         cells = cells.filter(pc.equal(cells["slot"], slot))
     if not cells.num_rows:
         raise NotReadyError(
-            f"no response in the {since} before {to_iso(now)[:16]}Z",
+            f"no response in the {since} before {to_minute(now)}",
             where=slot or str(project.paths.lake),
             fix="name a longer time by since, or another end by as_of",
         )

@@ -9,7 +9,7 @@ import msgspec
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, Clock, parse_duration, to_iso
+from tailorbird.events import DAY, Clock, parse_duration, to_iso, to_minute
 from tailorbird.monitoring.figures import Figures
 from tailorbird.monitoring.notify import (
     Ledger,
@@ -140,7 +140,7 @@ def _decision_message(name: str, entry: AuditEntry) -> Message | None:
         kind, title, page = "refused", f"{entry.version} was refused", "canary-ended.md"
     else:
         return None
-    body = f"{entry.why}\n{to_iso(entry.at)[:16]}Z. Runbook: {RUNBOOKS}/{page}"
+    body = f"{entry.why}\n{to_minute(entry.at)}. Runbook: {RUNBOOKS}/{page}"
     return Message(kind, kind, f"{kind}/{entry.version}/{entry.at}", f"{name}: {title}", body)
 
 
@@ -150,7 +150,7 @@ def _waiting_message(name: str, step: WaitingStep) -> Message:
         "approval",
         f"approval/{step.version}/{step.since}",
         f"{name}: {step.step.replace('_', ' ')} of {step.version} waits for you",
-        f"{step.why}\nSince {to_iso(step.since)[:16]}Z. "
+        f"{step.why}\nSince {to_minute(step.since)}. "
         f'tailorbird monitor approve --why "…"\nRunbook: {RUNBOOKS}/canary-ended.md',
         repeats=True,
     )
@@ -162,7 +162,7 @@ def _overdue_message(name: str, entry: Overdue) -> Message:
         "training",
         f"training/{entry.slot}/{entry.since}",
         f"{name}: the training of {entry.slot} could not run",
-        f"Due since {to_iso(entry.since)[:16]}Z. {entry.why}.\n"
+        f"Due since {to_minute(entry.since)}. {entry.why}.\n"
         f"{entry.fix}\nRunbook: {RUNBOOKS}/training.md",
         repeats=True,
     )
@@ -193,7 +193,7 @@ def send_test(project: Project, clock: Clock) -> list[ReceiverState]:
     text = f"Sent at {to_iso(now)[:19]}Z by tailorbird monitor notify --test."
     test = Message("approval", "test", "test", f"{name}: a test message", text)
     return [
-        ReceiverState(receiver.name, to_iso(now)[:16] + "Z" if error else "", error)
+        ReceiverState(receiver.name, to_minute(now) if error else "", error)
         for receiver in _receivers_of(project)
         for error in [receiver.send(test)]
     ]
@@ -203,7 +203,7 @@ def read_receivers(project: Project) -> list[ReceiverState]:
     """Return the receivers, and which of them failed when the trainer last sent something."""
     failing = read_ledger(project.paths.monitoring).failing
     return [
-        ReceiverState(receiver.name, to_iso(failure.since)[:16] + "Z", failure.error)
+        ReceiverState(receiver.name, to_minute(failure.since), failure.error)
         if (failure := failing.get(receiver.name))
         else ReceiverState(receiver.name, "", "")
         for receiver in _receivers_of(project)
@@ -242,7 +242,7 @@ def silence_cause(project: Project, clock: Clock, cause: str, length: str) -> di
     now = clock.now()
     until = now + parse_duration(length) if length else now
     silences = silence(project.paths.monitoring, cause, until, now)
-    return {name: to_iso(end)[:16] + "Z" for name, end in silences.items()}
+    return {name: to_minute(end) for name, end in silences.items()}
 
 
 def describe_notify(project: Project, now: int) -> list[str]:
@@ -251,11 +251,11 @@ def describe_notify(project: Project, now: int) -> list[str]:
     failing = read_ledger(folder).failing if project.settings.notify.urls else {}
     return [
         *(
-            f"receiver {name} accepts no message since {to_iso(state.since)[:16]}Z: {state.error}"
+            f"receiver {name} accepts no message since {to_minute(state.since)}: {state.error}"
             for name, state in failing.items()
         ),
         *(
-            f"{name} is silenced until {to_iso(until)[:16]}Z"
+            f"{name} is silenced until {to_minute(until)}"
             for name, until in read_silences(folder, now).items()
         ),
     ]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Clock, parse_duration, to_iso
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Clock, parse_duration, to_minute
 from tailorbird.experiments.outcomes import COLUMNS
 from tailorbird.experiments.statistics import Moments
 from tailorbird.lake import Lake
@@ -68,7 +68,7 @@ class WaitingStep:
         """Return a sentence for the status."""
         return (
             f"{self.step.replace('_', ' ')} of {self.version} waits for you since "
-            f'{to_iso(self.since)[:16]}Z: tailorbird monitor approve --why "…"'
+            f'{to_minute(self.since)}: tailorbird monitor approve --why "…"'
         )
 
 

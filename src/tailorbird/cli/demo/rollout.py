@@ -14,7 +14,7 @@ import msgspec
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
-from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_iso
+from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_minute
 from tailorbird.experiments.statistics import Interval
 from tailorbird.platform.drift import figure_store
 from tailorbird.platform.rollout import advance_rollout
@@ -141,4 +141,4 @@ def _write_broken(source: Path, folder: Path) -> Path:
 
 def _format_entry(entry: AuditEntry) -> str:
     version = entry.version or "none"
-    return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {version}, {entry.why}"
+    return f"{to_minute(entry.at)} {entry.by}: {entry.action} {version}, {entry.why}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.atomic_write import atomic_write
-from tailorbird.events import to_iso
+from tailorbird.events import to_minute
 
 FILE = "episodes.json"
 
@@ -49,7 +49,7 @@ class Judgement(msgspec.Struct, frozen=True):
         if not self.at:
             return "drift was never judged, see tailorbird monitor drift"
         text = f"could not be judged, {self.obstacle}" if self.obstacle else "was judged"
-        return f"drift {text}, as of {minute(self.at)}"
+        return f"drift {text}, as of {to_minute(self.at)}"
 
 
 def store_judgement(folder: Path, judgement: Judgement) -> None:
@@ -63,8 +63,3 @@ def read_judgement(folder: Path) -> Judgement:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=Judgement)
     except (FileNotFoundError, msgspec.MsgspecError):
         return Judgement()  # none yet, or by another version: it is computed again
-
-
-def minute(ts: int) -> str:
-    """Return a time as episodes have it, such as 2026-09-28T10:00Z."""
-    return to_iso(ts)[:16] + "Z"

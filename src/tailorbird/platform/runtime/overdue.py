@@ -13,7 +13,7 @@ import msgspec
 from tailorbird.atomic_write import atomic_write
 from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
-from tailorbird.events import Clock, to_iso
+from tailorbird.events import Clock, to_minute
 from tailorbird.registry import Registry, VersionInfo
 
 FILE = "overdue.json"
@@ -40,9 +40,7 @@ class Overdue(msgspec.Struct, frozen=True):
 
     def describe(self) -> str:
         """Return a sentence for the status."""
-        return (
-            f"training of {self.slot}: due since {to_iso(self.since)[:16]}Z, could not: {self.why}"
-        )
+        return f"training of {self.slot}: due since {to_minute(self.since)}, could not: {self.why}"
 
 
 def versions_of(registry: Registry, slot: str) -> list[VersionInfo]:

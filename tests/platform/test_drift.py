@@ -96,7 +96,7 @@ def test_a_view_of_the_past_changes_no_alarm_and_shows_nothing_later(project, cl
     find_drift(project, clock)
     (alarm,) = read_open_episodes(project, clock)
     fell_at, ended = clock.now() - 3 * DAY, clock.now() - DAY
-    details = fall_details(fell_at, "clicks fell", Cause("change of taste", "", "taste.md"))
+    details = fall_details(fell_at, "clicks fell", Cause("change of taste", ""))
     for at, action in ((fell_at, FALL), (ended, "promote")):
         registry = Registry(project.paths.registry, clock=SimulatedClock(at))
         registry.record(action, "v0001", by="test", why="test", details=details)

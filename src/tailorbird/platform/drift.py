@@ -363,7 +363,7 @@ def _cause(episode: Episode, shifts: dict[str, Shift]) -> Cause | None:
         f"{episode.moved[0].name} is {shift.now:.2f} from the training, and was {shift.then:.2f} "
         "from it already in the time that the model learned from"
     )
-    return Cause("training-serving skew", evidence, "skew.md")
+    return Cause("training-serving skew", evidence)
 
 
 def read_episodes(project: Project, clock: Clock) -> list[DriftRow]:

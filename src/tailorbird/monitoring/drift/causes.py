@@ -40,13 +40,34 @@ SHORT_HISTORY = ("hour", "all")  # of `Episode.compared_with`
 NO_WEEKDAYS = "the history has no four weeks yet, so weekdays are not told apart"
 
 
+PAGES = {  # cause → its runbook in docs/operate
+    OUTAGE: "no-events.md",
+    "tracker lost a field": "lost-field.md",
+    "bots": "bots.md",
+    "stale source": "stale-source.md",
+    "slow store": "slow-store.md",
+    "model change": "model-change.md",
+    "catalogue swap": "catalogue.md",
+    "new app version or device": "traffic-mix.md",
+    "promotion": "promotion.md",
+    "seasonality": "drift.md",
+    TASTE: "taste.md",
+    "training-serving skew": "skew.md",
+    "unknown": "drift.md",
+}
+
+
 @dataclass(frozen=True)
 class Cause:
-    """A likely cause: its name, the evidence in one sentence, and the runbook in docs/operate."""
+    """A likely cause, one of `PAGES`, and the evidence in one sentence."""
 
     name: str
     evidence: str
-    page: str
+
+    @property
+    def page(self) -> str:
+        """Return the runbook in docs/operate."""
+        return PAGES[self.name]
 
 
 @dataclass(frozen=True)
@@ -131,7 +152,7 @@ def name_cause(
         if (cause := rule(facts)) is not None:
             return cause
     moved = ", ".join(one.name for one in episode.moved[:3])
-    return Cause("unknown", f"moved most: {moved}", "drift.md")
+    return Cause("unknown", f"moved most: {moved}")
 
 
 def name_cause_of_fall(
@@ -154,7 +175,7 @@ def name_cause_of_fall(
     )
     stop = len(signals[0].counts) if signals else start
     if stop <= start:
-        return Cause("unknown", "no hour of the fall is over yet", "drift.md")
+        return Cause("unknown", "no hour of the fall is over yet")
     facts = _Facts(
         {each.name: each for each in signals},
         Episode(start, stop, stop, "reference", True, moved),
@@ -167,7 +188,7 @@ def name_cause_of_fall(
         if (cause := rule(facts)) is not None:
             return cause
     evidence = "fields, devices, crawlers, catalogue, sources and models are as before the fall"
-    return Cause(TASTE, evidence, "taste.md")
+    return Cause(TASTE, evidence)
 
 
 def _distance(signal: Signal, start: int) -> float:
@@ -199,7 +220,7 @@ def _outage(facts: _Facts) -> Cause | None:
         if ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved):
             return None
     evidence = f"events are at {ratio:.0%} of usual: nothing arrives, people have not left"
-    return Cause(OUTAGE, evidence, "no-events.md")
+    return Cause(OUTAGE, evidence)
 
 
 def _lost_field(facts: _Facts) -> Cause | None:
@@ -207,7 +228,7 @@ def _lost_field(facts: _Facts) -> Cause | None:
         before, during = facts.shares(signal)
         if during[0] - before[0] > facts.shift:
             evidence = f"{signal.name} is missing in {during[0]:.0%}, {before[0]:.0%} before"
-            return Cause("tracker lost a field", evidence, "lost-field.md")
+            return Cause("tracker lost a field", evidence)
     return None
 
 
@@ -217,7 +238,7 @@ def _bots(facts: _Facts) -> Cause | None:
         share = (before, during) if name == "bot" else (1.0 - before, 1.0 - during)
         if share[1] - share[0] > SHIFT / 2:
             evidence = f"crawlers make {share[1]:.0%} of the events, {share[0]:.0%} before"
-            return Cause("bots", evidence, "bots.md")
+            return Cause("bots", evidence)
     return None
 
 
@@ -233,13 +254,12 @@ def _slow_store(facts: _Facts) -> Cause | None:
         rise, name = max(names, default=(0.0, ""))
         if rise > SHIFT / 2:
             kind = "stale source" if name in ("candidates", "retrieval") else "slow store"
-            page = "stale-source.md" if kind == "stale source" else "slow-store.md"
-            return Cause(kind, f"{rise:.0%} more answers lack {name}", page)
+            return Cause(kind, f"{rise:.0%} more answers lack {name}")
     for signal in facts.of_kind("latency"):
         before, during = (_p95_ms(signal, shares) for shares in facts.shares(signal))
         if during > before:
             evidence = f"95% of the answers take up to {during:,.1f} ms, {before:,.1f} ms before"
-            return Cause("slow store", evidence, "slow-store.md")
+            return Cause("slow store", evidence)
     return None
 
 
@@ -258,7 +278,7 @@ def _model_change(facts: _Facts) -> Cause | None:
     kinds = {one.kind for one in facts.episode.moved}
     near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= detected]
     if near and kinds & {"score", "model", "source", LABEL}:
-        return Cause("model change", near[-1].what, "model-change.md")
+        return Cause("model change", near[-1].what)
     return None
 
 
@@ -271,7 +291,7 @@ def _stale_source(facts: _Facts) -> Cause | None:
                 f"{signal.bins[index]} gives {during[index]:.0%} of the candidates, "
                 f"{before[index]:.0%} before"
             )
-            return Cause("stale source", evidence, "stale-source.md")
+            return Cause("stale source", evidence)
     return None
 
 
@@ -279,7 +299,7 @@ def _catalogue(facts: _Facts) -> Cause | None:
     _, ratio = facts.traffic("item profiles")
     if ratio < BUSY or not any(one.name == "item profiles" for one in facts.episode.moved):
         return None
-    return Cause("catalogue swap", f"item profiles are at {ratio:.0%} of usual", "catalogue.md")
+    return Cause("catalogue swap", f"item profiles are at {ratio:.0%} of usual")
 
 
 def _device(facts: _Facts) -> Cause | None:
@@ -287,27 +307,27 @@ def _device(facts: _Facts) -> Cause | None:
         name, before, during = facts.largest(signal)
         if abs(during - before) > facts.shift:
             evidence = f"device {name} has {during:.0%} of the traffic, {before:.0%} before"
-            return Cause("new app version or device", evidence, "traffic-mix.md")
+            return Cause("new app version or device", evidence)
     return None
 
 
 def _promotion(facts: _Facts) -> Cause | None:
     _, ratio = facts.traffic(EVENTS)
     if ratio >= BUSY:
-        return Cause("promotion", f"events are at {ratio:.0%} of usual", "promotion.md")
+        return Cause("promotion", f"events are at {ratio:.0%} of usual")
     return None
 
 
 def _weekend(facts: _Facts) -> Cause | None:
     day = (facts.first_hour // HOUR + facts.episode.start) // 24
     if facts.episode.compared_with in SHORT_HISTORY and (day + 3) % 7 >= 5:  # 1970 began Thursday
-        return Cause("seasonality", f"it is a weekend, and {NO_WEEKDAYS}", "drift.md")
+        return Cause("seasonality", f"it is a weekend, and {NO_WEEKDAYS}")
     return None
 
 
 def _season(facts: _Facts) -> Cause | None:
     if facts.episode.compared_with in SHORT_HISTORY and len(facts.episode.moved) > 1:
-        return Cause("seasonality", NO_WEEKDAYS, "drift.md")
+        return Cause("seasonality", NO_WEEKDAYS)
     return None
 
 
@@ -327,7 +347,7 @@ def _taste(facts: _Facts) -> Cause | None:
         f"{during:.1%} of the seen items are clicked, {before:.1%} before; visitors, devices, "
         "fields, sources and models are as usual"
     )
-    return Cause(TASTE, evidence, "taste.md")
+    return Cause(TASTE, evidence)
 
 
 _RULES: tuple[Callable[[_Facts], Cause | None], ...] = (

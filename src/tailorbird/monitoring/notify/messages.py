@@ -7,27 +7,12 @@ import msgspec
 
 from tailorbird.atomic_write import atomic_write
 from tailorbird.errors import UsageError
+from tailorbird.monitoring.drift.causes import PAGES
 
 KINDS = ("drift", "rollback", "refused", "approval", "page")
 EVERYTHING = "all"  # silences every message
-CAUSES = (  # of drift, of failed responses, and a training that cannot run
-    "outage upstream",
-    "tracker lost a field",
-    "bots",
-    "stale source",
-    "slow store",
-    "model change",
-    "catalogue swap",
-    "new app version or device",
-    "promotion",
-    "seasonality",
-    "change of taste",
-    "training-serving skew",
-    "unknown",
-    "errors",
-    "empty lists",
-    "training",
-)
+# Causes of drift, of failed responses, and a training that cannot run.
+CAUSES = (*PAGES, "errors", "empty lists", "training")
 FILE = "silences.json"
 
 

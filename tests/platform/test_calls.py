@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 import tailorbird as tb
+from tailorbird.config import open_project
+from tailorbird.platform.moment import clock_as_of
+from tailorbird.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +84,13 @@ def test_a_history_is_written_once(tmp_path: Path) -> None:
     assert history.lines == len((tmp_path / "h.jsonl").read_text().splitlines())
     with pytest.raises(tb.UsageError, match="already there"):
         tb.simulator.write_history(tmp_path / "h.jsonl")
+
+
+def test_the_audit_log_is_read_by_the_time_at_which_the_imported_log_ended(
+    shop: tb.Project,
+) -> None:
+    project = open_project(shop.root)
+    registry = Registry(project.paths.registry, clock=clock_as_of("", project))
+    registry.record("note", "v0001", by="ann", why="within the last week of the log")
+    [entry] = shop.registry.audit(since="7d").to_pylist()
+    assert (entry["by"], entry["at"][:7]) == ("ann", "2025-11")

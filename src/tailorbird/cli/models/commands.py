@@ -181,7 +181,7 @@ def audit(*, since: str = "", churn: ChurnOption = "", json: Json = False) -> No
     """
     from tailorbird.platform.models.registry import recent_audit
 
-    frame = recent_audit(open_registry(churn)[1], since)
+    frame = recent_audit(*open_registry(churn), since)
     if json:
         print_json({"entries": frame.to_pylist()})
         return

@@ -195,7 +195,7 @@ class RegistryView:
         Args:
             since: length of the most recent period, such as `7d`; "" is all of it.
         """
-        return recent_audit(self._registry(), since)
+        return recent_audit(open_project(self._root), self._registry(), since)
 
     def _registry(self) -> Registry:
         return Registry(open_project(self._root).paths.registry, clock=SystemClock())
@@ -212,9 +212,16 @@ def _ndcg(metrics: dict) -> float | None:
     return figures.get("ndcg_10") if isinstance(figures, dict) else None
 
 
-def recent_audit(registry: Registry, since: str = "") -> Frame:
-    """Return the entries of an audit log, the newest first; see `RegistryView.audit`."""
-    start = SystemClock().now() - parse_duration(since) if since else 0
+def recent_audit(project: Project, registry: Registry, since: str = "") -> Frame:
+    """Return the entries of an audit log, the newest first; see `RegistryView.audit`.
+
+    The period ends where the project's time is, such as the end of an imported log.
+    """
+    start = 0
+    if since:
+        from tailorbird.platform.moment import clock_as_of  # loads the lake
+
+        start = clock_as_of("", project).now() - parse_duration(since)
     return Frame.from_rows(
         ["at", "action", "version", "by", "reason"],
         [

@@ -90,7 +90,7 @@ def end_overdue(project: Project, slot: str) -> None:
 
 
 def _newest_name(versions: list[VersionInfo]) -> str:
-    return max((info.version for info in versions), default="")
+    return versions[-1].version if versions else ""
 
 
 def _read(project: Project) -> dict[str, Overdue]:

@@ -106,7 +106,7 @@ def fill_index(router: Router, entries: int) -> None:
     )
     for start in range(0, entries, 1 << 18):
         entries_ = np.zeros(min(1 << 18, entries - start), ENTRY)
-        entries_["key"], entries_["check"] = (
+        entries_["key"], entries_["fingerprint_rest"] = (
             rng.integers(0, 2**64 - 1, len(entries_), np.uint64) for _ in range(2)
         )
         entries_["received_at"] = START - DAY * 2 + start

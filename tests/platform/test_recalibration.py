@@ -86,7 +86,9 @@ def test_a_level_that_halves_is_recalibrated(project):
     assert 1.5 < purchase["level"] < 2.7
     assert purchase["error_new"] < purchase["error"] / 2
     assert purchase["log_loss_new"] < purchase["log_loss"]
-    old, new = (Bundle.load(registry.resolve(name), schema_hash=None) for name in ("v0001", "v0002"))
+    old, new = (
+        Bundle.load(registry.resolve(name), schema_hash=None) for name in ("v0001", "v0002")
+    )
     golden = read_array((registry.resolve("v0001") / "golden_input.npy").read_bytes())
     before, after = old.score_matrix(golden), new.score_matrix(golden)
     assert np.array_equal(before.heads["click"], after.heads["click"])

@@ -16,7 +16,7 @@ attempt is read from the registry's audit log, so a restart changes nothing.
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from tailorbird.platform.rollout import ACTOR, TICK_S, advance_rollout_safely, i
 from tailorbird.platform.runtime.falls import decide_on, has_enough_traffic, look_for_fall
 from tailorbird.platform.runtime.overdue import end_overdue, note_overdue, versions_of
 from tailorbird.platform.runtime.retention import prune_safely
+from tailorbird.platform.runtime.training_kind import INCREMENTAL, choose_kind, record_training
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families
@@ -70,6 +71,7 @@ def train_once(
     quick: bool = False,
     promote: bool = True,
     by: str = "train",
+    incremental: bool | None = False,
     progress: Progress = no_progress,
 ) -> TrainOutcome:
     """Train a model for a slot on what the lake holds; promote it if it passes the gate.
@@ -78,6 +80,8 @@ def train_once(
         since: learn only from answers after this time, for use after a shift of tastes. Labels
             that arrive more than an hour late are then missed.
         promote: promote it at once; False leaves that to `platform.rollout`.
+        incremental: go on from the last model; None chooses by what each kind took and brought,
+            and logs what this one does.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
     window, lateness = parse_duration(project.settings.train.window), project.plan.lateness_us
@@ -92,11 +96,24 @@ def train_once(
         challengers=tuple(own_families()),
     )
     settings = apply_tuned(settings, slot, project.root / FILE)
-    return to_outcome(
-        train_slot(
-            project, clock, project.slots[slot], settings, by=by, promote=promote, progress=progress
-        )
+    registry = Registry(project.paths.registry, clock=clock)
+    kind, why = choose_kind(registry.audit(), slot)
+    settings = replace(
+        settings, incremental=kind == INCREMENTAL if incremental is None else incremental
     )
+    report = train_slot(
+        project,
+        clock,
+        project.slots[slot],
+        settings,
+        by=by,
+        promote=promote,
+        work=project.paths.data / "training",
+        progress=progress,
+    )
+    if incremental is None:
+        record_training(registry, slot, report, why, by)
+    return to_outcome(report)
 
 
 def to_outcome(report: TrainReport) -> TrainOutcome:
@@ -275,7 +292,16 @@ def _train(
     """
     is_staged = project.settings.rollout.staged
     try:
-        outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=ACTOR)
+        outcome = train_once(
+            project,
+            clock,
+            slot,
+            since=since,
+            promote=not is_staged,
+            by=ACTOR,
+            # After a fall the rows since then are few, and the old model is not to be gone on from.
+            incremental=None if since is None else False,
+        )
     except Exception as error:
         note_overdue(project, clock, slot, due_at, error)
         raise

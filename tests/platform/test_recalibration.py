@@ -1,7 +1,8 @@
-"""A level that changes while the order stays: the trainer calibrates the champion anew."""
+"""What the trainer does with a champion: calibrate it anew, or go on from its trees."""
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,8 +19,9 @@ from tailorbird.platform.monitoring import read_status
 from tailorbird.platform.rollout import advance_rollout
 from tailorbird.platform.runtime import trainer
 from tailorbird.platform.runtime.falls import read_decisions
+from tailorbird.platform.runtime.training_kind import choose_kind
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.registry import Registry
+from tailorbird.registry import AuditEntry, Registry
 from tailorbird.retrieval.arrays import read_array
 
 START = 1_790_553_600_000_000  # of the simulated site
@@ -58,11 +60,57 @@ def project(tmp_path_factory):
         slots={"home": HOME},
         features=shop.features,
         churn={},
+        plan=SimpleNamespace(lateness_us=0),
+        meaning=None,
+        root=folder,
     )
-    # An imported log lies in the folder of the test, not in that of a project.
-    assert project.paths.lake == shop.lake or shop.lake.rename(project.paths.lake)
     figure_store(project).refresh(START, NOW)
     return project
+
+
+def test_a_training_goes_on_from_the_champions_trees(project, tmp_path):
+    shutil.copytree(project.paths.registry, tmp_path / "registry")
+    later = SimpleNamespace(**vars(project))
+    later.paths = Paths(tmp_path, lake_storage=project.paths.lake)
+    clock = SimulatedClock(LIVE + DAY)
+    registry = Registry(later.paths.registry, clock=clock)
+    first = trainer.train_once(later, clock, "home", quick=True, promote=False, incremental=None)
+    (entry,) = [entry for entry in registry.audit() if entry.action == "trained"]
+    assert entry.why.endswith("it is the first")
+    assert entry.details["kind"] == "from scratch"
+    second = trainer.train_once(later, clock, "home", quick=True, promote=False, incremental=None)
+    entry = registry.audit()[-1]
+    assert entry.why.startswith("incremental in ")
+    assert entry.why.endswith("both are measured in turn")
+    counts = {}
+    for version in ("v0001", first.version, second.version):
+        about = registry.info(version).metrics["about"]
+        trees = (registry.resolve(version) / "boosters/click.txt").read_text().count("Tree=")
+        counts[version] = (about["requests"]["train"], trees)
+    assert registry.info(second.version).metrics["about"]["went_on_from"] == "v0001"
+    assert counts[second.version][0] < 0.7 * counts[first.version][0], "the newest rows alone"
+    assert counts[second.version][1] > counts["v0001"][1], "trees were added"
+
+
+def trained(kind, seconds, gain, error=0.004):
+    bounds = {"low": f"{gain - 1.96 * error}", "high": f"{gain + 1.96 * error}"}
+    details = {"slot": "home", "kind": kind, "seconds": f"{seconds}", "gain": f"{gain}"}
+    return AuditEntry(0, "trained", "v0002", "trainer", "test", details=details | bounds)
+
+
+def test_the_cheaper_kind_of_training_is_taken_unless_it_is_behind():
+    assert choose_kind([], "home")[0] == "from scratch"
+    assert choose_kind([trained("from scratch", 90, 0.0)], "home")[0] == "incremental"
+    both = [trained("from scratch", 90, 0.004), trained("incremental", 20, 0.001)] * 2
+    kind, why = choose_kind(both, "home")
+    assert kind == "incremental"
+    assert "incremental takes 20 s, +0.0010; from scratch 90 s, +0.0040" in why
+    assert choose_kind(both, "search")[0] == "from scratch", "of another slot nothing is known"
+    behind = [trained("from scratch", 90, 0.03), trained("incremental", 20, 0.001)] * 2
+    kind, why = choose_kind(behind, "home")
+    assert (kind, why.split(", but ")[1]) == ("from scratch", "behind beyond chance")
+    long = [*both, *[trained("incremental", 20, 0.001)] * 7]
+    assert choose_kind(long, "home")[0] == "from scratch", "it is measured again"
 
 
 def test_a_level_that_halves_is_recalibrated(project):
@@ -94,7 +142,7 @@ def test_a_level_that_halves_is_recalibrated(project):
     assert np.array_equal(before.heads["click"], after.heads["click"])
     assert after.heads["purchase"].mean() < 0.75 * before.heads["purchase"].mean()
 
-    # It goes the way of a trained model: here the traffic is too little for a canary.
+    # It takes the steps of a trained model: here the traffic is too little for a canary.
     human = msgspec.structs.replace(
         project.settings.rollout, approval=["shadow", "canary", "promote", "roll_back"]
     )

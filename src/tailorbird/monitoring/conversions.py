@@ -1,7 +1,7 @@
 """Steps of conversion, revenue and calibration for `monitoring.retrain`, from the stored figures.
 
 A conversion belongs to the period of its response, so recent periods lack those still to come. A
-response of which less than `MATURE` of the conversions are known, by its age, is left out; the
+response of which less than `KNOWN_SHARE_MIN` of the conversions are known, by its age, is left out; the
 others count 1 / F(age) times, see `figures.delays`. The error of F is part of the step's.
 """
 
@@ -30,7 +30,7 @@ COLUMNS = (
     "scored_clicks",
     "counted_at",
 )
-MATURE = 0.5  # share of a response's conversions that is known, from which on it counts
+KNOWN_SHARE_MIN = 0.5  # share of a response's conversions that is known, from which on it counts
 # measure → its numerator, its denominator, and what is counted for `clicks_min`
 _PARTS = {
     "conversion": ("conversions", "requests", "conversions"),
@@ -83,7 +83,7 @@ class _Sums:
             used = denominator > 0
             return cls(Moments.from_totals(numerator[used], denominator[used]), counted.sum(), 0.0)
         share, log_variance = delays.share_known(ages_of(cells))
-        used = (share >= MATURE) & (denominator > 0)
+        used = (share >= KNOWN_SHARE_MIN) & (denominator > 0)
         corrected = numerator[used] / share[used]
         common = float((corrected * np.sqrt(log_variance[used]))[share[used] < 1.0].sum())
         moments = Moments.from_totals(corrected, denominator[used])
@@ -109,7 +109,7 @@ def promised_steps(steps: list[Step]) -> list[Step]:
     return [Step(step.start, 0.0, 1e-9) for step in steps[:1]]
 
 
-def mirrored(steps: list[Step]) -> list[Step]:
+def mirror_steps(steps: list[Step]) -> list[Step]:
     """Return steps whose rise is a fall, to find scores that promise too little."""
     return [replace(step, value=-step.value) for step in steps]
 

@@ -191,8 +191,10 @@ def _fit(task: _Task) -> _Model:
         heads=task.heads,
         base=base,
     )
-    judged = champion, bundle, unjudged
-    return _Model(*judged, material, split, retrieval, rivals, plan, parts, dropped, fitted, base)
+    incumbent = champion, bundle, unjudged
+    return _Model(
+        *incumbent, material, split, retrieval, rivals, plan, parts, dropped, fitted, base
+    )
 
 
 def _judge(task: _Task, model: _Model) -> Judgement:

@@ -19,7 +19,7 @@ from tailorbird.training.fit.towers import TowerSettings
 Progress = Callable[[str, int, int], None]
 
 AUTO = "auto"
-WENT_ON = "went on from the "  # begins the note of a training that continues a model
+CONTINUATION = "went on from the "  # begins the note of a training that continues a model
 Position = Literal["column", "weights", "none"]
 
 REQUESTS = 25_000
@@ -177,7 +177,7 @@ class TrainReport:
     @property
     def is_incremental(self) -> bool:
         """Return whether it went on from an earlier model."""
-        return any(note.startswith(WENT_ON) for note in self.notes)
+        return any(note.startswith(CONTINUATION) for note in self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""

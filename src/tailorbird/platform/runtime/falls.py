@@ -27,7 +27,7 @@ from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, RetrainCriteria, decide_from_steps, decide_retrain
 from tailorbird.monitoring.conversions import COLUMNS as CELL_COLUMNS
-from tailorbird.monitoring.conversions import mirrored, outcome_steps, promised_steps
+from tailorbird.monitoring.conversions import mirror_steps, outcome_steps, promised_steps
 from tailorbird.monitoring.drift.causes import DATA_FAULTS
 from tailorbird.monitoring.figures.report import DELAY_COLUMNS, slot_delays
 from tailorbird.monitoring.retrain import Step
@@ -147,12 +147,12 @@ def _judge_outcomes(
         return outcome_steps(by_arm, criteria, delays) if delays is not None else []
 
     if criteria.measure != "calibration":
-        reference_to = start + REFERENCE_US
+        reference_to = (start + REFERENCE_US) // criteria.period * criteria.period
         return decide_from_steps(steps(start, reference_to), steps(reference_to, until), criteria)
     watched = steps(start, until)
     decisions = [
         decide_from_steps(promised_steps(each), each, criteria)
-        for each in (watched, mirrored(watched))
+        for each in (watched, mirror_steps(watched))
     ]
     return next((one for one in decisions if one.since is not None), decisions[0])
 

@@ -3,7 +3,7 @@
 Each scheduled training leaves an entry `trained` in the audit log: its kind, its seconds, and the
 gain in the gate's metric over the champion of that time. The kinds alternate until each has
 `MEASURED_MIN` entries. Then the cheaper is taken, unless its mean gain is behind the other's by
-more than its interval. Every `RENEWED` trainings the other is measured again, so that a training
+more than its interval. Every `SAME_KIND_MAX` trainings the other is measured again, so that a training
 from scratch comes at least so often.
 """
 
@@ -17,8 +17,8 @@ from tailorbird.training.settings import TrainReport
 TRAINED = "trained"  # the action of the audit log
 SCRATCH, INCREMENTAL = "from scratch", "incremental"
 MEASURED_MIN = 2  # trainings of each kind
-RENEWED = 7
-RECENT = 20  # trainings that count
+SAME_KIND_MAX = 7
+TRAININGS_MAX = 20  # trainings that count
 Z = 1.96
 
 
@@ -40,15 +40,15 @@ def choose_kind(audit: Sequence[AuditEntry], slot: str) -> tuple[str, str]:
         entry.details
         for entry in audit
         if entry.action == TRAINED and entry.details.get("slot") == slot
-    ][-RECENT:]
+    ][-TRAININGS_MAX:]
     kinds = [details["kind"] for details in trainings]
     if not kinds:
         return SCRATCH, "it is the first"
     other = INCREMENTAL if kinds[-1] == SCRATCH else SCRATCH
     if min(kinds.count(SCRATCH), kinds.count(INCREMENTAL)) < MEASURED_MIN:
         return other, "both are measured in turn"
-    if len(kinds) >= RENEWED and other not in kinds[-RENEWED:]:
-        return other, f"the last {RENEWED} were {kinds[-1]}"
+    if len(kinds) >= SAME_KIND_MAX and other not in kinds[-SAME_KIND_MAX:]:
+        return other, f"the last {SAME_KIND_MAX} were {kinds[-1]}"
     costs = {kind: _cost(trainings, kind) for kind in (SCRATCH, INCREMENTAL)}
     cheaper, dearer = sorted(costs, key=lambda kind: costs[kind].seconds)
     behind = costs[dearer].gain - costs[cheaper].gain

@@ -19,7 +19,7 @@ from tailorbird.registry import Registry, read_sealed
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.rows import Material
 from tailorbird.training.dataset.split import Split
-from tailorbird.training.settings import WENT_ON, TrainSettings
+from tailorbird.training.settings import CONTINUATION, TrainSettings
 
 BOOSTERS = "boosters"  # folder of a bundle: HEAD.txt, as LightGBM writes it
 POSITIVES_MIN = 30  # positives of a head in the training part; heads with fewer are left out
@@ -103,5 +103,5 @@ def _load(champion: Bundle, store: Registry, material: Material, split: Split) -
     boosters = {
         head: Booster(model_str=bytes(files[name]).decode()) for head, name in names.items()
     }
-    summary = f"{WENT_ON}trees of {champion.version}, over the rows since {to_iso(since)}"
+    summary = f"{CONTINUATION}trees of {champion.version}, over the rows since {to_iso(since)}"
     return WarmTrees(champion.version, champion.encoder, boosters, since, summary)

@@ -42,7 +42,7 @@ from tailorbird.training.evaluation.calibration import measure_calibration
 from tailorbird.training.evaluation.gate import MARGIN
 from tailorbird.training.evaluation.metrics import auc, auc_influence, log_losses, ndcg, rank_lists
 from tailorbird.training.fit.architecture import ndcg_gain
-from tailorbird.training.fit.calibrate import choose_head_calibration
+from tailorbird.training.fit.calibrate import assign_periods, choose_calibration
 from tailorbird.training.sketches import objective_value
 
 Floats = npt.NDArray[np.float64]
@@ -138,9 +138,7 @@ def examine_champion(
         ]
         heads = {head: np.concatenate([each[head] for each in raw]) for head in bundle.heads}
         scored.append(ScoredRows(shown, heads))
-    return judge_levels(
-        *scored, bundle.calibration, slot.objective, label_window=material.label_window
-    )
+    return judge_levels(*scored, bundle.calibration, slot.objective)
 
 
 def judge_levels(
@@ -148,15 +146,12 @@ def judge_levels(
     since: ScoredRows,
     calibration: Mapping[str, Calibration],
     objective: Mapping[str, float],
-    *,
-    label_window: int,
 ) -> LevelVerdict:
     """Decide between a new calibration, a new model and neither.
 
     Args:
         calibration: of the champion.
         objective: the slot's formula.
-        label_window: microseconds until the label of a row is known.
     """
     figures: dict[str, dict[str, float]] = {}
     worse, off = [], []
@@ -183,7 +178,7 @@ def judge_levels(
         listed = ", ".join(f"{head} {each['level']:.2f}" for head, each in figures.items())
         reason = f"the scores are right in order and level, predicted ÷ observed {listed}"
         return LevelVerdict("hold", reason, figures=figures)
-    fitted, problem = _fit(since, [head for head, _ in off], calibration, label_window, figures)
+    fitted, problem = _fit(since, [head for head, _ in off], calibration, figures)
     problem = problem or _order_loss(since, calibration, fitted, objective)
     if problem:
         return LevelVerdict("retrain", f"a new calibration does not help: {problem}", {}, figures)
@@ -234,7 +229,6 @@ def _fit(
     since: ScoredRows,
     heads: list[str],
     calibration: Mapping[str, Calibration],
-    label_window: int,
     figures: dict[str, dict[str, float]],
 ) -> tuple[dict[str, Calibration], str]:
     """Fit heads on the first part of the rows, and return them with the first that does not help."""
@@ -248,8 +242,13 @@ def _fit(
             "beta",
             "temperature",
         )
-        choice = choose_head_calibration(
-            head, first.raw[head], first.data, label_window, is_probability=is_probability
+        # The last part judges, so periods may share outcomes that came late.
+        choice = choose_calibration(
+            first.raw[head],
+            first.data.labels[head],
+            assign_periods(first.data.t[first.data.request]),
+            first.data.weight,
+            is_probability=is_probability,
         )
         fitted[head] = choice.calibration
         label, raw = last.data.labels[head] > 0, last.raw[head]

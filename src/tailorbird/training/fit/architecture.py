@@ -183,6 +183,7 @@ def _fit_boosters(
         {},
         settings,
         progress=lambda head, done, total: progress(f"trees of {head}", done, total),
+        initial=inputs.boosters,
     )
     return export_model(estimator.fit(*encode_parts(inputs, rows)), inputs, settings, sample)
 

@@ -30,6 +30,7 @@ from tailorbird.platform.drift import (
     read_open_episodes,
 )
 from tailorbird.platform.frames import Frame
+from tailorbird.platform.models import churn_figures
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.registry import Registry
 
@@ -162,6 +163,19 @@ class MonitoringView:
         project = open_project(self._root)
         now = clock_as_of(as_of, project, settled=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
+
+    def churn(
+        self, name: str, *, since: str = "180d", as_of: str = ""
+    ) -> churn_figures.ChurnFigures:
+        """Return how right a churn model was, by week.
+
+        Raises:
+            NotReadyError: no outcome is known yet.
+        """
+        project = open_project(self._root)
+        clock = clock_as_of(as_of, project, settled=False)
+        start = clock.now() - parse_duration(since)
+        return churn_figures.read_churn_figures(project, clock, name, start)
 
     def drift(
         self, *, since: str = DEFAULT_SINCE, against: str = HISTORY, as_of: str = ""
@@ -361,6 +375,7 @@ def read_status(project: Project, clock: Clock) -> Status:
     """Return the state of a project in the last 24 hours."""
     from tailorbird.platform.notify import describe_notify
     from tailorbird.platform.rollout import waiting_steps
+    from tailorbird.platform.runtime.churn import describe_waiting
     from tailorbird.platform.runtime.overdue import read_overdue
 
     now, registry = clock.now(), Registry(project.paths.registry, clock=clock)
@@ -383,5 +398,8 @@ def read_status(project: Project, clock: Clock) -> Status:
         waiting=(
             *(step.describe() for step in waiting_steps(registry.audit())),
             *(entry.describe() for entry in read_overdue(project, clock)),
+            *describe_waiting(project, clock),
         ),
+        churn=tuple(churn_figures.describe_churn(project, clock)),
+        decisions=churn_figures.churn_decisions(project, clock),
     )

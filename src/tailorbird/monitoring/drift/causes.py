@@ -35,6 +35,7 @@ BLOCK = 6  # hours
 COUNT_MIN = 200.0  # requests or events in a block whose shares are compared
 OUTAGE = "outage upstream"
 TASTE = "change of taste"
+CHURN_FALL = "stale churn model"
 OF_PEOPLE = {LABEL, "event_types", "feature", "score"}  # what moves if people choose otherwise
 SHORT_HISTORY = ("hour", "all")  # of `Episode.compared_with`
 NO_WEEKDAYS = "the history has no four weeks yet, so weekdays are not told apart"
@@ -52,6 +53,7 @@ PAGES = {  # cause → its runbook in docs/operate
     "promotion": "promotion.md",
     "seasonality": "drift.md",
     TASTE: "taste.md",
+    CHURN_FALL: "churn.md",
     "training-serving skew": "skew.md",
     "unknown": "drift.md",
 }

@@ -19,6 +19,7 @@ from tailorbird.monitoring.drift.detect import (
     TRAFFIC,
     TRAFFIC_SCALE,
     USUAL_MIN,
+    VECTOR,
     Episode,
     Floats,
     Moved,
@@ -36,7 +37,13 @@ COUNT_MIN = 200.0  # requests or events in a block whose shares are compared
 OUTAGE = "outage upstream"
 TASTE = "change of taste"
 CHURN_FALL = "stale churn model"
-OF_PEOPLE = {LABEL, "event_types", "feature", "score"}  # what moves if people choose otherwise
+OF_PEOPLE = {
+    LABEL,
+    "event_types",
+    "feature",
+    "score",
+    VECTOR,
+}  # what moves if people choose otherwise
 SHORT_HISTORY = ("hour", "all")  # of `Episode.compared_with`
 NO_WEEKDAYS = "the history has no four weeks yet, so weekdays are not told apart"
 
@@ -279,7 +286,7 @@ def _model_change(facts: _Facts) -> Cause | None:
     )
     kinds = {one.kind for one in facts.episode.moved}
     near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= detected]
-    if near and kinds & {"score", "model", "source", LABEL}:
+    if near and kinds & {"score", "model", "source", LABEL, VECTOR}:
         return Cause("model change", near[-1].what)
     return None
 

@@ -196,7 +196,7 @@ def _due(
     record: ChurnRecord, project: Project, churn: Churn, audit: Sequence[AuditEntry], now: int
 ) -> _Due:
     promoted = first_promotion(audit)
-    if not promoted or not Lake(project.paths.lake).exists("events"):
+    if not promoted:
         return _Due([], [])
     lateness = project.plan.lateness_us
     until = min(now, last_activity(project, churn) + lateness) - lateness
@@ -217,10 +217,12 @@ def _days(since: int, until: int) -> range:
 
 def last_activity(project: Project, churn: Churn) -> int:
     """Return the time of the last event that shows that a person is still there; 0 without any."""
+    lake = Lake(project.paths.lake)
+    if not lake.exists("events"):
+        return 0
     types = ", ".join(f"'{type_}'" for type_ in churn.types)
     query = f"SELECT max(ts) AS ts FROM events WHERE timeless IS NOT TRUE AND type IN ({types})"
-    last = Lake(project.paths.lake).sql(query)["ts"].cast("int64")[0].as_py()
-    return last or 0
+    return lake.sql(query)["ts"].cast("int64")[0].as_py() or 0
 
 
 def _load_bundles(

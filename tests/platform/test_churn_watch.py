@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.support.monitored import write_events
-from tests.support.shops.churn_shop import CHURN, FEATURES
+from tests.support.shops.leaving_shop import (
+    BEGIN,
+    KNOWN_AT,
+    TRAINED_AT,
+    train_champion,
+    write_leaving_shop,
+)
 
-from tailorbird.config import open_project
 from tailorbird.config.paths import Paths
 from tailorbird.config.rollout_settings import RolloutSection
 from tailorbird.config.settings import Settings
 from tailorbird.config.training_settings import TrainSection
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, to_iso
-from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.monitoring.churn import ChurnRecord, ChurnWeek, measure_week, store_record
 from tailorbird.platform.drift import find_drift, read_falls
 from tailorbird.platform.models.churn_figures import read_churn_figures
@@ -26,11 +29,7 @@ from tailorbird.platform.runtime.churn import describe_waiting, watch_churn
 from tailorbird.ranking import Churn
 from tailorbird.registry import Manifest, Registry, seal
 from tailorbird.training.evaluation.gate import Decision
-from tailorbird.training.tasks.churn.backtest import ChurnSettings
-from tailorbird.training.tasks.churn.train import train_churn
-from tailorbird.training.tasks.churn.training_rows import FitSettings
 
-BEGIN = 20_006 * DAY  # a Monday
 DECLARED = Churn(window="28d")
 METRICS = {
     "results": {"tailorbird": {"auc": 0.8, "auc_low": 0.78, "auc_high": 0.82}},
@@ -152,52 +151,11 @@ def test_the_figures_of_a_week_are_those_of_the_known_people():
     assert measure_week(0, 1, "v2", chance[:50], gone[:50]) is None, "too few people"
 
 
-QUICK = ChurnSettings(
-    FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000),
-    cuts=3,
-    grid_rows=12_000,
-    lateness_us=DAY,
-    replicates=50,
-)
-SHIFT = 330  # the day from which who used to stay leaves
-
-
-def purchases(people=600, days=440):
-    rng, rows = np.random.default_rng(0), []
-    for number in range(people):
-        at, rate = float(rng.uniform(0, days * 0.9)), rng.gamma(1.5, 0.08) + 0.02
-        leaves = rng.beta(1, 9)
-        while at < days:
-            rows.append((BEGIN + int(at * DAY), f"u{number}"))
-            if rng.random() < (leaves if at < SHIFT else 0.5):
-                break
-            at += rng.exponential(1 / rate) + 1
-    return [
-        {"type": "purchase", "ts": ts, "received_at": ts, "person": user, "user_id": user}
-        | {"item_id": "i", "price": 2.0, "quantity": 1.0, "agent": "person", "counts": True}
-        | {"timeless": False, "p": place, "event_id": f"e{place}"}
-        for place, (ts, user) in enumerate(sorted(rows), 1)
-    ]
-
-
 @pytest.mark.slow
 def test_outcomes_judge_a_trained_champion_by_week(tmp_path, monkeypatch):
-    for name, text in (("features.py", FEATURES), ("churn.py", CHURN), ("tailorbird.toml", "")):
-        (tmp_path / name).write_text(text)
-    (tmp_path / "slots.py").write_text("from tailorbird.ranking import Slot\n\nhome = Slot('h')\n")
-    project = open_project(tmp_path)
-    write_events(project.paths.lake, purchases())
-    trained = train_churn(
-        project.features,
-        project.churn["churn"],
-        lake=project.paths.lake,
-        registry=project.paths.churn("churn"),
-        clock=SimulatedClock(BEGIN + 250 * DAY),
-        settings=QUICK,
-        by="ada",
-    )
-    registry = Registry(project.paths.churn("churn"), clock=SimulatedClock(BEGIN + 250 * DAY))
-    registry.promote(trained.version, by="ada", why="test")
+    project = write_leaving_shop(tmp_path)
+    train_champion(project)
+    registry = Registry(project.paths.churn("churn"), clock=SimulatedClock(TRAINED_AT))
     monkeypatch.setattr(watching, "train_churn_model", lambda *a, **k: pytest.fail("no fall yet"))
     young = SimulatedClock(BEGIN + 300 * DAY)
     assert watch_churn(project, young, "churn") == ""
@@ -211,7 +169,7 @@ def test_outcomes_judge_a_trained_champion_by_week(tmp_path, monkeypatch):
         return SimpleNamespace(version="v0002", decision=Decision(False, ("no gain",)))
 
     monkeypatch.setattr(watching, "train_churn_model", refuse)
-    later = SimulatedClock(BEGIN + 400 * DAY)
+    later = SimulatedClock(KNOWN_AT)
     assert watch_churn(project, later, "churn") == "train"
     assert [entry.action for entry in registry.audit()][-1] == "fall"
     assert "of the people left, while" in registry.audit()[-1].why

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tests.support.monitored import draw_visits, write_visits
 from tests.support.rollout_child import add_version
+from tests.support.shops.leaving_shop import KNOWN_AT, train_champion, write_leaving_shop
 from tests.support.shops.ranking_world import make_bundle
 
 from benchmarks.quality.monitoring.drill_sites import (
@@ -31,6 +32,7 @@ from tailorbird.platform.drift import figure_store, find_drift
 from tailorbird.platform.monitoring import FiguresTask, read_status
 from tailorbird.platform.notify import NotifyTask, collect_messages
 from tailorbird.platform.rollout import advance_rollout
+from tailorbird.platform.runtime.churn import watch_churn
 from tailorbird.platform.runtime.trainer import retrain_on_schedule
 from tailorbird.ranking.bundle import SKETCHES
 from tailorbird.registry import Registry
@@ -197,12 +199,22 @@ def _receiver(base: Path, folder: Path) -> Sequence[Alarm]:
     return [Alarm("receiver", f"{line}\ndocs/operate/receiver.md") for line in lines]
 
 
+def _churn(base: Path, folder: Path) -> Sequence[Alarm]:
+    """Let people who used to stay leave, from some day on."""
+    project = write_leaving_shop(folder)
+    train_champion(project)
+    clock = SimulatedClock(KNOWN_AT)
+    watch_churn(project, clock, "churn")
+    return _messages(project, clock)
+
+
 DRILLS: dict[str, Drill] = {
     **{
         name: Drill(f"docs/operate/{PAGES[cause]}", cause, _drift(name))
         for name, (cause, _) in INCIDENTS.items()
     },
     "skew": Drill("docs/operate/skew.md", "training-serving skew", _skew),
+    "churn": Drill("docs/operate/churn.md", "drift, stale churn model", _churn),
     "rolled-back": Drill("docs/operate/rolled-back.md", "rolled back to v0001", _rolled_back),
     "canary-ended": Drill("docs/operate/canary-ended.md", "v0002 was refused", _canary_ended),
     "training": Drill("docs/operate/training.md", "training of home could not run", _training),

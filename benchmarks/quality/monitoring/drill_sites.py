@@ -1,5 +1,6 @@
 """The site of the incident drills: five quiet weeks, then a day with an incident."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,26 @@ Visit = tuple[list[Row], Row]
 Change = Callable[[np.random.Generator, list[Row], Row], list[Row] | None]
 
 
-def build_site(folder: Path) -> None:
-    """Write the quiet weeks, and take their sketches."""
+def write_project(folder: Path, settings: str = "") -> Project:
+    """Return a new project with one feature and one slot."""
     folder.mkdir(parents=True)
-    (folder / "tailorbird.toml").write_text("")
+    (folder / "tailorbird.toml").write_text(settings)
     (folder / "features.py").write_text(FEATURES)
     (folder / "slots.py").write_text("from tailorbird.ranking import Slot\n\nhome = Slot('home')\n")
-    project, rng = open_project(folder), np.random.default_rng(0)
+    return open_project(folder)
+
+
+def copy_site(base: Path, folder: Path) -> Project:
+    """Return a copy of the quiet site, which is made the first time."""
+    if not base.exists():
+        _build_site(base)
+    shutil.copytree(base, folder)
+    return open_project(folder)
+
+
+def _build_site(folder: Path) -> None:
+    """Write the quiet weeks, and take their sketches."""
+    project, rng = write_project(folder), np.random.default_rng(0)
     visits = [_visit(rng, hour, 3.0, CTR) for hour in range(QUIET_DAYS * 24) for _ in range(VISITS)]
     _write(project, visits)
     try:

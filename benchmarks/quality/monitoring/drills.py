@@ -22,10 +22,11 @@ from benchmarks.quality.monitoring.drill_sites import (
     INCIDENTS,
     NOON,
     NOW,
-    build_site,
+    copy_site,
     write_incident,
+    write_project,
 )
-from tailorbird.config import Project, open_project
+from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR, SECOND, SimulatedClock
 from tailorbird.monitoring.drift.causes import PAGES
 from tailorbird.platform.drift import figure_store, find_drift
@@ -67,7 +68,7 @@ class Drill:
         """Return the right alarm, None if it was not raised.
 
         Args:
-            base: a quiet site, see `build_site`.
+            base: of the quiet site, see `copy_site`.
             folder: a new one for this drill.
         """
         alarms = self.play(base, folder)
@@ -79,8 +80,7 @@ class Drill:
 
 def _drift(incident: str) -> Callable[[Path, Path], Sequence[Alarm]]:
     def play(base: Path, folder: Path) -> Sequence[Alarm]:
-        shutil.copytree(base, folder)
-        project, clock = open_project(folder), SimulatedClock(NOW)
+        project, clock = copy_site(base, folder), SimulatedClock(NOW)
         write_incident(project, incident)
         if incident == "model-change":
             _promote(project.paths.registry, folder, NOW - DAY)
@@ -107,8 +107,7 @@ def _promote(registry: Path, folder: Path, at: int) -> None:
 
 def _skew(base: Path, folder: Path) -> Sequence[Alarm]:
     """Let the champion have learned from other values than were ever served."""
-    shutil.copytree(base, folder)
-    project, clock = open_project(folder), SimulatedClock(NOW - DAY)
+    project, clock = copy_site(base, folder), SimulatedClock(NOW - DAY)
     rows = count_numbers(
         "feature", ["clicks_7d"], np.random.default_rng(1).poisson(9.0, (5_000, 1)) + 1.0
     )
@@ -121,20 +120,21 @@ def _skew(base: Path, folder: Path) -> Sequence[Alarm]:
     return [Alarm(row.cause, f"{row.evidence}\n{row.runbook}") for row in rows_found]
 
 
+def _small_shop(folder: Path, settings: str = "") -> Project:
+    """Return a project with an hour of clicks before noon."""
+    project = write_project(folder, settings)
+    rng = np.random.default_rng(0)
+    visits = draw_visits(rng, NOON - HOUR, 3_000, 1_200, ctr=0.5, asked="v0001")
+    write_visits(project.paths.lake, visits)
+    return project
+
+
 def _quiet_shop(folder: Path) -> Project:
-    """Return a project with a champion and an hour of clicks before noon."""
-    folder.mkdir(parents=True)
-    (folder / "tailorbird.toml").write_text("")
-    (folder / "slots.py").write_text("from tailorbird.ranking import Slot\n\nhome = Slot('home')\n")
-    (folder / "features.py").write_text("")
-    project, data = open_project(folder), folder / "data"
-    add_version(data, NOON - DAY, by="train")
+    """Return such a project with a champion."""
+    project = _small_shop(folder)
+    add_version(folder / "data", NOON - DAY, by="train")
     Registry(project.paths.registry, clock=SimulatedClock(NOON - DAY)).promote(
         "v0001", by="train", why="first"
-    )
-    rng = np.random.default_rng(0)
-    write_visits(
-        project.paths.lake, draw_visits(rng, NOON - HOUR, 3_000, 1_200, ctr=0.5, asked="v0001")
     )
     figure_store(project).refresh(NOON - DAY, NOON)
     return project
@@ -168,8 +168,7 @@ def _canary_ended(base: Path, folder: Path) -> Sequence[Alarm]:
 
 def _training(base: Path, folder: Path) -> Sequence[Alarm]:
     """Let a training be due where no model was ever trained."""
-    shutil.copytree(base, folder)
-    project, clock = open_project(folder), SimulatedClock(NOW)
+    project, clock = _small_shop(folder), SimulatedClock(NOON)
     retrain_on_schedule(project, clock, project.slots["home"])
     return _messages(project, clock)
 
@@ -190,9 +189,8 @@ def _errors(base: Path, folder: Path) -> Sequence[Alarm]:
 
 def _receiver(base: Path, folder: Path) -> Sequence[Alarm]:
     """Send messages to a port on which nothing listens."""
-    shutil.copytree(base, folder)
-    (folder / "tailorbird.toml").write_text(f'[notify]\nurls = ["{DEAD_RECEIVER}"]\n')
-    project, clock = open_project(folder), SimulatedClock(NOW)
+    project = _small_shop(folder, f'[notify]\nurls = ["{DEAD_RECEIVER}"]\n')
+    clock = SimulatedClock(NOON)
     retrain_on_schedule(project, clock, project.slots["home"])  # something to tell
     NotifyTask(project, clock).tick()
     lines = [line for line in read_status(project, clock).lines if "accepts no message" in line]
@@ -226,7 +224,6 @@ DRILLS: dict[str, Drill] = {
 def play_drills(names: Sequence[str], folder: Path) -> list[str]:
     """Play drills in a folder, print what each raised, and return the names of those that failed."""
     base, failed = folder / "quiet", []
-    build_site(base)
     for name in names:
         drill = DRILLS[name]
         alarm = drill.run(base, folder / name)

@@ -364,11 +364,9 @@ def catalogue_size(project: Project) -> int:
     import pyarrow.compute as pc
 
     lake = Lake(project.paths.lake)
-    return (
-        int(pc.count_distinct(lake.table("items", ["id"])["id"]).as_py())
-        if lake.exists("items")
-        else 0
-    )
+    if not lake.exists("items"):
+        return 0
+    return int(pc.count_distinct(lake.table("items", ["id"])["id"]).as_py())
 
 
 def read_status(project: Project, clock: Clock) -> Status:
@@ -388,10 +386,7 @@ def read_status(project: Project, clock: Clock) -> Status:
         checks=project.paths.checks,
         catalogue=catalogue_size(project),
         alarms=(
-            *(
-                f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
-                for row in read_open_episodes(project, clock)
-            ),
+            *(row.describe() for row in read_open_episodes(project, clock)),
             *describe_notify(project, now),
         ),
         judged=str(read_judgement(project.paths.monitoring)),

@@ -13,7 +13,7 @@ from tailorbird.config import open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, Receipt
 from tailorbird.events.contract.contract import ERASED_BODY
-from tailorbird.events.suppression import FILE, KEY_FILE, MARK, SuppressionList
+from tailorbird.events.suppression import FILE, KEY_FILE, MARK_FILE, SuppressionList
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.quarantine import QuarantineFilter
 from tailorbird.lake.write.replay import replay
@@ -278,16 +278,16 @@ def test_a_damaged_note_of_how_many_were_erased_is_told(
     shutil.copytree(
         erased[0].project.paths.lake,
         lake,
-        ignore=lambda folder, names: [one for one in names if one != MARK],
+        ignore=lambda folder, names: [one for one in names if one != MARK_FILE],
     )
     listed = SuppressionList.load(data)
-    was = json.loads((lake / MARK).read_bytes())
+    was = json.loads((lake / MARK_FILE).read_bytes())
     assert was["people"] == len(listed) == 6
     listed.require_marked(lake, data)
-    (lake / MARK).write_bytes(content.replace(b"%s", was["checksum"].encode()))
+    (lake / MARK_FILE).write_bytes(content.replace(b"%s", was["checksum"].encode()))
     with pytest.raises(DamageError, match="how many people were erased is damaged"):
         listed.require_marked(lake, data)
-    (lake / MARK).unlink()
+    (lake / MARK_FILE).unlink()
     listed.require_marked(lake, data)
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from tailorbird.config import Project
 from tailorbird.events import Clock
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
-from tailorbird.events.suppression import FOLDER, MARK, SuppressionList
+from tailorbird.events.suppression import FOLDER, MARK_FILE, SuppressionList
 from tailorbird.lake import Lake
 from tailorbird.lake.files import durable
 from tailorbird.privacy import Receipt, erase
@@ -68,7 +68,7 @@ def erase_again(
     drain(project, clock, progress)
     install_newer()
     newer = SuppressionList.load(data)
-    durable.replace(project.paths.lake / MARK, newer.mark())
+    durable.replace(project.paths.lake / MARK_FILE, newer.mark())
     ids = find_erased_since(Lake(project.paths.lake), older, newer)
     return erase(project, ids, clock, progress=progress) if ids else None
 

@@ -27,14 +27,16 @@ from tailorbird.events.contract.contract import ERASED_BODY, join_rows, parse_un
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.free_text import as_text, texts_in
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "suppression.json", "suppression.key"
 JOURNAL = "journal.json"  # of an erasure that is not finished
 RENAMED_PREFIX = "erased-"  # what a hash in place of an id begins with
 RECEIPTS = "receipts"
-MARK = "erasures.json"  # in the lake: how many ids are on the list, so that its loss is noticed
+MARK_FILE = (
+    "erasures.json"  # in the lake: how many ids are on the list, so that its loss is noticed
+)
 LAST_ERASURE_FILE = (
     "taken"  # number of the last erasure that this machine knows of, where the logs are topics
 )
@@ -42,7 +44,7 @@ LAST_ERASURE_FILE = (
 _QUOTED_TEXT = re.compile(r'"([^"\\]{1,256})\\?"')
 _WORD = re.compile(r"[^\s\"',;:|{}\[\]\\]{1,256}")
 _RESTORE = (
-    f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the "
+    f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK_FILE} of the "
     "lake, and erase all these people again: until then"
     " what is old of them would be taken again"
 )
@@ -134,19 +136,19 @@ class SuppressionList:
             )
         return cls(key, listed)
 
-    def require_marked(self, lake: Storage, data: Path) -> None:
+    def require_marked(self, lake: StoragePath, data: Path) -> None:
         """Raise DamageError where the lake knows of more erased ids than are listed here.
 
         Does nothing where the lake cannot be asked.
         """
         try:
-            mark = _ErasureMarker.read((lake / MARK).read_bytes())
+            mark = _ErasureMarker.read((lake / MARK_FILE).read_bytes())
         except OSError:
             return
         if mark is None:
             raise DamageError(
                 "the lake's note of how many people were erased is damaged",
-                where=str(lake / MARK),
+                where=str(lake / MARK_FILE),
                 fix=f"if data/{FOLDER} is as new as the last erasure, delete this file: the next "
                 f"one writes it again; else {_RESTORE}",
             )

@@ -164,8 +164,8 @@ class GBDT:
             "leaf_positives": Range(2, 60, log=True),
             "rate": Range(0.01, 0.15, log=True),
             "l2": Range(0.1, 100, log=True),
-            "columns": Range(0.2, 1.0),
-            "rows": Range(0.4, 1.0),
+            "column_share": Range(0.2, 1.0),
+            "row_share": Range(0.4, 1.0),
         }
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.baseline_bundle import serve_best_baseline
 from tailorbird.training.bundle_files import bundle_heads, write_model_bundle
 from tailorbird.training.dataset.replay import select_live_columns
@@ -67,7 +67,7 @@ def train(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Storage,
+    lake: StoragePath,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,

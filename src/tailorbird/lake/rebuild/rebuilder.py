@@ -37,7 +37,7 @@ from tailorbird.lake.verify import table_faults
 from tailorbird.lake.write.positions import load_positions, no_ledger, store_positions
 from tailorbird.lake.write.role import LakeRole
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Stream
 from tailorbird.stream.released import POSITIONS_FILE
 
@@ -56,7 +56,7 @@ class Rebuilder:
     """
 
     def __init__(
-        self, stream: Stream, lake: Storage, *, clock: Clock, route_again: RouteAgain
+        self, stream: Stream, lake: StoragePath, *, clock: Clock, route_again: RouteAgain
     ) -> None:
         folder = storage_at(lake).local
         if folder is None:

@@ -7,7 +7,7 @@ from tailorbird.events.clock import HOUR, MINUTE, SECOND, Clock
 from tailorbird.lake.delta.vacuum import KEEP_US
 from tailorbird.lake.write.log_pruning import IDLE_US, prune_idle
 from tailorbird.lake.write.role import ROWS_MAX, LakeReport, LakeRole
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Stream, log_set
 
 COMMIT_EVERY_US = 1 * SECOND
@@ -19,7 +19,7 @@ POLL_S = 0.05
 
 def run(
     stream: Stream,
-    lake: Storage,
+    lake: StoragePath,
     clock: Clock,
     stop: threading.Event,
     *,

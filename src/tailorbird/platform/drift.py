@@ -27,9 +27,9 @@ from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_training
 from tailorbird.monitoring.figures import FigureStore
 from tailorbird.monitoring.figures.cells import SlotRule
-from tailorbird.platform.drift_training import Learned, read_learned
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.models.churn_figures import refresh_safely
+from tailorbird.platform.models.learned import Learned, read_learned
 from tailorbird.registry import AuditEntry, Registry
 from tailorbird.training.sketches import bins_of
 

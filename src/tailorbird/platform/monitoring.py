@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, Clock, parse_duration, to_iso, to_minute
-from tailorbird.lake import Lake
-from tailorbird.monitoring.drift.judgement import read_judgement
 from tailorbird.monitoring.figures import Figures, summarize
 from tailorbird.monitoring.figures.report import (
     DELAY_COLUMNS,
@@ -19,8 +17,9 @@ from tailorbird.monitoring.figures.report import (
     slot_delays,
 )
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
-from tailorbird.monitoring.status import Status, build_status
+from tailorbird.monitoring.status import Status
 from tailorbird.pages.notebook import text_html
+from tailorbird.platform.diagnostics.status import catalogue_size, read_status
 from tailorbird.platform.drift import (
     DEFAULT_SINCE,
     HISTORY,
@@ -357,44 +356,3 @@ class FiguresTask:
                     log.warning("drift since %s: %s, %s", row.since, row.cause, row.evidence)
         except TailorbirdError as error:
             log.info("drift: %s", error)
-
-
-def catalogue_size(project: Project) -> int:
-    """Return the number of items that the lake has a profile of; 0 without any."""
-    import pyarrow.compute as pc
-
-    lake = Lake(project.paths.lake)
-    if not lake.exists("items"):
-        return 0
-    return int(pc.count_distinct(lake.table("items", ["id"])["id"]).as_py())
-
-
-def read_status(project: Project, clock: Clock) -> Status:
-    """Return the state of a project in the last 24 hours."""
-    from tailorbird.platform.notify import describe_notify
-    from tailorbird.platform.rollout import waiting_steps
-    from tailorbird.platform.runtime.churn import describe_waiting
-    from tailorbird.platform.runtime.overdue import read_overdue
-
-    now, registry = clock.now(), Registry(project.paths.registry, clock=clock)
-    store = figure_store(project)
-    store.refresh(now - 2 * DAY, now)
-    return build_status(
-        store.read(now - 2 * DAY, now),
-        now,
-        registry=registry,
-        checks=project.paths.checks,
-        catalogue=catalogue_size(project),
-        alarms=(
-            *(row.describe() for row in read_open_episodes(project, clock)),
-            *describe_notify(project, now),
-        ),
-        judged=str(read_judgement(project.paths.monitoring)),
-        waiting=(
-            *(step.describe() for step in waiting_steps(registry.audit())),
-            *(entry.describe() for entry in read_overdue(project, clock)),
-            *describe_waiting(project, clock),
-        ),
-        churn=tuple(churn_figures.describe_churn(project, clock)),
-        decisions=churn_figures.churn_decisions(project, clock),
-    )

@@ -190,11 +190,11 @@ def find_fall(week: ChurnWeek, auc: float, auc_se: float) -> str:
         auc, auc_se: of the champion when the gate judged it; NaN if that is not comparable.
     """
     fall, error = auc - week.auc, math.hypot(auc_se, week.auc_se)
-    if fall > max(AUC_FALL, FALL_Z * error):
+    if fall > AUC_FALL and fall > FALL_Z * error:
         return f"AUC fell from {auc:.2f} at the gate to {week.auc:.2f}, more than chance allows"
     gap = abs(week.predicted - week.observed)
     noise = math.sqrt(week.observed * (1.0 - week.observed) / week.people)
-    if gap > max(CALIBRATION_FALL, FALL_Z * noise):
+    if gap > CALIBRATION_FALL and gap > FALL_Z * noise:
         return f"{week.observed:.0%} of the people left, while {week.predicted:.0%} were expected"
     return ""
 

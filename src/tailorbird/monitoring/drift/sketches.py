@@ -160,7 +160,7 @@ def _vector_rows(responses: pa.Table) -> list[Row]:
 
 def _is_in_use(signal: Signal) -> bool:
     """Return whether a signal is none of vectors, or of a version that answered lately."""
-    return signal.kind != VECTOR or signal.counts[-VECTOR_HOURS:].any()
+    return signal.kind != VECTOR or bool(signal.counts[-VECTOR_HOURS:].any())
 
 
 def _first_visited(tables: Mapping[int, pa.Table], until: int) -> int:

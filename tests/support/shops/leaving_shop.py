@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import numpy as np
-from tests.support.monitored import Row, write_events
+import pyarrow as pa
+from tests.support.monitored import Row
 from tests.support.shops.churn_shop import CHURN, FEATURES
 
 from tailorbird.config import Project, open_project
-from tailorbird.events import DAY, SimulatedClock
+from tailorbird.events import DAY, ROUTED, SimulatedClock
+from tailorbird.lake.write.role import LakeRole
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.registry import Registry
+from tailorbird.stream import Block, open_writer
+from tailorbird.stream.partitions import routed_path
 from tailorbird.training.tasks.churn.backtest import ChurnSettings
 from tailorbird.training.tasks.churn.train import train_churn
 from tailorbird.training.tasks.churn.training_rows import FitSettings
@@ -43,7 +47,16 @@ def write_leaving_shop(folder: Path) -> Project:
         (folder / name).write_text(text)
     (folder / "slots.py").write_text("from tailorbird.ranking import Slot\n\nhome = Slot('home')\n")
     project = open_project(folder)
-    write_events(project.paths.lake, _purchases())
+    rows = _purchases()
+    columns = {name: [row.get(name) for row in rows] for name in ROUTED.names}
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ROUTED) as writer:
+        writer.write_table(pa.table(columns, schema=ROUTED))
+    stream = folder / "stream"
+    with open_writer(routed_path(stream), partition="routed", first_position=1) as log:
+        log.append([Block("events", len(rows), sink.getvalue().to_pybytes())])
+    with LakeRole(stream, project.paths.lake, clock=SimulatedClock(KNOWN_AT)) as role:
+        role.drain()
     return project
 
 
@@ -77,5 +90,6 @@ def _purchases(people: int = 600, days: int = 440) -> list[Row]:
         {"type": "purchase", "ts": ts, "received_at": ts, "person": user, "user_id": user}
         | {"item_id": "i", "price": 2.0, "quantity": 1.0, "agent": "person", "counts": True}
         | {"timeless": False, "p": place, "event_id": f"e{place}"}
+        | {"raw_partition": "collector", "raw_offset": place, "raw_row": 0}
         for place, (ts, user) in enumerate(sorted(rows), 1)
     ]

@@ -145,7 +145,7 @@ def test_a_running_server_follows_and_a_forced_arm_is_not_logged(tmp_path: Path)
         ("e", "margin", "model", "margin"),
     }
     forced = live.assign(slots["home"], "u1", "s1", "margin")
-    assert (forced.experiment, forced.arm, forced.is_forced) == ("", "margin", True)
+    assert (forced.experiment, forced.logged_experiment, forced.arm) == ("e", "", "margin")
     with pytest.raises(QueryError, match="runs no arm"):
         live.assign(slots["home"], "u1", "s1", "nothing")
     registry.change_experiments(
@@ -153,6 +153,23 @@ def test_a_running_server_follows_and_a_forced_arm_is_not_logged(tmp_path: Path)
     )
     live.tick()
     assert live.assign(slots["home"], "u1", "s1").arm == ""
+
+
+def test_a_forced_arm_of_two_experiments_needs_the_name_of_one(tmp_path: Path) -> None:
+    registry, slots = Registry(tmp_path, clock=SimulatedClock(1)), {"home": Slot("home")}
+    for name, other in (("a", "recent"), ("b", "popular")):
+        experiment = Experiment(name, {"model": 0.5, other: 0.5}, slot="home", share=0.5)
+        registry.change_experiments(
+            "start", name, lambda e, new=experiment: start(e, new), by="ada", why="try"
+        )
+    live = LiveExperiments(registry, slots)
+    live.tick()
+    with pytest.raises(QueryError, match=r"runs 2 arms 'model'.*") as refused:
+        live.assign(slots["home"], "u1", "s1", "model")
+    assert refused.value.fix == "use one of a:model, b:model"
+    forced = live.assign(slots["home"], "u1", "s1", "b:model")
+    assert (forced.experiment, forced.arm, forced.is_forced) == ("b", "model", True)
+    assert live.assign(slots["home"], "u1", "s1", "recent").experiment == "a"
 
 
 def test_only_eligible_requests_get_an_arm(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def _check_shape(experiment: Experiment, where: str) -> None:
             raise DeclarationError(
                 f"segments: no response has {segment!r}",
                 where=where,
-                fix=suggest_name(segment, SEGMENTS, f"use some of {', '.join(SEGMENTS)}"),
+                fix=f"use some of {', '.join(SEGMENTS)}",
             )
 
 

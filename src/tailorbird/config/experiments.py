@@ -188,10 +188,10 @@ def find_objection(project: Project, started: StartedExperiment, version: str) -
         return ""
     if len(served) == 1:
         return f"it decided for {arm}, which {served[0]} served, and not for {version}"
-    who = f"which {' and '.join(served)} served" if served else "which no version served"
+    who = " and ".join(served) if served else "no version in the lake"
     return (
-        f"it decided for {arm}, {who}, and not for {version} alone; an arm keeps to a version that"
-        f' it declares: versions={{"{arm}": "{version}"}}'
+        f"it decided for {arm}, which {who} served; an arm stands for one version if it declares "
+        f'it: versions={{"{arm}": "{version}"}}'
     )
 
 

@@ -9,7 +9,7 @@ METHODS = {
     "pocock": "Pocock-like",
     "anytime": "confidence sequence",
 }
-
+PICTURES = ("level", "power", "coverage")
 
 PEERS = {
     "tea_tasting": "tea-tasting",
@@ -72,16 +72,11 @@ def section(result: dict[str, Any]) -> str:
         "\n\n".join(
             [
                 "## Experiments: level, power and coverage",
+                *(f"![{name}](images/results-{name}.svg)" for name in PICTURES),
                 "`python -m benchmarks.quality.validity`",
-                f"Each cell has {runs} simulated experiments, with Wilson's 95 % interval. Stopped "
-                f"trials have {results['coverage']['stopped_null']['n']:,}. 200 stages were run for "
-                "the metric *normal* alone.",
-                "![A/A](images/results-aa.svg)",
-                "\n".join(level),
-                "![Power](images/results-power.svg)",
-                "\n".join(power),
-                "![Coverage](images/results-coverage.svg)",
-                *("\n".join(table) for table in (coverage, ratio, cuped, cost)),
+                f"Each cell has {runs} simulated experiments, with Wilson's 95 % interval. Coverage of "
+                "stopped trials has fewer.",
+                *("\n".join(table) for table in (level, power, coverage, ratio, cuped, cost)),
                 *(_interleaving(results["interleaving"]) if "interleaving" in results else ()),
                 "With information estimated at each stage, as in a report, the O'Brien–Fleming-like "
                 f"test finds a difference in {_percent(results['information'])} of "

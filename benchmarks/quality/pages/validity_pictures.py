@@ -26,7 +26,7 @@ def write_pictures(folder: Path, result: dict[str, Any]) -> None:
         if "median" not in name
     }
     for name, title, rows, reference, legend in (
-        ("aa", f"A/A, false positives, {stages} stages", level, 0.05, METHODS),
+        ("level", f"A/A, false positives, {stages} stages", level, 0.05, METHODS),
         ("power", "power where a fixed test has 80 %", power, 0.8, {}),
         ("coverage", "95 % intervals that hold the truth", coverage, 0.95, {}),
     ):

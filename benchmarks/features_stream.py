@@ -45,7 +45,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.layout.layout import PEAKS
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.state.eviction import tallies
+from tailorbird.features.state.eviction import read_all_counts
 from tailorbird.features.state.state import all_records, open_state
 from tailorbird.router import Router
 from tailorbird.router import run_router as run_router
@@ -364,14 +364,14 @@ def main() -> None:
         with store.snapshot() as snapshot:
             results["bytes_by_kind"] = {
                 window.entity.name: {
-                    "entities": tally.entities,
-                    "state_bytes_each": round(tally.state_bytes / max(1, tally.entities)),
+                    "entities": counts.entities,
+                    "state_bytes_each": round(counts.state_bytes / max(1, counts.entities)),
                     "state_bytes_unpacked": window.state_bytes,
                     "reading_bytes_each": window.reading_bytes,
                 }
-                for window, tally in zip(
+                for window, counts in zip(
                     features.layout.entities,
-                    tallies(snapshot, features.layout).values(),
+                    read_all_counts(snapshot, features.layout).values(),
                     strict=True,
                 )
             }

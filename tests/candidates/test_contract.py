@@ -1,5 +1,6 @@
 """Names of sources, what a project keeps for them, and what the sources see of events."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from tests.support import routed
@@ -7,7 +8,7 @@ from tests.support import routed
 from tailorbird.candidates.batch import COLUMNS, segment_keys, to_event_batch
 from tailorbird.candidates.contract import Board, contract_of, parse_source
 from tailorbird.candidates.fold import CandidateFold
-from tailorbird.candidates.protocol import CandidateRequest
+from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.candidates.query import CandidateColumns, RequestLists
 from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, HOUR, MINUTE, hash64
@@ -131,3 +132,10 @@ def test_answers_that_show_several_items_count_for_each() -> None:
         "what was never shown comes first, then what is clicked"
     )
     assert isinstance(table, pa.Table)
+
+
+def test_a_list_that_was_looked_up_is_known_to_be_shared() -> None:
+    ranked = RankedList(np.array([3, 1], np.uint64), np.array([2.0, 1.0]))
+    assert not ranked.is_shared
+    assert ranked.ranks(np.array([1, 2, 3], np.uint64)).tolist() == [1, -1, 0]
+    assert ranked.is_shared

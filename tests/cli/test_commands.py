@@ -759,11 +759,14 @@ def test_answers_of_a_running_server_reach_lake_parity_and_report(
     assert report["compared"] > 0
     assert report["unequal"] == 0
     rescored = must_json("-C", project, "models", "verify")
-    [of_version] = rescored["versions"].values()
-    assert (rescored["unequal"], of_version["other_bits"]) == (0, 0)
+    # the holdout of the previous version may have answered some of them
+    by_version = rescored["versions"]
+    versions = by_version.values()
+    champion = max(by_version, key=lambda name: by_version[name]["scores"])
+    assert rescored["unequal"] == sum(version["other_bits"] for version in versions) == 0
     # what arms without a model showed is passed over
-    assert of_version["answers"] + of_version["skipped"] >= 31
-    assert of_version["scores"] >= 60
+    assert sum(version["answers"] + version["skipped"] for version in versions) >= 31
+    assert sum(version["scores"] for version in versions) >= 60
     assert "what the bundle says" in must("-C", project, "models", "verify", "champion")
     changed = tmp_path / "changed"
     shutil.copytree(
@@ -777,9 +780,7 @@ def test_answers_of_a_running_server_reach_lake_parity_and_report(
     check = _check_of_features(changed, day)
     assert check["status"] == "failed"
     assert re.match(r"\d+ values of price_to_category differ from the lake", check["told"])
-    calibration = (
-        project / "data" / "registry" / next(iter(rescored["versions"])) / "calibration.json"
-    )
+    calibration = project / "data" / "registry" / champion / "calibration.json"
     intact = calibration.read_bytes()
     calibration.write_bytes(intact + b" ")
     damaged = tailorbird("-C", project, "models", "verify")

@@ -78,6 +78,11 @@ class RankedList:
         """The keys, ascending."""
         return self.keys[self.key_order]
 
+    @property
+    def is_shared(self) -> bool:
+        """True if keys were looked up in it before, as in a list that many requests read."""
+        return "key_order" in self.__dict__
+
     @cached_property
     def digest(self) -> int:
         """A checksum of the items and their order, as a signed 64-bit integer."""

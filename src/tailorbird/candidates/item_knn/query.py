@@ -9,11 +9,11 @@ items belong together, as in baskets.
 
 import numpy as np
 
-from tailorbird.candidates.contract import LAST_MAX
+from tailorbird.candidates.contract import LAST_ITEMS_MAX
 from tailorbird.candidates.protocol import CandidateTables, Keys, Neighbours, RankedList, rank_items
 from tailorbird.candidates.ragged import expand_ranges
 
-RECENT_MAX = LAST_MAX
+RECENT_MAX = LAST_ITEMS_MAX
 LIST_MAX = 1_000
 
 
@@ -25,7 +25,9 @@ def score_neighbours(recent: Keys, neighbours: Neighbours, last: int) -> RankedL
     keys, index_of_entry = np.unique(neighbours.keys[:entries], return_inverse=True)
     weights = neighbours.weights[:entries] * decay ** age[:entries]
     scores = np.bincount(index_of_entry, weights=weights, minlength=len(keys)).astype(np.float64)
-    scores[np.isin(keys, recent)] = 0.0
+    index = np.searchsorted(keys, recent)
+    index = index[index < len(keys)]
+    scores[index[np.isin(keys[index], recent)]] = 0.0
     return rank_items(keys, scores, LIST_MAX)
 
 

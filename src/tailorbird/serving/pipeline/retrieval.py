@@ -113,9 +113,7 @@ class CandidateFinder:
         if view.shown is not None:
             is_visible &= view.shown[np.maximum(rows, 0)]
         rows, scores = rows[is_visible], ranked_list.scores[is_visible]
-        if (
-            use_cache and "ordered" in ranked_list.__dict__
-        ):  # it was looked up before, so requests share it
+        if use_cache and ranked_list.is_shared:
             if len(self._row_cache) >= CACHED_LISTS_MAX:
                 self._row_cache.clear()
             self._row_cache[id(ranked_list)] = ranked_list, view, rows, scores

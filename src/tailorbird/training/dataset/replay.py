@@ -283,20 +283,26 @@ class Replay:
         cached = self._list_cache.get(id(listed))
         if cached is not None and cached[0] is listed:
             return cached[1], listed.scores
-        is_known = np.isin(listed.keys, self._keys)
+        codes, is_known = self._find_codes(listed.keys)
         if not is_known.all():
-            return self._encode_keys(listed.keys[is_known]), listed.scores[is_known]
-        codes = self._encode_keys(listed.keys)
-        if "ordered" in listed.__dict__:
+            return codes[is_known], listed.scores[is_known]
+        if listed.is_shared:
             if len(self._list_cache) > CACHED_LISTS_MAX:
                 self._list_cache.clear()
             self._list_cache[id(listed)] = listed, codes
         return codes, listed.scores
 
     def _encode_keys(self, keys: Keys) -> Ints:
-        index = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
-        assert not len(keys) or (self._keys[index] == keys).all()  # sources only know logged items
-        return self._code[index] if len(keys) else np.zeros(0, np.intp)
+        codes, is_known = self._find_codes(keys)
+        assert is_known.all()  # sources only know logged items
+        return codes
+
+    def _find_codes(self, keys: Keys) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Return the code of each key, and whether it is known; the others have any code."""
+        if not len(self._keys):
+            return np.zeros(len(keys), np.intp), np.zeros(len(keys), np.bool_)
+        index = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return self._code[index], self._keys[index] == keys
 
 
 ABSENT_RANK = 1 << 20  # rank of an item that a source does not have

@@ -17,6 +17,7 @@ from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import Scores
 from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.reasons import FOR_YOU, OTHER_REASON, Reason, explain_items
+from tailorbird.ranking.tower import sketch_vector
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
 from tailorbird.serving.messages import FacetCounts, RecommendResponse, ShownItem
@@ -46,7 +47,7 @@ def build_response(
     """
     index, query = request.index, request.query
     if reasons is None:
-        reasons = reasons_for(request, shown, choice, ranked=scores is not None)
+        reasons = reasons_for(request, shown, choice, is_ranked=scores is not None)
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
@@ -88,6 +89,7 @@ def build_response(
         slot=request.requested_slot,
         items=items,
         arm=request.arm,
+        experiment=request.assignment.experiment,
         model=FALLBACK
         if request.bundle is None or "model" in request.degraded
         else request.bundle.version,
@@ -119,7 +121,7 @@ def build_log_entry(
     Without `scores`, no model ordered it.
     """
     query, slot = request.query, request.requested_slot
-    experiment = request.assignment.experiment
+    experiment = request.assignment.logged_experiment
     arm = request.arm if experiment else ""  # a forced arm counts in no analysis
     propensities = choice.propensities.tolist()
     event = Event(
@@ -187,6 +189,7 @@ def build_log_entry(
         else [],
         shadow_us=request.shadow_us,
         champion_us=request.champion_us,
+        user_vector=sketch_vector(request.vector.user) if request.vector is not None else [],
     )
     return _encode_event(event), record
 
@@ -217,9 +220,9 @@ def _list_positions(lists: RequestLists) -> list[int]:
 
 
 def reasons_for(
-    request: Request, shown: Candidates, choice: Slate, *, ranked: bool
+    request: Request, shown: Candidates, choice: Slate, *, is_ranked: bool
 ) -> list[Reason]:
-    """Return the reason of each shown item; `ranked` is whether a model ordered them."""
+    """Return the reason of each shown item; `is_ranked` is whether a model ordered them."""
     if request.index is None:
         return [OTHER_REASON] * len(shown)
     indexed = np.flatnonzero(shown.rows >= 0)
@@ -228,7 +231,7 @@ def reasons_for(
     ]
     sources = [shown.sources[position] for position in indexed.tolist()]
     personal, otherwise = request.recent, FOR_YOU
-    if not ranked or request.policy != "model":
+    if not is_ranked or request.policy != "model":
         # A baseline orders by its own sources, so these are the reason, whatever source found an
         # item: popular items are not chosen for a person.
         personal, otherwise = None, OTHER_REASON

@@ -166,7 +166,8 @@ def judge_levels(
         figures[head] = {"auc_before": old.value, "auc": new.value, "level": ratio.value}
         error = np.hypot(old.high - old.value, new.value - new.low)
         text = f"{head}: AUC {old.value:.3f} before, {new.value:.3f} since"
-        if new.value - old.value < -max(ORDER_FALL, error):
+        fall = old.value - new.value
+        if fall > ORDER_FALL and fall > error:
             worse.append(text)
         elif ratio.low > 1 + LEVEL or ratio.high < 1 - LEVEL:
             off.append((head, f"{text}; predicted ÷ observed {ratio}"))

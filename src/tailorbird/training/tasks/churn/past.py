@@ -8,7 +8,7 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.tasks.churn.labels import Floats, Ints, Window, build_activity
 from tailorbird.training.tasks.churn.rows import PeopleFeatures, needed_columns
@@ -32,7 +32,7 @@ class PastScores:
         bundles: Mapping[str, ChurnBundle],
         churn: Churn,
         *,
-        lake: Storage,
+        lake: StoragePath,
         now: int,
         lateness_us: int,
     ) -> None:

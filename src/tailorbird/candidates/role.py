@@ -28,7 +28,7 @@ from tailorbird.atomic_write import sync_folder
 from tailorbird.candidates.batch import COLUMNS, EventBatch, empty_batch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
-from tailorbird.candidates.folder import ROLE, copy_name, folder_of, set_current_contract
+from tailorbird.candidates.folder import WRITER_LOCK, copy_name, folder_of, set_current_contract
 from tailorbird.candidates.publish import Publisher
 from tailorbird.errors import DamageError, NotReadyError, StorageError, fix_for_os_error
 from tailorbird.events.clock import MINUTE, Clock
@@ -75,7 +75,7 @@ class CandidatesRole:
         self._routed, self._clock = routed, clock
         self._root, self._folder = folder, folder_of(folder, contract)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self._folder / ROLE)
+        self._lock = FileLock(self._folder / WRITER_LOCK)
         try:
             self._store = _store(self._folder, contract, copies)
         except BaseException:

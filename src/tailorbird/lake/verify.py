@@ -31,7 +31,7 @@ from tailorbird.lake.write.positions import (
     Positions,
     beyond_logs,
     load_positions,
-    no_ledger,
+    missing_ledger_error,
     positions_lost,
 )
 from tailorbird.storage import storage_at
@@ -121,7 +121,7 @@ def verify(
         NotReadyError: there is no lake yet, or no ledger any more.
     """
     if not (lake / "ledger.jsonl").exists():
-        raise no_ledger(lake)
+        raise missing_ledger_error(lake)
     report = VerifyReport()
     local = storage_at(lake).local
     if local is not None and swap.is_unfinished(local):

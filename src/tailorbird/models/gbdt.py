@@ -155,6 +155,10 @@ class Gbdt:
             return np.zeros(0)
         return np.asarray(self.booster.predict(matrix, num_iteration=self.trees), np.float64)
 
+    def to_bytes(self) -> bytes:
+        """Return the trees in use as LightGBM writes them, to go on from."""
+        return self.booster.model_to_string(num_iteration=self.trees).encode()
+
     def importance(self) -> dict[str, float]:
         """Return each column's share of the total gain, largest first."""
         gain = self.booster.feature_importance("gain", iteration=self.trees)
@@ -191,6 +195,7 @@ def fit_gbdt(
     categorical: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     on_tree: Callable[[int, Mapping[str, float]], bool] | None = None,
+    initial: lgb.Booster | None = None,
 ) -> Gbdt:
     """Grow trees on `train` until `validation` stops improving.
 
@@ -200,6 +205,7 @@ def fit_gbdt(
         progress: called with (trees so far, maximum trees).
         on_tree: called with the number of trees and the metrics of `train` and `validation`;
             training stops if it returns True.
+        initial: a booster over the same columns, to which trees are added.
 
     Raises:
         UsageError: the training part has only one class, or no column.
@@ -240,6 +246,7 @@ def fit_gbdt(
         settings.trees,
         valid_sets=[validation_data, data] if can_stop_early else [data],
         valid_names=["validation", "train"] if can_stop_early else ["train"],
+        init_model=initial,
         callbacks=callbacks,
     )
     return Gbdt(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.candidates.folder import ROLE, contract_folders
+from tailorbird.candidates.folder import WRITER_LOCK, contract_folders
 from tailorbird.config import Project
 from tailorbird.config.erasures import READ_LOCK
 from tailorbird.errors import LagError, LockedError, UsageError
@@ -119,7 +119,7 @@ def _open(
             writers.states[schema, part_name(folder, paths.state)] = lock
             stack.callback(lock.release)
     for folder in contract_folders(paths.candidates):
-        writers.candidates.append(FileLock(folder / ROLE))
+        writers.candidates.append(FileLock(folder / WRITER_LOCK))
         stack.callback(writers.candidates[-1].release)
     return writers
 

@@ -249,7 +249,7 @@ class _Collector:
         lines = (
             hidden
             if self.stopped is None
-            else [self.stopped.line(line, self.receipt) for line in hidden]
+            else [self.stopped.filter_line(line, self.receipt) for line in hidden]
         )
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]

@@ -67,7 +67,7 @@ def route_archive(
 
 
 def _read_bodies(
-    name: str, archive: Archive, live: Address | None
+    name: str, archive: Archive, live: "Address | None"
 ) -> Iterator[tuple[int, str, StoredBlock]]:
     """Yield the bodies of a raw log, each with the newest time of receipt up to it."""
     newest = position = 0

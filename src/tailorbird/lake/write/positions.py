@@ -6,7 +6,8 @@ before they prune.
 
 `tables` is how far each table was loaded, with or without rows; a table's own transactions know
 only of commits with rows. `routed` is, for each raw partition, the first row that has not come out
-of the router: every row before it must be in a table. `ledger` is its number of lines. Rows below
+of the router: every row before it must be in a table. `taken` is, by raw log that several routers
+share, how far each router has read it. `ledger` is its number of lines. Rows below
 `safe` may be deleted as far as the lake is concerned: they are committed, synced, and were read
 back and compared with the ledger. Logs are named by their files, without the extension.
 `checksum` is of all the rest, see `stream.released`.
@@ -50,7 +51,7 @@ def load_positions(lake: StoragePath) -> Positions:
         ) from error
 
 
-def no_ledger(lake: StoragePath) -> NotReadyError:
+def missing_ledger_error(lake: StoragePath) -> NotReadyError:
     """Return the error about a missing ledger: there is no lake yet, or the ledger was lost."""
     if not (lake / POSITIONS_FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError(

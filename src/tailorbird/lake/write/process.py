@@ -38,19 +38,23 @@ def run(
     It steps once a second, sooner when `rows_max` rows wait. Once a minute it prunes logs without a
     writer (`lake.write.log_pruning`). Between loads, and never while many rows wait, it compacts
     one folder at a time, and once an hour it vacuums.
+
+    Args:
+        on_step: called with the report of each step that loaded something.
+        idle_us, keep_us, sort: as for `prune_idle` and `LakeRole`.
     """
     with LakeRole(stream, lake, clock=clock, keep_us=keep_us, sort=sort) as role:
-        due, prune_due = 0, clock.now() + prune_every_us
+        step_due, prune_due = 0, clock.now() + prune_every_us
         upkeep_due, vacuum_due = clock.now() + upkeep_every_us, clock.now() + vacuum_every_us
         last_now = 0
         while not stop.is_set():
             now = clock.now()
             if now < last_now:  # The clock was set back, so everything is due now.
-                due, prune_due, upkeep_due, vacuum_due = now, now, now, now
+                step_due, prune_due, upkeep_due, vacuum_due = now, now, now, now
             last_now = now
-            if now >= due or role.pending() >= rows_max:
+            if now >= step_due or role.pending() >= rows_max:
                 report = role.step(rows_max)
-                due = now + commit_every_us
+                step_due = now + commit_every_us
                 if on_step is not None and not report.idle:
                     on_step(report)
             if now >= prune_due:

@@ -238,7 +238,7 @@ def _examine(
     events: list[Accepted] = []
     for number, line in enumerate(lines, 1):
         accepted, refusals = check(
-            stopped.without(b"[" + line + b"]", receipt), receipt, plan
+            stopped.filter_body(b"[" + line + b"]", receipt), receipt, plan
         )  # the same check as the router's
         if len(accepted) == 1:
             accepted_lines.append(line)

@@ -89,6 +89,7 @@ def build_response(
         slot=request.requested_slot,
         items=items,
         arm=request.arm,
+        experiment=request.assignment.experiment,
         model=FALLBACK
         if request.bundle is None or "model" in request.degraded
         else request.bundle.version,
@@ -120,7 +121,7 @@ def build_log_entry(
     Without `scores`, no model ordered it.
     """
     query, slot = request.query, request.requested_slot
-    experiment = request.assignment.experiment
+    experiment = request.assignment.logged_experiment
     arm = request.arm if experiment else ""  # a forced arm counts in no analysis
     propensities = choice.propensities.tolist()
     event = Event(

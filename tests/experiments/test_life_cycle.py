@@ -359,7 +359,7 @@ def test_an_arm_without_a_version_stands_for_the_one_that_served_it(
     answer |= {"ts": SystemClock().now(), "p": 300, "agent": "person"}
     write_events(lake, [answer | {"model": version} for version in ("v0002", "popular")])
     slots = shop.root / "slots.py"
-    slots.write_text(slots.read_text().replace('Slot("home"', 'Slot("home", attribution="20s"'))
+    slots.write_text(slots.read_text().replace("size=12", 'size=12, attribution="20s"', 1))
     assert any("attribution is 20s" in note for note in shop.experiments.report("e").notes)
     shop.experiments.stop("e", reason="enough")
     shop.experiments.decide("e", "model", reason="better")

@@ -15,6 +15,7 @@ from tailorbird.config.schemas import served_versions
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock, SystemClock
 from tailorbird.experiments import Enrolment, Experiment, Metric, assign
+from tailorbird.experiments.trial import TrialReport
 from tailorbird.lake.tables import TABLES
 from tailorbird.ranking import Slot
 from tailorbird.ranking.policy.condition import compile_condition
@@ -336,6 +337,12 @@ def test_arms_name_versions_that_can_serve_and_a_decision_promotes_one(
     assert registry.audit()[-1].why.endswith("Promoted despite that: the other is slow.")
 
 
+def notes_of(shop: tailorbird.Project, experiment: str) -> tuple[str, ...]:
+    report = shop.experiments.report(experiment)
+    assert isinstance(report, TrialReport)
+    return report.notes
+
+
 def test_an_arm_without_a_version_stands_for_the_one_that_served_it(
     shop: tailorbird.Project,
 ) -> None:
@@ -359,8 +366,8 @@ def test_an_arm_without_a_version_stands_for_the_one_that_served_it(
     answer |= {"ts": SystemClock().now(), "p": 300, "agent": "person"}
     write_events(lake, [answer | {"model": version} for version in ("v0002", "popular")])
     slots = shop.root / "slots.py"
-    slots.write_text(slots.read_text().replace('Slot("home"', 'Slot("home", attribution="20s"'))
-    assert any("attribution is 20s" in note for note in shop.experiments.report("e").notes)
+    slots.write_text(slots.read_text().replace("size=12", 'size=12, attribution="20s"', 1))
+    assert any("attribution is 20s" in note for note in notes_of(shop, "e"))
     shop.experiments.stop("e", reason="enough")
     shop.experiments.decide("e", "model", reason="better")
     with pytest.raises(UsageError, match="it decided for model, which v0002 served"):
@@ -375,6 +382,6 @@ def test_a_frozen_segment_that_does_not_exist_is_left_out(shop: tailorbird.Proje
     registry = Registry(shop.declared.paths.registry, clock=SystemClock())
     experiment = Experiment("old", HALVES, slot="home", segments=("colour", "device"))
     registry.change_experiments("start", "old", lambda e: start(e, experiment), by="a", why="b")
-    notes = shop.experiments.report("old").notes
+    notes = notes_of(shop, "old")
     assert any("No response has the segments colour" in note for note in notes)
     assert any("the start of old kept none" in note for note in notes)

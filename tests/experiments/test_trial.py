@@ -262,7 +262,8 @@ def test_the_page_and_the_json_hold_the_verdict(winner: pa.Table) -> None:
     assert len(table) == len(repr(result).splitlines()) - 2 == 1 + len(EXPERIMENT.guardrails)
     assert table["uplift"][0].as_py() == result.primary[0].uplift
     (axes,) = result.plot().axes
-    assert list(axes.lines[0].get_ydata()) == [stage.z for stage in result.stages["new"]]
+    drawn = np.asarray(axes.lines[0].get_ydata())
+    assert drawn.tolist() == [stage.z for stage in result.stages["new"]]
 
 
 def test_a_report_without_traffic_says_what_to_do() -> None:

@@ -137,11 +137,9 @@ def plan_experiment(
             where=f"experiment {experiment.name}",
             fix="plan once the lake has a few days of its responses",
         )
-    observed_days = max((now - int(table.first.min())) // DAY, 1)
-    if observed_days < days:
-        return plan_experiment(
-            events, experiment, now=now, attribution=attribution, days=observed_days
-        )
+    full_days = max((now - int(table.first.min())) // DAY, 1)
+    if full_days + 1 < days:  # the first day is in part before the first response
+        return plan_experiment(events, experiment, now=now, attribution=attribution, days=full_days)
     duration = parse_duration(experiment.duration) / DAY
     growth, mean = _observe(table, experiment, start, days)
     ratio = _variance_ratio(events, experiment, now, attribution)

@@ -80,8 +80,14 @@ def quantile(values: npt.ArrayLike, probability: float) -> Estimate:
         return Estimate(float(x[0]) if n else math.nan, math.nan, n)
     distinct, counts = np.unique(x, return_counts=True)
     below = (np.cumsum(counts) - counts / 2) / n
+    rank = np.arange(len(distinct))
+    lower, weight = divmod(float(np.interp(probability, below, rank)), 1)
+    # How much of each value lies below the quantile; without ties it is 0 or 1.
+    part = (1 - weight) * np.clip(lower - rank + 0.5, 0, 1)
+    part += weight * np.clip(lower - rank + 1.5, 0, 1)
+    mean_part = float(counts @ part) / n
     z = 1.959963984540054
-    margin = z * math.sqrt(probability * (1 - probability) / n)
+    margin = z * math.sqrt(max(float(counts @ (part * part)) / n - mean_part**2, 0.0) / n)
     at = np.array([probability, probability - margin, probability + margin])
     value, low, high = np.interp(at, below, distinct).tolist()
     spread = (high - low) / (2 * z)

@@ -114,6 +114,19 @@ def test_a_sequential_plan_stops_early_and_reports_what_it_may(winner: pa.Table)
     assert result.advice.endswith("experiment decide fresh new")
     assert all(check.passed for check in result.checks)
     assert {each.metric for each in result.guardrails} == {m.name for m in EXPERIMENT.guardrails}
+    stopped = trial_report(
+        winner,
+        EXPERIMENT,
+        started_at=START,
+        now=START + 9 * DAY,
+        stopped_at=crossed[0].at,
+        state="stopped",
+        attribution=30 * MINUTE,
+    )
+    assert stopped.stages["new"] == result.stages["new"][: len(stopped.stages["new"])]
+    assert stopped.verdict.startswith("new beats old: +")
+    assert stopped.find_crossing("new") == len(stopped.stages["new"]) - 1
+    assert stopped.advice == "Decide: tailorbird experiment decide fresh new --why …"
     early = report(winner, day=0.5)
     assert early.colour == "amber"
     assert early.verdict.startswith("Not decided yet")
@@ -336,8 +349,8 @@ def test_a_plan_costs_what_its_rule_costs() -> None:
     assert all(later < earlier for earlier, later in pairwise(curve))
     assert plan_svg(plan).count("<polyline") == 5
     assert math.isfinite(plan.variance_ratio)
-    longer = replace(EXPERIMENT, duration="60d")
-    young = plan_experiment(events, longer, now=START + 10 * DAY, attribution=30 * MINUTE, days=60)
+    longer = replace(EXPERIMENT, duration="28d")
+    young = plan_experiment(events, longer, now=START + 10 * DAY, attribution=30 * MINUTE, days=28)
     assert 18 <= young.observed_days <= 20, "the slot has 20 days of responses"
     with pytest.raises(NotReadyError, match="0 units"):
         plan_experiment(

@@ -45,7 +45,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.layout.layout import PEAKS
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.state.eviction import tallies
+from tailorbird.features.state.eviction import read_all_counts
 from tailorbird.features.state.state import all_records, open_state
 from tailorbird.router import Router
 from tailorbird.router import run_router as run_router
@@ -106,7 +106,7 @@ def fill_index(router: Router, entries: int) -> None:
     )
     for start in range(0, entries, 1 << 18):
         entries_ = np.zeros(min(1 << 18, entries - start), ENTRY)
-        entries_["key"], entries_["check"] = (
+        entries_["key"], entries_["fingerprint_rest"] = (
             rng.integers(0, 2**64 - 1, len(entries_), np.uint64) for _ in range(2)
         )
         entries_["received_at"] = START - DAY * 2 + start
@@ -364,14 +364,14 @@ def main() -> None:
         with store.snapshot() as snapshot:
             results["bytes_by_kind"] = {
                 window.entity.name: {
-                    "entities": tally.entities,
-                    "state_bytes_each": round(tally.state_bytes / max(1, tally.entities)),
+                    "entities": counts.entities,
+                    "state_bytes_each": round(counts.state_bytes / max(1, counts.entities)),
                     "state_bytes_unpacked": window.state_bytes,
                     "reading_bytes_each": window.reading_bytes,
                 }
-                for window, tally in zip(
+                for window, counts in zip(
                     features.layout.entities,
-                    tallies(snapshot, features.layout).values(),
+                    read_all_counts(snapshot, features.layout).values(),
                     strict=True,
                 )
             }

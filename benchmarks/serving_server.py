@@ -70,7 +70,7 @@ def _print_port(folder: Path) -> None:
     while time.monotonic() < until:
         for path in folder.glob("*.json"):
             record = msgspec.json.decode(path.read_bytes())
-            if record["pid"] == os.getpid():
+            if record.get("pid") == os.getpid():  # an address file, not one of those beside it
                 print(record["url"].rpartition(":")[2], flush=True)
                 return
         time.sleep(0.05)

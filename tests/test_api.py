@@ -65,6 +65,7 @@ TWINS = {
     "models show": "Project.registry.show",
     "models verify": "Project.registry.verify",
     "monitor approve": "Project.monitoring.approve",
+    "monitor decide": "Project.monitoring.decide",
     "monitor drift": "Project.monitoring.drift",
     "monitor figures": "Project.monitoring.figures",
     "monitor notify": "Project.monitoring.notify",

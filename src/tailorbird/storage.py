@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tailorbird import faults
 from tailorbird.errors import StorageError, TailorbirdError, fix_for_os_error
-from tailorbird.storage_paths import ObjectPath, Storage, client_options
+from tailorbird.storage_paths import ObjectPath, StoragePath, client_options
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -229,7 +229,7 @@ class S3Storage:
         return client_options()
 
 
-def storage_at(path: Storage) -> LocalStorage | S3Storage:
+def storage_at(path: StoragePath) -> LocalStorage | S3Storage:
     """Return the storage of a path that `storage_paths.open_storage` returned, or of one below it."""
     return S3Storage(path) if isinstance(path, ObjectPath) else LocalStorage(path)
 

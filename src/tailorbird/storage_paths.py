@@ -248,7 +248,7 @@ class ObjectPath:
                 yield from (meta["path"] for meta in chunk)
 
 
-Storage: TypeAlias = Path | ObjectPath
+StoragePath: TypeAlias = Path | ObjectPath
 
 
 def require_unescaped_path(path: Path) -> None:
@@ -258,7 +258,7 @@ def require_unescaped_path(path: Path) -> None:
         raise ConfigError("its data lie at a path with % and two digits", where=str(path), fix=fix)
 
 
-def open_storage(uri: str, root: Path, environ: Mapping[str, str] | None = None) -> Storage:
+def open_storage(uri: str, root: Path, environ: Mapping[str, str] | None = None) -> StoragePath:
     """Return the folder below `root`, or the bucket prefix of an `s3://` URI.
 
     Does not touch the network.

@@ -81,7 +81,7 @@ def test_people_who_were_idle_for_long_are_forgotten_and_no_list_changes(seed: i
         replace(line, p=line.p * 3_000) for line in lines
     ]  # positions at which the fold tends to what it keeps
     fold = taken(sparse, CONTRACT, [50, 120, 121])
-    assert fold.p // (1 << 16) > 10
+    assert fold.position // (1 << 16) > 10
     assert lists_of(fold.tables(), seed) == lists_of(taken(lines, CONTRACT, []).tables(), seed)
 
 

@@ -81,7 +81,6 @@ WRONG_USE = [
         "--seed: expected 0 to 1,000,000,000, got 99999999999",
         2,
     ),
-    (["train", "--incremental"], "--incremental: trees are grown anew each time", 2),
     (
         ["train", "--parameters", '{"epochs": 5}'],
         "these are parameters of nets, and trees were asked for",

@@ -106,7 +106,7 @@ class Shop:
         registry.promote(self.champion, by="train", why="test")
         monkeypatch.setattr(trainer, "train_once", self._train)
 
-    def _train(self, project, clock, slot, *, since=None, promote=False, by):
+    def _train(self, project, clock, slot, *, since=None, promote=False, by, incremental):
         version = add(
             Registry(project.paths.registry, clock=clock),
             self.folder / "new",

@@ -147,6 +147,7 @@ CASES = (
     Case("monitor status --as-of 2025-06-01"),
     Case("monitor figures --by slot --since 3d --as-of 2025-06-01"),
     Case("monitor drift --since 6h --as-of 2025-06-01", ("episodes[].moved",)),
+    Case("monitor decide --as-of 2025-06-01"),
     Case("monitor silence bots --for 2h", ("silenced",), on=COPY),
     Case("monitor notify", on=COPY, before=(_RECEIVER,)),
     Case("experiment report home"),

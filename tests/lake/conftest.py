@@ -18,7 +18,7 @@ from tailorbird.events.clock import DAY, SECOND
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED
 from tailorbird.events.contract.verdict import Receipt
 from tailorbird.lake.tables import DUPLICATES
-from tailorbird.storage_paths import Storage, open_storage
+from tailorbird.storage_paths import StoragePath, open_storage
 from tailorbird.stream import Block, open_writer, raw_path, response_log_path, routed_path
 
 START = 20_000 * DAY  # 2024-10-04
@@ -208,7 +208,7 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(request: pytest.FixtureRequest, s3: str) -> Storage:
+def bucket(request: pytest.FixtureRequest, s3: str) -> StoragePath:
     """A prefix of its own in a bucket."""
     return open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}/lake", Path())
 

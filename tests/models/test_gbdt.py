@@ -29,7 +29,13 @@ SMALL = GbdtSettings(trees=80, patience=10, threads=1)
 @pytest.fixture(scope="module", params=["binary", "lambdarank"])
 def model(request):
     settings = GbdtSettings(
-        objective=request.param, trees=80, patience=10, threads=1, rate=0.1, leaves=15, sets_from=0
+        objective=request.param,
+        trees=80,
+        patience=10,
+        threads=1,
+        rate=0.1,
+        leaves=15,
+        set_split_positives=0,
     )
     return fit_gbdt(TRAIN, VALIDATION, COLUMNS, settings, categorical=["category"])
 

@@ -22,7 +22,7 @@ from tailorbird.monitoring.canary import (
     decide_canary,
     measure_version,
 )
-from tailorbird.platform.runtime.canary import share_since
+from tailorbird.platform.runtime.canary import share_set_at
 from tailorbird.registry import Registry
 
 NOW = 1_800_000_000_000_000
@@ -89,10 +89,10 @@ def test_each_step_is_judged_by_what_happened_since_it_started(tmp_path):
         registry.set_canary("v0002", share, by="test", why="try")
         clock.advance_to(clock.now() + MINUTE)
         registry.set_formula("home", "click", by="test", why="something else")
-        assert share_since(registry) == clock.now() - MINUTE
+        assert share_set_at(registry) == clock.now() - MINUTE
     registry.end_canary(by="test", why="once more, from the beginning")
     registry.set_canary("v0002", 0.05, by="test", why="try")
-    assert share_since(registry) == clock.now()
+    assert share_set_at(registry) == clock.now()
 
 
 @pytest.mark.parametrize(

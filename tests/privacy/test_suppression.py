@@ -13,7 +13,7 @@ from tailorbird.config import open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, Receipt
 from tailorbird.events.contract.contract import ERASED_BODY
-from tailorbird.events.suppression import FILE, KEY_FILE, MARK, SuppressionList
+from tailorbird.events.suppression import FILE, KEY_FILE, MARK_FILE, SuppressionList
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.quarantine import QuarantineFilter
 from tailorbird.lake.write.replay import replay
@@ -158,14 +158,14 @@ def test_only_the_rows_that_are_kept_out_are_replaced() -> None:
         json.dumps({**CLICK, "event_id": f"e{n}", "user_id": f"u{n % 2}", "ts": AT - 5}).encode()
         for n in range(4)
     ]
-    found = stopped.without(b"[" + b", ".join(rows) + b"]", Receipt(AT))
+    found = stopped.filter_body(b"[" + b", ".join(rows) + b"]", Receipt(AT))
     assert json.loads(found) == [
         json.loads(rows[0]),
         {"erased": True},
         json.loads(rows[2]),
         {"erased": True},
     ]
-    lines = stopped.without(b"\n".join(rows), Receipt(AT, encoding="ndjson"))
+    lines = stopped.filter_body(b"\n".join(rows), Receipt(AT, encoding="ndjson"))
     assert lines.split(b"\n") == [rows[0], ERASED_BODY, rows[2], ERASED_BODY]
 
 
@@ -205,7 +205,7 @@ def test_what_is_dropped(more: dict, is_dropped: bool) -> None:
     listed = SuppressionList(b"").with_people(people, AT, [("a", "shared")])
     event = {name: value for name, value in {**CLICK, **more}.items() if value is not None}
     body = json.dumps(event).encode()
-    assert (listed.without(body, Receipt(AT + DAY)) == ERASED_BODY) is is_dropped
+    assert (listed.filter_body(body, Receipt(AT + DAY)) == ERASED_BODY) is is_dropped
 
 
 def lose_folder(folder: Path) -> None:
@@ -278,17 +278,17 @@ def test_a_damaged_note_of_how_many_were_erased_is_told(
     shutil.copytree(
         erased[0].project.paths.lake,
         lake,
-        ignore=lambda folder, names: [one for one in names if one != MARK],
+        ignore=lambda folder, names: [one for one in names if one != MARK_FILE],
     )
     listed = SuppressionList.load(data)
-    was = json.loads((lake / MARK).read_bytes())
+    was = json.loads((lake / MARK_FILE).read_bytes())
     assert was["people"] == len(listed) == 6
-    listed.require_marked(lake, data)
-    (lake / MARK).write_bytes(content.replace(b"%s", was["checksum"].encode()))
+    listed.require_complete(lake, data)
+    (lake / MARK_FILE).write_bytes(content.replace(b"%s", was["checksum"].encode()))
     with pytest.raises(DamageError, match="how many people were erased is damaged"):
-        listed.require_marked(lake, data)
-    (lake / MARK).unlink()
-    listed.require_marked(lake, data)
+        listed.require_complete(lake, data)
+    (lake / MARK_FILE).unlink()
+    listed.require_complete(lake, data)
 
 
 def test_the_commands_tell_that_the_list_is_lost(erased: tuple[Site, Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ BOARDS = (Board(HOUR), Board(DAY), Board(7 * DAY), Board(DAY, "device"), Board(7
 CONTRACT = Contract(
     tuple(sorted(BOARDS)),
     item_knn=ItemKnn(distance=4, gap_us=2 * HOUR, neighbours=6),
-    session_knn=SessionKnn(gap_us=30 * MINUTE, most=12, within_us=3 * DAY, length=6),
+    session_knn=SessionKnn(gap_us=30 * MINUTE, sessions_max=12, within_us=3 * DAY, length=6),
     new_within_us=DAY,
 )
 

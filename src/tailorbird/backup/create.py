@@ -242,7 +242,7 @@ class _Backup:
             name=manifest_name(taken_at),
             project=project.settings.project.name,
             taken_at=taken_at,
-            tailorbird=__version__,
+            tailorbird_version=__version__,
             revision=_read_git_commit(project.root),
             root=str(project.root),
             data=str(project.paths.data),

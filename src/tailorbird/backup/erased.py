@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 from tailorbird.config import Project
 from tailorbird.events import Clock
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
-from tailorbird.events.suppression import FOLDER, MARK, SuppressionList
+from tailorbird.events.suppression import FOLDER, MARK_FILE, SuppressionList
 from tailorbird.lake import Lake
 from tailorbird.lake.files import durable
 from tailorbird.privacy import Receipt, erase
 
 Progress = Callable[[str, int, int | None], None]
-# Table, column, mark on the suppression list, and prefix of the id as `privacy.people` takes it.
+# Table, column, kind on the suppression list, and prefix of the id as `privacy.people` takes it.
 _IDS = (
     ("events", "user_id", "u", ""),
     ("events", "anonymous_id", "a", ANONYMOUS_PREFIX),
@@ -32,19 +32,19 @@ _IDS = (
 def find_erased_since(lake: Lake, older: SuppressionList, newer: SuppressionList) -> list[str]:
     """Return the ids in the lake that are on the newer list, and not on the older one."""
     ids: set[str] = set()
-    for table, column, mark, prefix in _IDS:
+    for table, column, kind, prefix in _IDS:
         if not lake.exists(table):
             continue
         seen: set[str] = set()
         for batch in lake.batches(table, [column]):
             seen.update(pc.unique(batch.column(0)).drop_null().to_pylist())
-        ids |= {f"{prefix}{id_}" for id_ in seen if _is_newer(mark, id_, older, newer)}
+        ids |= {f"{prefix}{id_}" for id_ in seen if _is_newer(kind, id_, older, newer)}
     return sorted(ids)
 
 
-def _is_newer(mark: str, id_: str, older: SuppressionList, newer: SuppressionList) -> bool:
-    erased_at = newer.erased_at(mark, id_)
-    return erased_at is not None and erased_at > (older.erased_at(mark, id_) or 0)
+def _is_newer(kind: str, id_: str, older: SuppressionList, newer: SuppressionList) -> bool:
+    erased_at = newer.erased_at(kind, id_)
+    return erased_at is not None and erased_at > (older.erased_at(kind, id_) or 0)
 
 
 def erase_again(
@@ -68,7 +68,7 @@ def erase_again(
     drain(project, clock, progress)
     install_newer()
     newer = SuppressionList.load(data)
-    durable.replace(project.paths.lake / MARK, newer.mark())
+    durable.replace(project.paths.lake / MARK_FILE, newer.mark())
     ids = find_erased_since(Lake(project.paths.lake), older, newer)
     return erase(project, ids, clock, progress=progress) if ids else None
 

@@ -37,7 +37,13 @@ class LogSpan(msgspec.Struct, frozen=True):
     end: int
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Manifest(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"tailorbird_version": "tailorbird"},
+):
     """A backup.
 
     Attributes:
@@ -46,7 +52,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         root, data, host: where the project was.
         cluster: address of the logs if they are topics, which the backup does not hold.
         lake: version of each table, and its position in each log.
-        archived, routed: how far the lake had each raw log, as in `lake.write.positions`.
+        archived: end of each raw log in the lake's archive.
+        routed: end of the rows of each raw log that the lake's tables have.
         logs: rows of each log file, by the file's stem.
         erased: number of ids on the suppression list.
     """
@@ -55,7 +62,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str
     project: str
     taken_at: int
-    tailorbird: str
+    tailorbird_version: str
     revision: str
     root: str
     data: str

@@ -1,8 +1,8 @@
 """Recognise a plain copy of a project, such as one of `cp -r`, and name what it lacks.
 
 A copy of a running project has each file as of another moment. So its lake may be ahead of its
-logs, and new rows would be taken for those that the lake has. `up` records where the data folder
-is, and a copy has another inode:
+logs, and the lake would skip new rows as if it had them already. `up` records path and inode of
+the data folder. The folder of a copy has another inode, which tells it apart:
 
     data/run/origin.json    path and inode of the data folder, and what it was copied from
 """
@@ -121,7 +121,10 @@ def inspect_copy(project: Project) -> CopyReport | None:
     else:
         copied_from, was_running = origin.path, _has_open_writers(paths.run, project)
     released = read_released(paths.lake)
-    waiting, missing = waiting_rows(released, project.stream), _missing_rows(project, released)
+    waiting, missing = (
+        waiting_rows(released, project.stream),
+        _describe_missing_rows(project, released),
+    )
     return CopyReport(copied_from, was_running, waiting, missing)
 
 
@@ -131,8 +134,8 @@ def _has_open_writers(run: Path, project: Project) -> bool:
     return bool(read_roles(run)) or any(sqlite.wal_bytes(path) for path in logs)
 
 
-def _missing_rows(project: Project, released: ReleasedPositions) -> dict[str, str]:
-    """Return for each log file that ends before what was read of it how many rows it lacks."""
+def _describe_missing_rows(project: Project, released: ReleasedPositions) -> dict[str, str]:
+    """Describe, for each log that ends before what was read of it, which rows it lacks."""
     folder = project.stream.folder
     logs = {
         path.stem: path for path in (*raw_logs(folder).values(), *response_logs(folder).values())

@@ -23,7 +23,7 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.append_only import open_tail
 from tailorbird.pages.notebook import text_html
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import open_reader, raw_logs
 
 _THREADS = 4
@@ -221,12 +221,18 @@ class _Files:
         except TailorbirdError:
             draft.unlink()
             raise
-        target_folders: dict[str, Storage] = {PROJECT: folder, DATA: paths.data, LAKE: paths.lake}
+        target_folders: dict[str, StoragePath] = {
+            PROJECT: folder,
+            DATA: paths.data,
+            LAKE: paths.lake,
+        }
         self._write_all([file for file in files if file != settings_file], target_folders)
         draft.rename(folder / FILE)
         return paths
 
-    def _write_all(self, files: Sequence[StoredFile], target_folders: dict[str, Storage]) -> None:
+    def _write_all(
+        self, files: Sequence[StoredFile], target_folders: dict[str, StoragePath]
+    ) -> None:
         total = sum(file.size for file in files)
 
         def write(file: StoredFile) -> int:
@@ -244,7 +250,7 @@ class _Files:
                 self._progress("restore", self._done, total)
 
 
-def _write_file(vault: Vault, file: StoredFile, target: Storage) -> None:
+def _write_file(vault: Vault, file: StoredFile, target: StoragePath) -> None:
     """Write a file part by part; what is in memory is one part of a log, or one file of the
     lake.
     """
@@ -261,7 +267,7 @@ def _write_file(vault: Vault, file: StoredFile, target: Storage) -> None:
             out.write(part)
 
 
-def _require_empty(target: Storage, what: str, *, variable: str = "") -> None:
+def _require_empty(target: StoragePath, what: str, *, variable: str = "") -> None:
     """Raise UsageError unless a place is empty or absent: two projects must not share one."""
     if not target.is_dir() or not any(True for _ in target.iterdir()):
         return

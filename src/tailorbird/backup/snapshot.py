@@ -20,7 +20,7 @@ import apsw
 
 from tailorbird.backup.manifest import LogSpan
 from tailorbird.errors import DamageError, NotReadyError
-from tailorbird.events.suppression import MARK
+from tailorbird.events.suppression import MARK_FILE
 from tailorbird.lake.delta.commits import commit_path
 from tailorbird.lake.delta.recovery import ledger_is_lost
 from tailorbird.lake.delta.versions import TableVersion, version_at
@@ -30,14 +30,14 @@ from tailorbird.lake.files.archive import Archive
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.etl import ROUTED_TABLES
-from tailorbird.lake.write.positions import Positions, ledger_lost, load_positions
-from tailorbird.storage_paths import Storage
+from tailorbird.lake.write.positions import Positions, load_positions, lost_ledger_fix
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import raw_logs, response_logs, routed_path, scores_path, sqlite
 from tailorbird.stream.reading import last_block, log_row
-from tailorbird.stream.released import POSITIONS_FILE as POSITIONS
+from tailorbird.stream.released import POSITIONS_FILE
 
 _PAGES = 2_048  # copied between two calls of progress
-_REPLACED_FILES = (MARK, "pseudonyms.json")
+_REPLACED_FILES = (MARK_FILE, "pseudonyms.json")
 
 
 class SnapshotMovedError(Exception):
@@ -49,6 +49,9 @@ class LakeSnapshot:
     """The lake as of one line of its ledger.
 
     Attributes:
+        positions: how far the lake has read each log.
+        versions: version of each table.
+        archived: end of each raw log in the archive.
         files: path below the lake → SHA-256 of each file that never changes.
         replaced_files: path → content of files that are replaced.
         growing_files: path → content of files that grow.
@@ -62,7 +65,7 @@ class LakeSnapshot:
     growing_files: dict[str, bytes] = field(default_factory=dict)
 
 
-def read_lake(lake: Storage) -> LakeSnapshot:
+def read_lake(lake: StoragePath) -> LakeSnapshot:
     """Read which files the lake has now; an empty snapshot without a lake.
 
     Raises:
@@ -71,7 +74,9 @@ def read_lake(lake: Storage) -> LakeSnapshot:
     """
     if ledger_is_lost(lake):
         raise DamageError(
-            "the ledger is missing, and tables have rows", where=str(lake), fix=ledger_lost(lake)
+            "the ledger is missing, and tables have rows",
+            where=str(lake),
+            fix=lost_ledger_fix(lake),
         )
     if swap.is_unfinished(lake):
         raise NotReadyError(
@@ -102,9 +107,9 @@ def read_lake(lake: Storage) -> LakeSnapshot:
     return LakeSnapshot(positions, versions, archive_ends, files, replaced_files, growing_files)
 
 
-def _read_replaced_files(lake: Storage) -> dict[str, bytes]:
+def _read_replaced_files(lake: StoragePath) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
-    for name in (POSITIONS, *_REPLACED_FILES):
+    for name in (POSITIONS_FILE, *_REPLACED_FILES):
         try:
             contents[name] = (lake / name).read_bytes()
         except FileNotFoundError:
@@ -112,13 +117,13 @@ def _read_replaced_files(lake: Storage) -> dict[str, bytes]:
     return contents
 
 
-def _read_first_lines(path: Storage, count: int) -> bytes:
+def _read_first_lines(path: StoragePath, count: int) -> bytes:
     """Return the first lines of a file that may have grown meanwhile."""
     lines = open_tail(path).data.split(b"\n")[:count]
     return b"".join(line + b"\n" for line in lines)
 
 
-def _table_files(lake: Storage, table: str, ledger: Ledger) -> dict[str, str]:
+def _table_files(lake: StoragePath, table: str, ledger: Ledger) -> dict[str, str]:
     """Return the files of a table: its rows, and the log from its beginning on."""
     begin = ledger.log_begin(table)
     files = {f"{table}/{file.path}": file.sha256 for file in ledger.files(table).values()}

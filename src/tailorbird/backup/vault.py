@@ -17,7 +17,7 @@ from tailorbird.backup.manifest import Manifest, StoredFile, decode_manifest, en
 from tailorbird.errors import DamageError, NotReadyError, UsageError
 from tailorbird.events import to_iso
 from tailorbird.lake.files import durable
-from tailorbird.storage_paths import Storage, open_storage
+from tailorbird.storage_paths import StoragePath, open_storage
 
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
@@ -30,13 +30,13 @@ def open_vault(uri: str) -> "Vault":
 class Vault:
     """The backups of one project. Safe to use from several threads."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: StoragePath) -> None:
         self.storage = storage
         self.written_bytes = 0
         self._lock = threading.Lock()
         self._present: set[str] | None = None
 
-    def _blob_path(self, name: str) -> Storage:
+    def _blob_path(self, name: str) -> StoragePath:
         return self.storage / _BLOBS / name[:2] / name
 
     def _claim_blob(self, name: str) -> bool:
@@ -49,8 +49,8 @@ class Vault:
             self._present.add(name)
             return True
 
-    def _stored_blobs(self) -> Iterator[Storage]:
-        blobs: Iterator[Storage] = iter((self.storage / _BLOBS).rglob("*"))
+    def _stored_blobs(self) -> Iterator[StoragePath]:
+        blobs: Iterator[StoragePath] = iter((self.storage / _BLOBS).rglob("*"))
         yield from (blob for blob in blobs if len(blob.name) == 64)
 
     def put(self, data: bytes) -> str:
@@ -175,7 +175,7 @@ class Vault:
         return len(old)
 
 
-def _damage_error(file: StoredFile, what: str, blob: Storage) -> DamageError:
+def _damage_error(file: StoredFile, what: str, blob: StoragePath) -> DamageError:
     return DamageError(
         f"{file.path} of this backup {what}",
         where=str(blob),

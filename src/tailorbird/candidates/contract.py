@@ -25,8 +25,7 @@ from typing import Literal
 
 import msgspec
 
-from tailorbird.candidates.own import KIND as OWN
-from tailorbird.candidates.own import Group, own_source, own_sources
+from tailorbird.candidates.own import OWN_KIND, Group, own_source, own_sources
 from tailorbird.errors import DeclarationError, UsageError, suggest_name
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SESSION_GAP, parse_duration
 
@@ -75,11 +74,11 @@ SOURCE_KINDS = {
 }
 KIND_NAMES = tuple(SOURCE_KINDS)
 # Those that are read at the request's time.
-SERVED_KINDS = frozenset((*(kind.name for kind in SOURCE_KINDS.values() if kind.reads), OWN))
-POPULAR, TRENDING = 7 * DAY, HOUR
-LAST, LAST_MAX = 5, 10  # number of a user's items, in `item_knn`
+SERVED_KINDS = frozenset((*(kind.name for kind in SOURCE_KINDS.values() if kind.reads), OWN_KIND))
+POPULAR_WINDOW, TRENDING_WINDOW = 7 * DAY, HOUR  # defaults
+LAST_ITEMS, LAST_ITEMS_MAX = 5, 10  # number of a user's items, in `item_knn`
 WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 3_650 * DAY
-_LIST = re.compile(r"[\w.-]{1,60}")
+_LIST_NAME = re.compile(r"[\w.-]{1,60}")
 
 
 class Board(msgspec.Struct, frozen=True, order=True):
@@ -113,18 +112,18 @@ class ItemKnn(msgspec.Struct, frozen=True):
     neighbours: int = 200
 
 
-class SessionKnn(msgspec.Struct, frozen=True):
+class SessionKnn(msgspec.Struct, frozen=True, rename={"sessions_max": "most"}):
     """The newest sessions of all users.
 
     Attributes:
         gap_us: a longer pause ends a session.
-        most: the maximum number of sessions.
+        sessions_max: the maximum number of sessions.
         within_us: the maximum age of a session's last event.
         length: the maximum number of events per session, the newest ones.
     """
 
     gap_us: int = SESSION_GAP
-    most: int = 100_000
+    sessions_max: int = 100_000
     within_us: int = 28 * DAY
     length: int = 50
 
@@ -199,7 +198,7 @@ class Source:
         """The prefix of its columns."""
         if self.board is not None:
             return self.board.name
-        return self.name.replace(":", "_") if self.kind in ("item_knn", OWN) else self.kind
+        return self.name.replace(":", "_") if self.kind in ("item_knn", OWN_KIND) else self.kind
 
 
 BASE_BOARDS = tuple(Board(window) for window in (HOUR, DAY, 7 * DAY))  # of every project
@@ -213,21 +212,21 @@ def parse_source(name: str) -> Source:
     """
     kind, *rest = name.split(":")
     if kind not in KIND_NAMES and own_source(name) is not None:
-        return Source(name, OWN)
+        return Source(name, OWN_KIND)
     if kind not in KIND_NAMES:
         known_kinds = (*KIND_NAMES, *(project_source.name for project_source in own_sources()))
         fix = suggest_name(kind, known_kinds, f"use one of {', '.join(known_kinds)}")
         raise DeclarationError(f"unknown source {name!r}", fix=fix)
     if kind == "editorial":
-        if len(rest) != 1 or not _LIST.fullmatch(rest[0]):
+        if len(rest) != 1 or not _LIST_NAME.fullmatch(rest[0]):
             raise DeclarationError(
                 f"{name!r} names no list", fix="name one of lists.toml: editorial:NAME"
             )
         return Source(name, kind, list=rest[0])
     if kind in ("popular", "trending"):
-        return Source(name, kind, board=_board(name, kind, rest))
+        return Source(name, kind, board=_parse_board(name, kind, rest))
     if kind == "item_knn":
-        return Source(name, kind, last=_last(name, rest))
+        return Source(name, kind, last=_parse_last(name, rest))
     if rest:
         raise DeclarationError(
             f"{kind} takes nothing after it, got {name!r}", fix=f"write {kind!r}"
@@ -235,27 +234,28 @@ def parse_source(name: str) -> Source:
     return Source(name, kind)
 
 
-def reads_tables(source: Source) -> Group:
-    """Return the published tables that a source reads; "" if none."""
-    if source.kind == OWN:
+def table_group_of(source: Source) -> Group:
+    """Return the group of published tables that a source reads; "" if none."""
+    if source.kind == OWN_KIND:
         project_source = own_source(source.name)
         return project_source.reads if project_source is not None else ""
     reads = SOURCE_KINDS[source.kind].reads
     return "" if reads == "request" else reads
 
 
-def _last(name: str, rest: list[str]) -> int:
+def _parse_last(name: str, rest: list[str]) -> int:
     if not rest:
-        return LAST
-    if len(rest) > 1 or not rest[0].isdecimal() or not 1 <= int(rest[0]) <= LAST_MAX:
+        return LAST_ITEMS
+    if len(rest) > 1 or not rest[0].isdecimal() or not 1 <= int(rest[0]) <= LAST_ITEMS_MAX:
         raise DeclarationError(
-            f"{name!r}: expected a number of items from 1 to {LAST_MAX}", fix="such as item_knn:2"
+            f"{name!r}: expected a number of items from 1 to {LAST_ITEMS_MAX}",
+            fix="such as item_knn:2",
         )
     return int(rest[0])
 
 
-def _board(name: str, kind: str, rest: list[str]) -> Board:
-    window = TRENDING if kind == "trending" else POPULAR
+def _parse_board(name: str, kind: str, rest: list[str]) -> Board:
+    window = TRENDING_WINDOW if kind == "trending" else POPULAR_WINDOW
     if rest and rest[0] not in SEGMENTS:
         try:
             window = parse_duration(rest.pop(0))
@@ -291,7 +291,7 @@ def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contrac
         Board(board.window_us) for board in boards
     }  # The fallback where a segment is unknown or too small.
     sessions = (
-        SessionKnn() if any(reads_tables(source) == "sessions" for source in parsed) else None
+        SessionKnn() if any(table_group_of(source) == "sessions" for source in parsed) else None
     )
     return Contract(tuple(sorted(boards)), session_knn=sessions, shown=shown)
 

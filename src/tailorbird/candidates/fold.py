@@ -2,7 +2,7 @@
 
     fold = CandidateFold(contract)
     fold.update(batch)             # in log order
-    tables = fold.tables()         # `protocol.CandidateTables` as of fold.p
+    tables = fold.tables()         # `protocol.CandidateTables` as of fold.position
 
 The time of the tables: just after the newest event.
 
@@ -60,7 +60,7 @@ class CandidateFold:
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        self.p = self.newest_ts = 0
+        self.position = self.newest_ts = 0
         self.evicted_counts = {"items": 0, "people": 0}
         self.items = KeyTable()
         self._people, self._person_seen = KeyTable(), np.zeros(0, np.int64)
@@ -95,16 +95,16 @@ class CandidateFold:
         start = 0
         while start < len(batch):
             next_eviction = (
-                max(int(batch.p[start]), self.p) // EVICTION_INTERVAL + 1
+                max(int(batch.p[start]), self.position) // EVICTION_INTERVAL + 1
             ) * EVICTION_INTERVAL
             stop = int(np.searchsorted(batch.p, next_eviction))
-            if int(batch.p[start]) // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
+            if int(batch.p[start]) // EVICTION_INTERVAL > self.position // EVICTION_INTERVAL:
                 self._evict()
             self._apply(batch.slice(start, stop, batch.end))
-            self.p, start = int(batch.p[stop - 1]), stop
-        if batch.end // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
+            self.position, start = int(batch.p[stop - 1]), stop
+        if batch.end // EVICTION_INTERVAL > self.position // EVICTION_INTERVAL:
             self._evict()
-        self.p = max(self.p, batch.end)
+        self.position = max(self.position, batch.end)
 
     def _apply(self, batch: EventBatch) -> None:
         count_before = self.items.count
@@ -134,7 +134,7 @@ class CandidateFold:
                     user_rows, interest_rows, interest_ts, newest_ts[interests], self._people.count
                 )
         self.newest_ts = int(newest_ts[-1])
-        self.popularity.advance(self.t)
+        self.popularity.advance(self.ts)
 
     def _register(self, batch: EventBatch, item_rows: Int64s, count_before: int) -> None:
         count = self.items.count
@@ -179,7 +179,7 @@ class CandidateFold:
         return categories
 
     @property
-    def t(self) -> int:
+    def ts(self) -> int:
         """The time of the tables: just after the newest event."""
         return self.newest_ts + 1
 
@@ -222,7 +222,7 @@ class CandidateFold:
             first_seen,
             self._clicks[:count],
             self._shown[:count],
-            self.t,
+            self.ts,
             self.contract.new_within_us,
         )
 
@@ -254,7 +254,7 @@ class CandidateFold:
         self._person_seen = seen
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
-                fold.move_people(row_map, self._people.count)
+                fold.renumber_people(row_map, self._people.count)
 
     def _move_items(self, retained: npt.NDArray[np.bool_]) -> None:
         count = self.items.count
@@ -265,10 +265,10 @@ class CandidateFold:
         self._evicted_keys.append(self.items.keys[~retained].copy())
         row_map = self.items.retain(retained)
         self._touched.append(row_map[touched][row_map[touched] >= 0])
-        self.popularity.move_items(row_map, self.items.count)
+        self.popularity.renumber_items(row_map, self.items.count)
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
-                fold.move_items(row_map, self.items.count)
+                fold.renumber_items(row_map, self.items.count)
 
     # Snapshots
 
@@ -289,7 +289,12 @@ class CandidateFold:
         state |= {"touched": np.concatenate([np.zeros(0, np.int64), *self._touched])}
         state |= {"gone": np.concatenate([np.zeros(0, np.uint64), *self._evicted_keys])}
         state["position"] = np.array(
-            [self.p, self.newest_ts, self.evicted_counts["items"], self.evicted_counts["people"]]
+            [
+                self.position,
+                self.newest_ts,
+                self.evicted_counts["items"],
+                self.evicted_counts["people"],
+            ]
         )
         parts = {
             "popularity": self.popularity,
@@ -305,9 +310,12 @@ class CandidateFold:
     def restore(cls, contract: Contract, arrays: Mapping[str, npt.NDArray]) -> "CandidateFold":
         """Rebuild a fold from the arrays of another one of the same contract."""
         fold = cls(contract)
-        fold.p, fold.newest_ts, fold.evicted_counts["items"], fold.evicted_counts["people"] = (
-            int(number) for number in arrays["position"]
-        )
+        (
+            fold.position,
+            fold.newest_ts,
+            fold.evicted_counts["items"],
+            fold.evicted_counts["people"],
+        ) = (int(number) for number in arrays["position"])
         fold._touched, fold._evicted_keys = [arrays["touched"]], [arrays["gone"]]
         fold.items.assign(arrays["items/keys"])
         fold._people.assign(arrays["people/keys"])
@@ -341,7 +349,7 @@ class FoldTables:
 
     def __init__(self, fold: CandidateFold) -> None:
         self._fold = fold
-        self.epochs: Mapping[str, Epoch] = dict.fromkeys(GROUPS, Epoch(fold.p, fold.t))
+        self.epochs: Mapping[str, Epoch] = dict.fromkeys(GROUPS, Epoch(fold.position, fold.ts))
         self._boards: dict[tuple[Board, int], BoardTable] = {}
         self._sessions: Sessions | None = None
         self._new_items: RankedList | None = None

@@ -20,7 +20,7 @@ from tailorbird.store import CopiedStore, CopyTarget, open_store
 from tailorbird.store.breaker import Breaker
 
 CURRENT_FILE = "current.json"
-ROLE = "role"  # lock name of the writer of a contract's tables
+WRITER_LOCK = "role"  # of the tables of a contract
 
 
 def folder_of(root: Path, contract: Contract) -> Path:
@@ -67,7 +67,7 @@ def _remove(folder: Path) -> None:
     A server that has them open keeps them until its next refresh.
     """
     try:
-        lock = FileLock(folder / ROLE)
+        lock = FileLock(folder / WRITER_LOCK)
     except LockedError:
         return
     shutil.rmtree(folder, ignore_errors=True)

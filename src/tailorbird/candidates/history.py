@@ -27,7 +27,7 @@ class _Stopped(Exception):
 
 def lake_is_ahead(role: CandidatesRole, lake: Lake) -> bool:
     """Return whether the lake is ahead of the folds; until then a role that needs history waits."""
-    return read_released(lake.path).routed_position() > role.fold.p + 1
+    return read_released(lake.path).routed_position() > role.fold.position + 1
 
 
 def build_from_lake(
@@ -66,7 +66,7 @@ def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: 
             pass
         role.publish(everything=True)
         role.save_snapshot()
-        return role.fold.p
+        return role.fold.position
 
 
 def _read_events(

@@ -11,7 +11,7 @@ from tailorbird.candidates.kernels import assign_rows, fill_table, find_rows
 Keys = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
 
-_FIRST = 1 << 10
+_ROWS_MIN = 1 << 10
 
 
 class KeyTable:
@@ -23,8 +23,8 @@ class KeyTable:
 
     def __init__(self, keys: Keys | None = None) -> None:
         self.count = 0
-        self._row_keys: Keys = np.zeros(_FIRST, np.uint64)
-        self._table: Int64s = np.full(2 * _FIRST, -1, np.int64)
+        self._row_keys: Keys = np.zeros(_ROWS_MIN, np.uint64)
+        self._table: Int64s = np.full(2 * _ROWS_MIN, -1, np.int64)
         if keys is not None and len(keys):
             self.assign(keys)
 
@@ -78,7 +78,7 @@ def grow_array(array: npt.NDArray, rows: int, fill: float = 0) -> npt.NDArray:
     """
     if rows <= len(array):
         return array
-    size = max(1 << (rows - 1).bit_length(), _FIRST)
+    size = max(1 << (rows - 1).bit_length(), _ROWS_MIN)
     larger = np.full((size, *array.shape[1:]), fill, array.dtype)
     larger[: len(array)] = array
     return larger

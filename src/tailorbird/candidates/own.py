@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tailorbird.candidates.protocol import CandidateRequest, CandidateTables
 
 FILE = "sources.py"
-KIND = "own"
+OWN_KIND = "own"
 Group = Literal["", "boards", "neighbours", "sessions"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 Query = Callable[["CandidateRequest", "CandidateTables"], Any]

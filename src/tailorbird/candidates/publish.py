@@ -15,7 +15,7 @@ from tailorbird.candidates.tables import GroupEpoch, PublishedEpoch
 from tailorbird.events.clock import SECOND
 from tailorbird.store.protocol import Store, Transaction
 
-EVERY_US = {BOARDS: SECOND, NEIGHBOURS: 10 * SECOND, SESSIONS: 60 * SECOND}
+PUBLISH_INTERVAL_US = {BOARDS: SECOND, NEIGHBOURS: 10 * SECOND, SESSIONS: 60 * SECOND}
 _AT_ONCE = 10_000  # items per encoding step
 
 
@@ -35,12 +35,12 @@ class Publisher:
         self.published = (
             published if published is not None and published.contract == contract.hash else None
         )
-        self._done_at: dict[str, int] = {}
+        self._published_at: dict[str, int] = {}
 
     def due_groups(self, fold: CandidateFold, now: int) -> list[str]:
         """Return the groups of tables that are due.
 
-        None while the fold is behind the published state.
+        It is empty while the fold is behind the published state.
         """
         published = self.published
         if published is None:
@@ -48,16 +48,16 @@ class Publisher:
         return [
             name
             for name in self.available_groups(fold)
-            if not 0 <= now - self._done_at.get(name, -(1 << 62)) < EVERY_US[name]
+            if not 0 <= now - self._published_at.get(name, -(1 << 62)) < PUBLISH_INTERVAL_US[name]
         ]
 
     def available_groups(self, fold: CandidateFold) -> list[str]:
         """Return all groups of tables; none while the fold is behind the published state."""
         published = self.published
-        is_stale = published is not None and fold.p < max(
+        is_behind = published is not None and fold.position < max(
             group.position for group in published.groups.values()
         )
-        return [] if is_stale else list(GROUPS)
+        return [] if is_behind else list(GROUPS)
 
     def publish(
         self, fold: CandidateFold, groups: Sequence[str], now: int, *, is_newest: bool = True
@@ -65,26 +65,28 @@ class Publisher:
         """Publish the changes of some groups of tables since they were last published.
 
         Args:
-            is_newest: whether the fold has all that the log has; else the tables are as old as they
-                were.
+            is_newest: whether the fold has all that the log has; else the tables keep the time at
+                which they were last current.
 
         Raises:
-            StorageError: the disk refused; nothing of it is there. Begin again with the fold of a
-                snapshot.
+            StorageError: the write failed, and nothing of it is stored. Restore the fold from a
+                snapshot before the next call.
         """
         previous = self.published
-        stale_groups = [
-            name for name in groups if previous is None or previous.groups[name].position < fold.p
+        outdated_groups = [
+            name
+            for name in groups
+            if previous is None or previous.groups[name].position < fold.position
         ]
         records: list[tuple[bytes, bytes]] = []
         deleted_keys: list[bytes] = []
         sessions = previous.session_parts if previous is not None else 0
-        if BOARDS in stale_groups:
+        if BOARDS in outdated_groups:
             records += _board_records(fold, everything=previous is None)
             deleted_keys = tables.item_record_keys(fold.evicted_items())
-        if NEIGHBOURS in stale_groups:
+        if NEIGHBOURS in outdated_groups:
             records += _neighbour_records(fold, everything=previous is None)
-        if SESSIONS in stale_groups and fold.session_knn is not None:
+        if SESSIONS in outdated_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.table())
             records, sessions = [*records, *parts], len(parts)
         previous_groups = {} if previous is None else previous.groups
@@ -95,7 +97,7 @@ class Publisher:
             for name in groups
         }
         group_epochs = {
-            name: GroupEpoch(fold.p, fold.t, current_as_of[name])
+            name: GroupEpoch(fold.position, fold.ts, current_as_of[name])
             if name in groups
             else previous_groups[name]
             for name in GROUPS
@@ -119,7 +121,7 @@ class Publisher:
             transaction.put_many([*records, tables.epoch_record(current)])
 
         self._store.write(change)
-        self._done_at |= dict.fromkeys(groups, now)
+        self._published_at |= dict.fromkeys(groups, now)
         self.published = current
         return current
 
@@ -137,7 +139,7 @@ def _board_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[b
 def _neighbour_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     if fold.item_knn is None:
         return
-    rows = fold.item_knn.rows_with_neighbours() if everything else fold.item_knn.changed_rows()
+    rows = fold.item_knn.take_all_rows() if everything else fold.item_knn.take_changed_rows()
     for start in range(0, len(rows), _AT_ONCE):
         chunk = rows[start : start + _AT_ONCE]
         yield from tables.neighbour_records(fold.items.keys[chunk], fold.item_knn.table(chunk))

@@ -13,11 +13,10 @@ from tailorbird.candidates.contract import (
     SERVED_KINDS,
     Source,
     parse_source,
-    reads_tables,
+    table_group_of,
 )
 from tailorbird.candidates.item_knn.query import RECENT_MAX, score_neighbours
-from tailorbird.candidates.own import KIND as OWN
-from tailorbird.candidates.own import SourceError, own_source
+from tailorbird.candidates.own import OWN_KIND, SourceError, own_source
 from tailorbird.candidates.popularity.query import query_popular
 from tailorbird.candidates.protocol import (
     EMPTY_LIST,
@@ -58,7 +57,7 @@ def live_sources(names: Iterable[str]) -> list[str]:
 
 def table_group(name: str) -> str:
     """Return the group of tables that a source reads: `boards`, `neighbours`, `sessions` or ""."""
-    return reads_tables(source_of(name))
+    return table_group_of(source_of(name))
 
 
 def reads_neighbours(name: str) -> bool:
@@ -116,7 +115,7 @@ class RequestLists:
         return np.where(rank >= 0, 1.0 - rank / max(len(listed), 1), 0.0)
 
     def _query(self, source: Source) -> RankedList:
-        if source.kind == OWN:
+        if source.kind == OWN_KIND:
             return self._query_own(source.name)
         if source.board is not None:
             return query_popular(self.tables, self.request, source.board)
@@ -126,7 +125,7 @@ class RequestLists:
                 if len(self.request.recent)
                 else EMPTY_LIST
             )
-        if reads_tables(source) == SESSIONS:
+        if table_group_of(source) == SESSIONS:
             return query_sessions(self.tables, self.request, source.kind)
         if source.kind == "new_items":
             return self.tables.new_items()

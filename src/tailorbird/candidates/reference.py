@@ -238,7 +238,7 @@ class ReferenceTables:
             if (
                 session is None
                 or max(event.ts, newest) - session.last > settings.gap_us
-                or not any(session is other for other in started[-settings.most :])
+                or not any(session is other for other in started[-settings.sessions_max :])
             ):
                 session = current[event.person] = _Session()
                 started.append(session)
@@ -246,7 +246,7 @@ class ReferenceTables:
                 max(session.last, event.ts),
                 [*session.items, event.item][-settings.length :],
             )
-        retained = started[-settings.most :]
+        retained = started[-settings.sessions_max :]
         since = max((session.last for session in retained), default=0) - settings.within_us
         eligible = [
             (session.last, session.items)

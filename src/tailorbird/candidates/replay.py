@@ -3,8 +3,8 @@
     for indices, lists in replay_requests(contract, events, replay, names): ...
 
 A request sees the newest epoch of each group of tables at or before its position. Responses log
-their epochs. Older history has regular ones, in the log's own time: every `EVERY_US` by group, or
-less often where there would be too many.
+their epochs. Older history has regular ones, in the log's own time: every `EPOCH_INTERVAL_US` by
+group, or less often where there would be too many.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ import pyarrow as pa
 from tailorbird.candidates.batch import EventBatch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold, FoldTables
-from tailorbird.candidates.own import KIND as OWN
+from tailorbird.candidates.own import OWN_KIND
 from tailorbird.candidates.protocol import (
     BOARDS,
     NEIGHBOURS,
@@ -33,7 +33,7 @@ from tailorbird.events.contract.schema import micros
 
 Int64s = npt.NDArray[np.int64]
 
-EVERY_US = {BOARDS: MINUTE, NEIGHBOURS: MINUTE, SESSIONS: 10 * MINUTE}
+EPOCH_INTERVAL_US = {BOARDS: MINUTE, NEIGHBOURS: MINUTE, SESSIONS: 10 * MINUTE}
 # Maximum number of epochs per group. More cost more than the resolution is worth. The session table
 # is rebuilt for each.
 EPOCHS_MAX = {BOARDS: 2_000, NEIGHBOURS: 2_000, SESSIONS: 1_000}
@@ -76,7 +76,8 @@ def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
     request_ts = log_ts[newest_known[newest_known >= 0]] if len(log_p) else log_ts
     span = int(request_ts.max() - request_ts.min()) if len(request_ts) else 0
     intervals = {
-        group: max(least, -(-span // EPOCHS_MAX[group])) for group, least in EVERY_US.items()
+        group: max(least, -(-span // EPOCHS_MAX[group]))
+        for group, least in EPOCH_INTERVAL_US.items()
     }
     return {
         group: regular_epochs(log_p, log_ts, p, interval) for group, interval in intervals.items()
@@ -164,7 +165,7 @@ def _order_stops(
 def _query_own(lists: RequestLists, sources: Sequence[str], group: str) -> None:
     """Query the project's sources that read a group, while the tables are of its epoch."""
     for name in sources:
-        if source_of(name).kind == OWN and table_group(name) == group:
+        if source_of(name).kind == OWN_KIND and table_group(name) == group:
             lists.get(name)
 
 
@@ -180,7 +181,7 @@ def _query_sessions(
     keys = np.concatenate([lists.request.recent for lists in request_lists])
     ts = np.concatenate([lists.request.recent_ts for lists in request_lists])
     for name in sources:
-        if table_group(name) != SESSIONS or source_of(name).kind == OWN:
+        if table_group(name) != SESSIONS or source_of(name).kind == OWN_KIND:
             continue
         similar = sessions.find_similar(source_of(name).kind, offsets, keys, ts)
         for index, lists in enumerate(request_lists):

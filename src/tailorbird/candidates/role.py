@@ -28,7 +28,7 @@ from tailorbird.atomic_write import sync_folder
 from tailorbird.candidates.batch import COLUMNS, EventBatch, empty_batch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
-from tailorbird.candidates.folder import ROLE, copy_name, folder_of, set_current_contract
+from tailorbird.candidates.folder import WRITER_LOCK, copy_name, folder_of, set_current_contract
 from tailorbird.candidates.publish import Publisher
 from tailorbird.errors import DamageError, NotReadyError, StorageError, fix_for_os_error
 from tailorbird.events.clock import MINUTE, Clock
@@ -75,7 +75,7 @@ class CandidatesRole:
         self._routed, self._clock = routed, clock
         self._root, self._folder = folder, folder_of(folder, contract)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self._folder / ROLE)
+        self._lock = FileLock(self._folder / WRITER_LOCK)
         try:
             self._store = _store(self._folder, contract, copies)
         except BaseException:
@@ -84,13 +84,13 @@ class CandidatesRole:
         self._publisher = Publisher(self._store, contract)
         self.fold = self._newest_snapshot() or CandidateFold(contract)
         self._reader: LogReader | None = None
-        self._saved_at, self._saved_p = clock.now(), self.fold.p
+        self._saved_at, self._saved_position = clock.now(), self.fold.position
 
     # Following the log
 
     def needs_history(self) -> bool:
         """Return whether the log no longer has the next events, so that the lake is needed."""
-        return self.fold.p + 1 < max(self.log_start(), 1)
+        return self.fold.position + 1 < max(self.log_start(), 1)
 
     def log_start(self) -> int:
         """Return the first position that the log still has; 0 without a log."""
@@ -99,7 +99,7 @@ class CandidatesRole:
 
     def build(self, history: History, p: int) -> None:
         """Apply events of the lake up to `p`, then continue in the log after it."""
-        for table in history(self.fold.p):
+        for table in history(self.fold.position):
             if len(table):
                 self.fold.update(to_event_batch(table, self.contract, pc.max(table["p"]).as_py()))
                 self._save_if_due()
@@ -115,9 +115,9 @@ class CandidatesRole:
         reader = self._open_reader()
         if reader is None or self.needs_history():
             return 0
-        rows_applied, position = 0, self.fold.p + 1
+        rows_applied, position = 0, self.fold.position + 1
         for stored in reader.read(position, bytes_max=ROW_BYTES * rows_max):
-            rows_applied += stored.end - 1 - self.fold.p
+            rows_applied += stored.end - 1 - self.fold.position
             self.fold.update(self._read_batch(stored))
         return rows_applied
 
@@ -127,7 +127,9 @@ class CandidatesRole:
             return empty_batch(end)
         with pa.ipc.open_stream(stored.block.payload, options=_READ_OPTIONS) as stream:
             table = number_rows(stream.read_all(), stored.offset)
-        return to_event_batch(table.filter(pc.greater(table["p"], self.fold.p)), self.contract, end)
+        return to_event_batch(
+            table.filter(pc.greater(table["p"], self.fold.position)), self.contract, end
+        )
 
     # Publishing
 
@@ -156,11 +158,11 @@ class CandidatesRole:
     def _count_unapplied(self) -> int:
         """Return the number of log positions that are not applied yet."""
         reader = self._open_reader()
-        return 0 if reader is None else max(reader.end() - 1 - self.fold.p, 0)
+        return 0 if reader is None else max(reader.end() - 1 - self.fold.position, 0)
 
     def save_snapshot(self) -> None:
         """Write a snapshot of the folds and remove the previous one."""
-        path = self._folder / f"state-{self.fold.p}.npz"
+        path = self._folder / f"state-{self.fold.position}.npz"
         temporary = self._folder / f".state-{os.getpid()}.npz"
         try:
             with temporary.open("wb") as file:
@@ -182,10 +184,10 @@ class CandidatesRole:
         for other in self._list_snapshots():
             if other != path:
                 other.unlink(missing_ok=True)
-        self._saved_at, self._saved_p = self._clock.now(), self.fold.p
+        self._saved_at, self._saved_position = self._clock.now(), self.fold.position
 
     def _save_if_due(self) -> None:
-        new_positions = self.fold.p - self._saved_p
+        new_positions = self.fold.position - self._saved_position
         if new_positions and (
             self._clock.now() - self._saved_at >= SNAPSHOT_US or new_positions >= SNAPSHOT_ROWS
         ):

@@ -49,7 +49,7 @@ class GroupEpoch(
 
     Attributes:
         position: all events routed at or before it are in the tables.
-        ts: just after the newest of them.
+        ts: one microsecond after the newest of these events.
         current_as_of: when it was last known to be the newest state of the log, microseconds.
     """
 

@@ -99,7 +99,9 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "checks": ("Daily data quality checks.", {"run": "checks"}),
     "monitor": (
         "Live figures of slots and versions, and what was decided.",
-        dict.fromkeys(("status", "figures", "approve", "drift", "notify", "silence"), "monitor"),
+        dict.fromkeys(
+            ("status", "figures", "approve", "decide", "drift", "notify", "silence"), "monitor"
+        ),
     ),
     "experiment": (
         "Plan, run and report on experiments.",

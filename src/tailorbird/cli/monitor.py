@@ -153,6 +153,36 @@ def drift(
         print_table("Furthest from the training", headings, shifts, right=headings[1:3])
 
 
+def decide(slot: str = "", *, as_of: str = "", json: Json = False) -> None:
+    """Print what the trainer would do about the champion now: recalibrate, retrain or hold.
+
+    It changes nothing. The trainer decides once clicks, conversion, revenue or calibration fell by
+    more than chance allows. If only the level of the scores is off, it fits their calibration anew.
+
+    Example:  tailorbird -C shop monitor decide
+
+    Parameters
+    ----------
+    slot:
+        only this slot
+    as_of:
+        time of the decision, ISO 8601; by default now, or the end of an imported log
+    """
+    import msgspec
+
+    from tailorbird.config import open_project
+    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.platform.runtime.falls import read_decisions
+
+    project = open_project()
+    decisions = read_decisions(project, clock_as_of(as_of, project, settled=False), slot)
+    if json:
+        print_json({"decisions": msgspec.to_builtins(decisions)})
+        return
+    rows = [(each.slot, each.action, each.reason) for each in decisions]
+    print_table("", ["slot", "decision", "reason"], rows)
+
+
 def approve(*, why: Why = "", by: By = "") -> None:
     """Take the step of a model that waits for a person, see `rollout.approval`.
 

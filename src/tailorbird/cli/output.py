@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from tailorbird.platform.progress import Progress as Report
+from tailorbird.platform.progress import Progress as ReportProgress
 
 STDIN = "/dev/stdin"  # What `-` on the command line stands for.
 # Options that several commands share.
@@ -116,7 +116,7 @@ def show(value: object) -> str:
     return str(value).translate(_CONTROL_ESCAPES)
 
 
-def _line_reporter() -> Report:
+def _line_reporter() -> ReportProgress:
     """Return a function that reports progress as lines on stderr, for logs and pipes.
 
     It prints nothing in the first ten seconds.
@@ -140,7 +140,7 @@ def _line_reporter() -> Report:
 
 
 @contextmanager
-def progress_bars(*, quiet: bool = False) -> Iterator[Report]:
+def progress_bars(*, quiet: bool = False) -> Iterator[ReportProgress]:
     """Yield a function (stage, done, total or None) that draws a bar per stage on stderr.
 
     Without a terminal it writes lines.

@@ -29,7 +29,7 @@ from tailorbird.serving.messages import (
 T = TypeVar("T")
 BODY_BYTES_MAX = 512 << 10
 _encode = msgspec.json.Encoder().encode
-_receipts = msgspec.json.Decoder(Receipts)
+_receipts_decoder = msgspec.json.Decoder(Receipts)
 
 
 class AsyncClient:
@@ -163,9 +163,8 @@ class AsyncClient:
         and one without `ts` the current time.
 
         Raises:
-            UnreachableError: no server answered; some may have arrived. Send events with the same
-                `event_id` again, they count
-            once.
+            UnreachableError: no server answered; some may have arrived. Send them again with the
+                same `event_id`: they count once.
             RefusedError: the request as a whole is refused (its key, its size).
             ClosedError: the client is closed.
         """
@@ -244,7 +243,7 @@ class AsyncClient:
         )
         if reply.status in (200, 400):
             try:
-                receipts = _receipts.decode(reply.body)
+                receipts = _receipts_decoder.decode(reply.body)
             except msgspec.MsgspecError:
                 raise to_refused_error(reply) from None  # the request as a whole was refused
             if len(receipts.events) == len(batch) or len(batch) == 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tailorbird.config.settings import Settings
 from tailorbird.errors import ConfigError
-from tailorbird.storage_paths import Storage, open_storage
+from tailorbird.storage_paths import StoragePath, open_storage
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Paths:
     """The folders and files of a project; each has one writer (see ARCHITECTURE.md)."""
 
     data: Path
-    lake_storage: Storage | None = None  # Set if the lake is not below `data`.
+    lake_storage: StoragePath | None = None  # Set if the lake is not below `data`.
 
     @property
     def stream(self) -> Path:
@@ -32,7 +32,7 @@ class Paths:
         return self.data / "candidates"
 
     @property
-    def lake(self) -> Storage:
+    def lake(self) -> StoragePath:
         return self.lake_storage or self.data / "lake"
 
     @property

@@ -111,7 +111,7 @@ class Project:
         suppression_list = SuppressionList.load(self.paths.data)
         # Without the file, the list comes from the cluster.
         if not self.stream.is_remote or (self.paths.data / FOLDER / LAST_ERASURE_FILE).exists():
-            suppression_list.require_marked(self.paths.lake, self.paths.data)
+            suppression_list.require_complete(self.paths.lake, self.paths.data)
         return suppression_list
 
     def copy_target(self) -> CopyTarget | None:

@@ -14,13 +14,13 @@ from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import ConfigError, StorageError, fix_for_os_error
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 FILE = "pseudonyms.json"
 
 
 def pseudonyms_of(
-    key: str, data: Path, lake: Storage, *, record_key: bool = True
+    key: str, data: Path, lake: StoragePath, *, record_key: bool = True
 ) -> Pseudonyms | None:
     """Return the pseudonyms of a project that has a key, or None without one.
 
@@ -65,7 +65,7 @@ def pseudonyms_of(
     return pseudonyms
 
 
-def _read_fingerprint(file: Storage) -> str | None:
+def _read_fingerprint(file: StoragePath) -> str | None:
     """Return the stored fingerprint, or None if the file is damaged.
 
     It is "" without a file, and if a remote storage does not respond.
@@ -80,7 +80,7 @@ def _read_fingerprint(file: Storage) -> str | None:
         return None
 
 
-def _write_fingerprint(file: Storage, fingerprint: str) -> None:
+def _write_fingerprint(file: StoragePath, fingerprint: str) -> None:
     content = msgspec.json.encode({"fingerprint": fingerprint}) + b"\n"
     local_file = storage_at(file).local
     if local_file is None:

@@ -65,7 +65,7 @@ class ResponseRecord(
     asked: str | None = (
         None  # the version that was to answer; another than `model` where it could not
     )
-    failure: str | None = None  # why it could not: error, not_finite, left_alone
+    failure: str | None = None  # why it could not: error, not_finite, breaker_open
     latency_us: int = 0  # from the beginning of the answer to this record
     shadow: str | None = None  # a shadow version, scored but not shown
     shadow_scores: list[float] = msgspec.field(default_factory=list)  # its values of `items`

@@ -27,14 +27,16 @@ from tailorbird.events.contract.contract import ERASED_BODY, join_rows, parse_un
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.free_text import as_text, texts_in
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "suppression.json", "suppression.key"
 JOURNAL = "journal.json"  # of an erasure that is not finished
 RENAMED_PREFIX = "erased-"  # what a hash in place of an id begins with
 RECEIPTS = "receipts"
-MARK = "erasures.json"  # in the lake: how many ids are on the list, so that its loss is noticed
+MARK_FILE = (
+    "erasures.json"  # in the lake: how many ids are on the list, so that its loss is noticed
+)
 LAST_ERASURE_FILE = (
     "taken"  # number of the last erasure that this machine knows of, where the logs are topics
 )
@@ -42,7 +44,7 @@ LAST_ERASURE_FILE = (
 _QUOTED_TEXT = re.compile(r'"([^"\\]{1,256})\\?"')
 _WORD = re.compile(r"[^\s\"',;:|{}\[\]\\]{1,256}")
 _RESTORE = (
-    f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the "
+    f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK_FILE} of the "
     "lake, and erase all these people again: until then"
     " what is old of them would be taken again"
 )
@@ -134,19 +136,19 @@ class SuppressionList:
             )
         return cls(key, listed)
 
-    def require_marked(self, lake: Storage, data: Path) -> None:
+    def require_complete(self, lake: StoragePath, data: Path) -> None:
         """Raise DamageError where the lake knows of more erased ids than are listed here.
 
         Does nothing where the lake cannot be asked.
         """
         try:
-            mark = _ErasureMarker.read((lake / MARK).read_bytes())
+            mark = _ErasureMarker.read((lake / MARK_FILE).read_bytes())
         except OSError:
             return
         if mark is None:
             raise DamageError(
                 "the lake's note of how many people were erased is damaged",
-                where=str(lake / MARK),
+                where=str(lake / MARK_FILE),
                 fix=f"if data/{FOLDER} is as new as the last erasure, delete this file: the next "
                 f"one writes it again; else {_RESTORE}",
             )
@@ -182,19 +184,23 @@ class SuppressionList:
         listed = msgspec.structs.replace(self._listed, checksum=_hash_list(self._listed, self._key))
         return msgspec.json.encode(listed, order="sorted"), self._key
 
-    def erased_at(self, mark: str, id_: str) -> int | None:
-        """Return when somebody was erased the last time; None for who was not."""
+    def erased_at(self, kind: str, id_: str) -> int | None:
+        """Return when somebody was erased the last time, or None.
+
+        Args:
+            kind: `u` for a user_id, `a` for an anonymous_id, as in `Subject`.
+        """
         if not self._listed.people and not self._listed.shared:
             return None
-        hashed = self.hash(mark, id_)
+        hashed = self.hash(kind, id_)
         at = self._listed.people.get(hashed)
         return self._listed.shared.get(hashed) if at is None else at
 
-    def has(self, mark: str, id_: str) -> bool:
+    def has(self, kind: str, id_: str) -> bool:
         """Return whether somebody was erased."""
-        return self.erased_at(mark, id_) is not None
+        return self.erased_at(kind, id_) is not None
 
-    def without(self, body: bytes, receipt: Receipt) -> bytes:
+    def filter_body(self, body: bytes, receipt: Receipt) -> bytes:
         """Return the body with `ERASED_BODY` in place of each row that is dropped."""
         if not self._listed.people and not self._listed.shared:
             return body
@@ -205,15 +211,15 @@ class SuppressionList:
         rows = [ERASED_BODY if drop else part for part, drop in zip(parts, drops, strict=True)]
         return join_rows(rows, body, receipt.encoding)
 
-    def line(self, line: bytes, receipt: Receipt) -> bytes:
+    def filter_line(self, line: bytes, receipt: Receipt) -> bytes:
         """Return one event in the wire format, or `ERASED_BODY`."""
-        return self.without(line, msgspec.structs.replace(receipt, encoding="ndjson"))
+        return self.filter_body(line, msgspec.structs.replace(receipt, encoding="ndjson"))
 
     def drops(self, part: bytes, receipt: Receipt) -> bool:
         """Return whether a row is dropped."""
         row = read_row_subject(part)
         if row is None or parse_unread(part) is not None:
-            return any(self.has(mark, text) for text in _read_texts(part) for mark in ("u", "a"))
+            return any(self.has(kind, text) for text in _read_texts(part) for kind in ("u", "a"))
         if row.type == "merge" and isinstance(row.properties, dict):
             into = _read_id(row.properties.get(MERGED_INTO))
             if into is not None and self.has("u", into):

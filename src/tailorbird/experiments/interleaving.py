@@ -1,6 +1,6 @@
 """The report of an interleaved experiment: which of two rankings people prefer.
 
-    report = interleaving_report(events, answers, experiment, started_at=…, now=…, attribution=…)
+    report = interleaving_report(events, responses, experiment, started_at=…, now=…, attribution=…)
 
 A click or purchase is credited to the arm whose ranking picked the item (`ranking.policy.
 interleaving`). The preference is the share of a unit's credits that the treatment got; without a
@@ -159,7 +159,7 @@ def interleaving_report(
 
 def count_credits(
     events: pa.Table,
-    answers: pa.Table,
+    responses: pa.Table,
     experiment: Experiment,
     *,
     start: int,
@@ -176,43 +176,43 @@ def count_credits(
     is_response &= (ts >= start) & (ts < stop)
     unit, _ = encode_values(table["session_id" if experiment.unit == "session" else "person"])
 
-    answers = answers.filter(
+    responses = responses.filter(
         pc.and_(
-            pc.greater(pc.list_value_length(answers["teams"]), 0),
-            pc.is_in(answers["request_id"], table["request_id"].filter(pa.array(is_response))),
+            pc.greater(pc.list_value_length(responses["teams"]), 0),
+            pc.is_in(responses["request_id"], table["request_id"].filter(pa.array(is_response))),
         )
     ).combine_chunks()
-    request_ids = answers["request_id"].combine_chunks()
+    request_ids = responses["request_id"].combine_chunks()
     request_index = pc.index_in(table["request_id"], value_set=request_ids)
-    answer_of = pc.fill_null(request_index, -1).to_numpy().astype(np.int64)
-    team = _team_codes(answers, experiment)
-    parent = pc.list_parent_indices(answers["items"]).to_numpy().astype(np.int64)
-    item = pc.index_in(pc.list_flatten(answers["items"]), value_set=pa.array(outcomes.items))
+    response_index = pc.fill_null(request_index, -1).to_numpy().astype(np.int64)
+    team = _team_codes(responses, experiment)
+    parent = pc.list_parent_indices(responses["items"]).to_numpy().astype(np.int64)
+    item = pc.index_in(pc.list_flatten(responses["items"]), value_set=pa.array(outcomes.items))
     keys = parent * len(outcomes.items) + item.to_numpy().astype(np.int64)
     order = np.argsort(keys, kind="stable")
 
-    source = outcomes.response
-    is_credit = is_response[source] & (ts[outcomes.row] < stop) & (unit[source] >= 0)
+    responded_row = outcomes.response
+    is_credit = is_response[responded_row] & (ts[outcomes.row] < stop) & (unit[responded_row] >= 0)
     is_credit &= np.isin(outcomes.kind[outcomes.row], list(CREDITED_TYPES.values()))
-    is_credit &= answer_of[source] >= 0
+    is_credit &= response_index[responded_row] >= 0
     rows = np.flatnonzero(is_credit)
-    credit_keys = answer_of[source[rows]] * len(outcomes.items) + outcomes.item[rows]
+    credit_keys = response_index[responded_row[rows]] * len(outcomes.items) + outcomes.item[rows]
     at = order[np.searchsorted(keys[order], credit_keys)] if len(rows) else rows
     rows, credited = rows[team[at] >= 0], team[at][team[at] >= 0]
 
-    starts = np.searchsorted(parent, np.arange(len(answers)))
+    starts = np.searchsorted(parent, np.arange(len(responses)))
     position = np.arange(len(parent)) - starts[parent]
     in_team = team >= 0
     picks = np.zeros((int(position[in_team].max(initial=-1)) + 1, 2), np.int64)
     np.add.at(picks, (position[in_team], team[in_team]), 1)
-    responses = int(is_response.sum())
+    response_count = int(is_response.sum())
     return Credits(
-        unit[source[rows]],
+        unit[responded_row[rows]],
         outcomes.kind[outcomes.row[rows]],
         credited == 1,
         picks,
-        responses,
-        responses - len(answers),
+        response_count,
+        response_count - len(responses),
     )
 
 

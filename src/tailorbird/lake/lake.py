@@ -28,7 +28,7 @@ from tailorbird.lake.delta.recovery import opening_errors
 from tailorbird.lake.delta.versions import TableVersion, rows_of, versions_of
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 _EPOCH = date(1970, 1, 1)
 
@@ -47,7 +47,7 @@ class Lake:
         DamageError: a file of the table is corrupt or missing; names it.
     """
 
-    def __init__(self, path: Storage, *, at: Mapping[str, TableVersion] | None = None) -> None:
+    def __init__(self, path: StoragePath, *, at: Mapping[str, TableVersion] | None = None) -> None:
         self.path = path
         self.at = at
         self._tables_by_name: dict[str, DeltaTable] = {}
@@ -239,7 +239,7 @@ def _data_file_paths(table: DeltaTable) -> list[str]:
     return pa.table(table.get_add_actions()).column("path").to_pylist()
 
 
-def _has_commit(log: Storage) -> bool:
+def _has_commit(log: StoragePath) -> bool:
     """Return whether a log that no longer begins at 0 has a commit."""
     return log.is_dir() and any(entry.name.endswith(".json") for entry in log.iterdir())
 

@@ -67,7 +67,7 @@ RESPONSES_SCHEMA = pa.schema(
             "asked",
             pa.string(),
         ),  # the version that was to answer; another than `model` where it could not
-        ("failure", pa.string()),  # why it could not: error, not_finite, left_alone
+        ("failure", pa.string()),  # why it could not: error, not_finite, breaker_open
         ("latency_us", pa.int64()),
         ("shadow", pa.string()),  # a version that scored in shadow
         ("shadow_scores", pa.list_(pa.float64())),  # its values of `items`

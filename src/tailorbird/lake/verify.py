@@ -31,11 +31,11 @@ from tailorbird.lake.write.positions import (
     Positions,
     beyond_logs,
     load_positions,
-    no_ledger,
+    missing_ledger_error,
     positions_lost,
 )
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import ReleasedPositions, Stream, log_set, open_reader
 from tailorbird.stream.lag import waiting_rows
 
@@ -104,7 +104,7 @@ class VerifyReport:
 
 
 def verify(
-    lake: Storage,
+    lake: StoragePath,
     *,
     stream: "Stream | None" = None,
     deep: bool = False,
@@ -121,7 +121,7 @@ def verify(
         NotReadyError: there is no lake yet, or no ledger any more.
     """
     if not (lake / "ledger.jsonl").exists():
-        raise no_ledger(lake)
+        raise missing_ledger_error(lake)
     report = VerifyReport()
     local = storage_at(lake).local
     if local is not None and swap.is_unfinished(local):
@@ -176,7 +176,7 @@ def verify(
     return report
 
 
-def table_faults(lake: Storage, name: str, ledger: Ledger) -> list[Fault]:
+def table_faults(lake: StoragePath, name: str, ledger: Ledger) -> list[Fault]:
     """Return what is corrupt in one table: its commits, checkpoints and data files, and what Delta
     reads of it.
     """
@@ -186,7 +186,7 @@ def table_faults(lake: Storage, name: str, ledger: Ledger) -> list[Fault]:
 
 
 def _check_table(
-    lake: Storage,
+    lake: StoragePath,
     name: str,
     ledger: Ledger,
     reader: Lake,
@@ -251,7 +251,7 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
 
 
 def _check_archive(
-    lake: Storage,
+    lake: StoragePath,
     ledger: Ledger,
     positions: Positions,
     report: VerifyReport,

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 import numpy.typing as npt
 
@@ -106,6 +107,7 @@ class GBDT:
         settings: all settings at once; by default those of `GbdtSettings`.
         on_epoch: called every ten trees, see `fit`.
         progress: called with (head, trees so far, total).
+        initial: head → booster to which trees are added; the others are grown from scratch.
         overrides: single settings, such as `leaves=31`.
     """
 
@@ -118,6 +120,7 @@ class GBDT:
         *,
         on_epoch: OnEpoch | None = None,
         progress: HeadProgress | None = None,
+        initial: Mapping[str, lightgbm.Booster] | None = None,
         **overrides: Any,
     ) -> None:
         names = [field.name for field in fields(GbdtSettings)]
@@ -126,7 +129,7 @@ class GBDT:
                 f"gbdt has no parameter {unknown[0]!r}", fix=f"use one of {', '.join(names)}"
             )
         self.settings = replace(settings or GbdtSettings(), **overrides)
-        self.on_epoch, self.progress = on_epoch, progress
+        self.on_epoch, self.progress, self.initial = on_epoch, progress, initial or {}
 
     def fit(self, train: EncodedRows, valid: EncodedRows) -> "Forests":
         """Grow trees for each head, stopped early on `valid`.
@@ -146,6 +149,7 @@ class GBDT:
                 categorical=train.categorical,
                 progress=self._report(head),
                 on_tree=None if self.on_epoch is None else reporter.on_tree,
+                initial=self.initial.get(head),
             )
             if reporter.stopped:
                 break
@@ -164,8 +168,8 @@ class GBDT:
             "leaf_positives": Range(2, 60, log=True),
             "rate": Range(0.01, 0.15, log=True),
             "l2": Range(0.1, 100, log=True),
-            "columns": Range(0.2, 1.0),
-            "rows": Range(0.4, 1.0),
+            "column_share": Range(0.2, 1.0),
+            "row_share": Range(0.4, 1.0),
         }
 
     def __repr__(self) -> str:

@@ -31,7 +31,7 @@ from tailorbird.monitoring.checks import run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
 from tailorbird.monitoring.verdict import FAILED, Check
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 PAGE_FILE = "index.html"
 ALERT_S = 15.0
@@ -156,7 +156,7 @@ def _name(number: int) -> str:
 
 
 def watch(
-    lake: Storage,
+    lake: StoragePath,
     folder: Path,
     clock: Clock,
     stop: threading.Event,

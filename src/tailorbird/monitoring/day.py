@@ -168,7 +168,7 @@ class Day:
 
 
 def load_day(lake: Lake, number: int, now: int) -> Day:
-    """Read a day and its references. Raises NotReadyError without a lake."""
+    """Read a day and the days that it is compared with. Raises NotReadyError without a lake."""
     start, until = number * DAY, min((number + 1) * DAY, now)
     events = _events(lake, number, list(COLUMNS))
     events = events.filter(pc.less(events["ts"], pa.scalar(until, TIME)))
@@ -178,8 +178,8 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
         )
     )
     day_profiles = (
-        DayProfile.from_events(_events(lake, earlier_days, needed), earlier_days)
-        for earlier_days in range(number - 1, number - 1 - HISTORY_DAYS, -1)
+        DayProfile.from_events(_events(lake, earlier_day, needed), earlier_day)
+        for earlier_day in range(number - 1, number - 1 - HISTORY_DAYS, -1)
     )
     earlier_days = tuple(profile for profile in day_profiles if profile.rows)
     names_request = (
@@ -229,7 +229,7 @@ def _events(lake: Lake, number: int, columns: list[str]) -> pa.Table:
     return lake.events(columns, number * DAY, (number + 1) * DAY).filter(~ds.field("timeless"))
 
 
-def _day(number: int) -> ds.Expression:
+def _is_on_day(number: int) -> ds.Expression:
     return ds.field("day") == pa.scalar(_EPOCH + timedelta(days=number), pa.date32())
 
 
@@ -288,7 +288,7 @@ def _newest_day(lake: Lake, end: int) -> int | None:
         (
             day
             for day in sorted(days, reverse=True)
-            if day < end and lake.rows("events", _day(day) & is_activity)
+            if day < end and lake.rows("events", _is_on_day(day) & is_activity)
         ),
         None,
     )

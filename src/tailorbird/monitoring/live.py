@@ -84,8 +84,8 @@ def figures_by_period(
                     start,
                     arm,
                     arm_moments.users,
-                    int(arm_moments.y),
-                    int(arm_moments.x),
+                    int(arm_moments.y),  # the denominator of the rate: impressions
+                    int(arm_moments.x),  # its numerator: clicks
                     arm_moments.ratio,
                     purchases[arm],
                     lift.value,

@@ -55,6 +55,8 @@ class RetrainCriteria:
         periods_max: length of the watch; only the last so many periods are judged.
         clicks_min: minimum clicks in each arm of a step; below some 30 a log ratio is not
             normal.
+        measure: what the steps are of: `clicks`, or `conversion`, `revenue` or `calibration` of
+            `monitoring.conversions`.
     """
 
     slot: str
@@ -66,11 +68,19 @@ class RetrainCriteria:
     false_alarm: float = 0.01
     periods_max: int = 60
     clicks_min: int = 40
+    measure: str = "clicks"
+
+    @property
+    def figure(self) -> str:
+        """The name of the figure that is judged."""
+        if self.measure == "clicks":
+            return "lift" if self.control else "ctr"
+        return f"{self.measure} lift" if self.control else self.measure
 
 
 @dataclass(frozen=True)
 class Step:
-    """One period: log of (1 + lift), or of the click rate without a control, and its variance."""
+    """One period: log of (1 + lift), or of the rate without a control, and its variance."""
 
     start: int
     value: float
@@ -88,7 +98,7 @@ class Decision:
 
     retrain: bool
     reason: str
-    figure: str  # "lift" or "ctr"
+    figure: str  # "lift" or "ctr", "conversion lift" or "conversion", …
     figure_before: float
     figure_after: float
     since: int | None  # start of the first period of the fall, microseconds
@@ -141,11 +151,15 @@ def decide_from_steps(
     reference: Sequence[Step], watched: Sequence[Step], criteria: RetrainCriteria
 ) -> Decision:
     """Judge steps that are already computed."""
-    figure = "lift" if criteria.control else "ctr"
+    figure = criteria.figure
     watched = watched[-criteria.periods_max :]
     if not reference or not watched:
         missing = "reference window" if not reference else "time after the reference window"
-        reason = f"too few clicks in the {missing}: at least {criteria.clicks_min} in each arm are needed"
+        counted = "clicks" if criteria.measure in ("clicks", "calibration") else "conversions"
+        reason = (
+            f"too few {counted} in the {missing}: at least {criteria.clicks_min} in each arm are "
+            "needed"
+        )
         reference_value = _pooled_figure(reference, figure)
         return Decision(
             False,
@@ -282,13 +296,23 @@ def _pool(steps: Sequence[Step]) -> tuple[float, float]:
 def _pooled_figure(steps: Sequence[Step], figure: str) -> float:
     if not steps:
         return math.nan
-    return math.expm1(_pool(steps)[0]) if figure == "lift" else math.exp(_pool(steps)[0])
+    pooled = _pool(steps)[0]
+    return math.expm1(pooled) if figure.endswith("lift") else math.exp(pooled)
+
+
+_NOUNS = {
+    "ctr": "click rate",
+    "revenue": "revenue per answer",
+    "calibration": "clicks relative to the scores",
+}
 
 
 def _describe(figure: str, criteria: RetrainCriteria, before: float, after: float) -> str:
-    if figure == "lift":
+    if figure.endswith("lift"):
         return (
-            f"lift of {criteria.arm} over {criteria.control} {before:+.1%} in the reference, "
+            f"{figure} of {criteria.arm} over {criteria.control} {before:+.1%} in the reference, "
             f"{after:+.1%} after"
         )
-    return f"click rate of {criteria.arm} {before:.2%} in the reference, {after:.2%} after"
+    style = ".2f" if criteria.measure in ("revenue", "calibration") else ".2%"
+    noun = _NOUNS.get(figure, figure)
+    return f"{noun} of {criteria.arm} {before:{style}} in the reference, {after:{style}} after"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
     from tailorbird.platform.notify import ReceiverState
+    from tailorbird.platform.runtime.falls import SlotDecision
 
 DEFAULT_METRICS = (
     "requests",
@@ -179,6 +180,17 @@ class MonitoringView:
         project = open_project(self._root)
         clock = clock_as_of(as_of, project, settled=False)
         return find_drift(project, clock, since=since, against=against, is_live=not as_of)
+
+    def decide(self, slot: str = "", *, as_of: str = "") -> list["SlotDecision"]:
+        """Return what the trainer would do about a fall in each slot, or one; changes nothing.
+
+        Args:
+            as_of: the time of the decision, ISO 8601.
+        """
+        from tailorbird.platform.runtime.falls import read_decisions
+
+        project = open_project(self._root)
+        return read_decisions(project, clock_as_of(as_of, project, settled=False), slot)
 
     def approve(self, *, reason: str, by: str = "") -> str:
         """Take the step that waits for a person, see `rollout.approval`; return its version."""

@@ -221,7 +221,7 @@ def _measure_service(
     failure = version_responses["failure"]
     failed = {
         name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
-        for name in ("error", "not_finite", "left_alone")
+        for name in ("error", "not_finite", "breaker_open")
     }
     is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_responses["items"]), 0), 0)
     fine = pc.is_null(failure)

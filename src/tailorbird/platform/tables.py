@@ -218,15 +218,15 @@ class FeatureView:
 
         return verify(open_project(self._root, applied=True), answers=answers, samples=samples)
 
-    def plan(self, *, has_measurement: bool = True) -> "SchemaPlan":
+    def plan(self, *, should_measure: bool = True) -> "SchemaPlan":
         """Return what a changed features.py would do; changes nothing.
 
         Args:
-            has_measurement: also process a sample of the lake, to estimate the build time.
+            should_measure: also process a sample of the lake, to estimate the build time.
         """
         from tailorbird.platform.features.schema_change import plan_change
 
-        return plan_change(open_project(self._root), has_measurement=has_measurement)
+        return plan_change(open_project(self._root), should_measure=should_measure)
 
     def apply(self, *, back: bool = False, wait: bool = True) -> "AppliedSchema":
         """Apply features.py without downtime.

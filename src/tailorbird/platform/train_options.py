@@ -40,7 +40,7 @@ class TrainOptions:
         architecture: `gbdt`, `logistic`, `mlp`, `dcn`, `shared`, `mmoe`, `auto` or an estimator of
             models.py; "" takes the tuned one, or `gbdt` and the estimators of models.py beside it.
         retrieval: source of candidates; "" takes `train.retrieval`.
-        incremental: neural networks: continue from the weights of the last training.
+        incremental: continue from the weights of the last net, or from the champion's trees.
         parameters: neural networks: overrides of the architecture's defaults.
         processes: neural networks: number of processes that share each batch.
         position: how the position of a logged row enters the model.
@@ -216,12 +216,6 @@ def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict
 def check_settings(settings: TrainSettings, has_parameters: bool) -> None:
     """Raise UsageError if options contradict each other."""
     check_parameters(settings, has_parameters)
-    if settings.incremental and settings.architecture == "gbdt":
-        raise UsageError(
-            "trees are grown anew each time: no weights to go on from",
-            where="--incremental",
-            fix="--architecture mmoe",
-        )
     if settings.requests < 0:
         raise UsageError(f"expected 0 or more, got {settings.requests}", where="--requests")
     if settings.processes < 1:

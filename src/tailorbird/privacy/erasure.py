@@ -34,7 +34,7 @@ from tailorbird.config.candidates import required_contract
 from tailorbird.config.schemas import active_schemas, route_plan_for
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.events import Clock
-from tailorbird.events.suppression import FILE, FOLDER, KEY_FILE, MARK, SuppressionList
+from tailorbird.events.suppression import FILE, FOLDER, KEY_FILE, MARK_FILE, SuppressionList
 from tailorbird.features import FeatureSet, schemas
 from tailorbird.features.migration.erase import remake_state, sensitivity
 from tailorbird.features.state.key_partition import all_parts
@@ -203,7 +203,7 @@ class _Erasure:
         write_private(self._data / FOLDER / KEY_FILE, key)
         faults.at("erase.suppression_key")
         write_private(self._data / FOLDER / FILE, listed)
-        durable.replace(self._project.paths.lake / MARK, suppressed.mark())
+        durable.replace(self._project.paths.lake / MARK_FILE, suppressed.mark())
         return {"events by type": self._footprint.types}
 
     def _erase_archive(self) -> dict[str, Any]:

@@ -105,8 +105,8 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
     yield from _read_features(project, people, sets, events, clock)
     yield from _read_scores(project, people)
     suppressed = project.suppression_list()
-    for mark, id_ in people.subjects:
-        if (erased_at := suppressed.erased_at(mark, id_)) is not None:
+    for kind, id_ in people.subjects:
+        if (erased_at := suppressed.erased_at(kind, id_)) is not None:
             yield {"source": "erased", "id": id_, "at": to_iso(erased_at)}
 
 

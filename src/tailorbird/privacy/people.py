@@ -209,8 +209,8 @@ def find_unknown(lake: Lake, stored: Sequence[StoredId], suppressed: Suppression
             known_users.update(f"{prefix}{value}" for value in values)
 
     def is_known(one: str) -> bool:
-        mark = "a" if one.startswith(ANONYMOUS_PREFIX) else "u"
-        return one in known_users or suppressed.has(mark, one.removeprefix(ANONYMOUS_PREFIX))
+        kind = "a" if one.startswith(ANONYMOUS_PREFIX) else "u"
+        return one in known_users or suppressed.has(kind, one.removeprefix(ANONYMOUS_PREFIX))
 
     return [
         number

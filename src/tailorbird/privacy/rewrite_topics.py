@@ -79,7 +79,7 @@ class Topics:
             )
             for writers in self._all
         ]
-        return [*own_topics, *self.routed.describe()]
+        return [*own_topics, *self.routed.summarize_items()]
 
     def empty(self, topics: list[TopicSpec], clock: Clock) -> int:
         """Empty all topics and return their number; what was emptied before stays."""
@@ -94,7 +94,7 @@ class Topics:
             if name not in ("routed", "order", "index", "items"):
                 topic_reset.reset_topic(logs_of(self.stream, spec), spec)
                 faults.at("erase.topic")
-        self.routed.empty(
+        self.routed.reset(
             by_name["routed"],
             by_name.get("order"),
             by_name.get("index"),

@@ -35,7 +35,7 @@ from tailorbird.privacy.matching import IdMatcher, StringMatcher
 from tailorbird.privacy.mentions import attribute_names
 from tailorbird.privacy.people import People
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Block
 
 Progress = Callable[[str, int, int | None], None]
@@ -142,7 +142,7 @@ def search_project(
     project: Project,
     people: People,
     *,
-    skip: Collection[Storage] = (),
+    skip: Collection[StoragePath] = (),
     progress: Progress = lambda stage, done, total: None,
 ) -> SearchReport:
     """Search all that a project has: its folder, its data, its lake, its topics."""
@@ -170,7 +170,7 @@ def search_project(
     return report
 
 
-def roots_of(project: Project) -> list[Storage]:
+def roots_of(project: Project) -> list[StoragePath]:
     """Return where a project keeps things: on this machine, and its lake where that is
     elsewhere.
     """
@@ -203,10 +203,10 @@ def _find_ambiguous(project: Project, people: People) -> tuple[set[str], set[str
 
 
 def search(
-    roots: Sequence[Storage],
+    roots: Sequence[StoragePath],
     needles: Needles,
     *,
-    skip: Collection[Storage] = (),
+    skip: Collection[StoragePath] = (),
     on_read: Callable[[int], None] = lambda size: None,
 ) -> SearchReport:
     """Search all files below some folders, or objects below a prefix; `skip` some of them."""
@@ -232,7 +232,7 @@ def search(
     return report
 
 
-def is_below(path: str, folders: Sequence[Storage]) -> bool:
+def is_below(path: str, folders: Sequence[StoragePath]) -> bool:
     """Return whether a file is in one of these folders."""
     return any(path.startswith(f"{str(folder).rstrip('/')}/") for folder in folders)
 
@@ -262,7 +262,7 @@ def _of_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple
         yield "message", payload
 
 
-def _redact_path(path: Storage, root: Storage, needles: Needles) -> str:
+def _redact_path(path: StoragePath, root: StoragePath, needles: Needles) -> str:
     """Return a path below its root, without names that hold an id."""
     parts = str(path).removeprefix(str(root)).strip("/").split("/")
     return "/".join(
@@ -271,7 +271,7 @@ def _redact_path(path: Storage, root: Storage, needles: Needles) -> str:
     )
 
 
-def _read_contents(path: Storage, overlap: int) -> Iterator[tuple[str, bytes]]:
+def _read_contents(path: StoragePath, overlap: int) -> Iterator[tuple[str, bytes]]:
     """Yield all that a file holds, in pieces: its bytes, then what is packed in it."""
     source: str | pa.BufferReader
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.candidates.folder import ROLE, contract_folders
+from tailorbird.candidates.folder import WRITER_LOCK, contract_folders
 from tailorbird.config import Project
 from tailorbird.config.erasures import READ_LOCK
 from tailorbird.errors import LagError, LockedError, UsageError
@@ -18,7 +18,7 @@ from tailorbird.features.schemas import state_folders
 from tailorbird.features.state.key_partition import part_folders, part_name
 from tailorbird.file_lock import FileLock
 from tailorbird.lake import LakeRole
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import (
     EmbeddedWriter,
     open_reader,
@@ -119,7 +119,7 @@ def _open(
             writers.states[schema, part_name(folder, paths.state)] = lock
             stack.callback(lock.release)
     for folder in contract_folders(paths.candidates):
-        writers.candidates.append(FileLock(folder / ROLE))
+        writers.candidates.append(FileLock(folder / WRITER_LOCK))
         stack.callback(writers.candidates[-1].release)
     return writers
 
@@ -178,12 +178,12 @@ def _require_in_lake(project: Project, writers: Writers, *, check_topics: bool) 
         )
 
 
-def find_set_aside(lake: Storage) -> list[Storage]:
+def find_set_aside(lake: StoragePath) -> list[StoragePath]:
     """Return the files of the lake that were moved away."""
     return [path for path in (lake / "set-aside").rglob("*") if path.is_file()]
 
 
-def _require_readable(stream: Path, lake: Storage) -> None:
+def _require_readable(stream: Path, lake: StoragePath) -> None:
     """Raise UsageError where files were set aside: nobody can tell whose rows are in them."""
     rows = [path for path in find_set_aside(lake) if not LOG_FILE.match(path.name)]
     files = [*rows, *stream.glob("*.damaged-*")]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.contract import SERVED_KINDS, SOURCE_KINDS
-from tailorbird.candidates.own import KIND as OWN
+from tailorbird.candidates.own import OWN_KIND
 from tailorbird.candidates.query import RequestLists, source_of
 from tailorbird.errors import DeclarationError
 
@@ -54,7 +54,7 @@ class Baseline:
 
     @property
     def is_global(self) -> bool:
-        """True if all users get the same order: no source depends on a segment or category."""
+        """True if all users get the same order: each source is a leaderboard of all users."""
         boards = [source_of(name).board for name in self.sources]
         return all(board is not None and not board.segment for board in boards)
 
@@ -95,7 +95,7 @@ def default_baselines(sources: Iterable[str]) -> list[str]:
     personal = [
         source.name
         for source in parsed
-        if source.kind == OWN or SOURCE_KINDS[source.kind].is_personal
+        if source.kind == OWN_KIND or SOURCE_KINDS[source.kind].is_personal
     ]
     personal = (
         personal

@@ -343,6 +343,7 @@ def write_bundle(
     if index is not None:
         shutil.copytree(index, folder / "index")
     for name, data in (extra or {}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     write_trees(folder, trees or {})
     if features is not None:

@@ -86,7 +86,9 @@ class Net(Protocol):
     ONNX Runtime in a server, torch in training.
     """
 
-    def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix: ...
+    def __call__(
+        self, vectors: Matrix, is_present: npt.NDArray[np.bool_], gap: Times
+    ) -> Matrix: ...
 
 
 class SequenceLike(Protocol):

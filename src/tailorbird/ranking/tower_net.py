@@ -34,7 +34,7 @@ def read_tower(
         return None
     try:
         plan = msgspec.json.decode(files["plan.json"], type=TowerPlan)
-        edges, row, gap, user = (
+        edge_vectors, row, gap, user = (
             read_array(files[f"{name}.npy"])
             for name in ("edges", "golden_row", "golden_gap", "golden_user")
         )
@@ -50,15 +50,15 @@ def read_tower(
     if (
         vectors is None
         or vectors.width != plan.width
-        or edges.shape != (2, plan.width)
-        or edges.dtype != np.float32
+        or edge_vectors.shape != (2, plan.width)
+        or edge_vectors.dtype != np.float32
     ):
         raise BundleError(
             "its tower and the vectors of its index do not belong together",
             where=where,
             fix="tailorbird train",
         )
-    tower = Tower(plan, edges, OnnxNet(session, plan.width, where))
+    tower = Tower(plan, edge_vectors, OnnxNet(session, plan.width, where))
     if (
         row.shape != gap.shape
         or row.shape[1:] != (plan.length,)
@@ -95,14 +95,16 @@ class OnnxNet:
     width: int
     where: str
 
-    def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix:
+    def __call__(self, vectors: Matrix, is_present: npt.NDArray[np.bool_], gap: Times) -> Matrix:
         """Run the network.
 
         Raises:
             BundleError: it returns anything but finite vectors.
         """
         try:
-            (vectors_,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
+            (vectors_,) = self.session.run(
+                None, {"vectors": vectors, "there": is_present, "gap": gap}
+            )
         except Exception as error:  # as in `onnx_session`
             raise BundleError(
                 f"the tower failed to run ({type(error).__name__})", where=self.where

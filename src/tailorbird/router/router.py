@@ -273,7 +273,7 @@ class Router:
             if receipt is None:
                 continue
             newest = max(newest, receipt.received_at)
-            payload = self._suppression_list.without(stored.block.payload, receipt)
+            payload = self._suppression_list.filter_body(stored.block.payload, receipt)
             builder.add(
                 Body(payload, receipt, producer, stored.offset, stored.block.rows),
                 shared=producer in HISTORICAL_PRODUCERS,

@@ -97,13 +97,13 @@ class BreakerCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         labels = ["dependency"]
         text = (
-            "1 while a dependency is left alone, since it failed or was late three times in a "
-            "row. Alarm when it lasts."
+            "1 while the circuit breaker of a dependency is open, since it failed or was late "
+            "three times in a row. Alarm when it lasts."
         )
-        is_open = GaugeMetricFamily("tailorbird_left_alone", text, labels=labels)
+        is_open = GaugeMetricFamily("tailorbird_breaker_open", text, labels=labels)
         opened = CounterMetricFamily(
-            "tailorbird_given_up",
-            "How often it was left alone, for a second at a time.",
+            "tailorbird_breaker_opened",
+            "How often its breaker opened, for a second at a time.",
             labels=labels,
         )
         late = CounterMetricFamily(
@@ -128,13 +128,13 @@ class HedgeCollector(Collector):
         for name, text, value in (
             ("tailorbird_store_reads", "Round trips to the Valkey that read.", hedge.reads),
             (
-                "tailorbird_store_asked_twice",
-                "Of these, how many took so long that they were asked a second time.",
+                "tailorbird_store_reads_hedged",
+                "Of these, how many took so long that they were sent a second time.",
                 hedge.hedged,
             ),
             (
-                "tailorbird_store_second_won",
-                "Of these, how many the second question answered first.",
+                "tailorbird_store_hedges_won",
+                "Of these, how many the second read answered first.",
                 hedge.won,
             ),
         ):
@@ -260,11 +260,11 @@ class ScoresCollector(Collector):
         self._figures = figures
 
     def collect(self) -> Iterable[Metric]:
-        now = self._figures()
+        figures = self._figures()
         rows = CounterMetricFamily(
             "tailorbird_score_rows", "Rows of the routed log that were looked at."
         )
-        rows.add_metric([], now.rows)
+        rows.add_metric([], figures.rows)
         scores = CounterMetricFamily(
             "tailorbird_scores", "Scores that were appended.", labels=["name"]
         )
@@ -273,7 +273,7 @@ class ScoresCollector(Collector):
             "People who were not scored, as no model answered.",
             labels=["name"],
         )
-        for family, counts in ((scores, now.scores), (unscored, now.unscored)):
+        for family, counts in ((scores, figures.scores), (unscored, figures.unscored)):
             for name, count in counts.items():
                 family.add_metric([name], count)
         yield from (rows, scores, unscored)
@@ -284,37 +284,37 @@ class CollectorMetrics:
         self._figures = figures
 
     def collect(self) -> Iterable[Metric]:
-        now = self._figures()
+        figures = self._figures()
         refused = CounterMetricFamily(
             "tailorbird_events_refused", "Events refused, by code.", labels=["code"]
         )
-        for code, count in now.refused.items():
+        for code, count in figures.refused.items():
             refused.add_metric([code], count)
         yield refused
         for name, text, value in (
-            ("tailorbird_events_accepted", "Events acknowledged.", now.accepted),
-            ("tailorbird_log_commits", "Commits of the raw log.", now.batches),
-            ("tailorbird_log_failures", "Commits of the raw log that failed.", now.failures),
-            ("tailorbird_answers", "Answers given.", now.responses),
+            ("tailorbird_events_accepted", "Events acknowledged.", figures.accepted),
+            ("tailorbird_log_commits", "Commits of the raw log.", figures.batches),
+            ("tailorbird_log_failures", "Commits of the raw log that failed.", figures.failures),
+            ("tailorbird_answers", "Answers given.", figures.responses),
             (
                 "tailorbird_answers_dropped",
                 "Answers that could not be logged.",
-                now.responses_dropped,
+                figures.responses_dropped,
             ),
             (
                 "tailorbird_answers_lost",
                 "Answers that the last run lost by dying, at most.",
-                now.responses_lost,
+                figures.responses_lost,
             ),
             (
                 "tailorbird_answers_ahead",
                 "Answers dated ahead of the clock, as what they read of is. Alarm on any.",
-                now.responses_ahead,
+                figures.responses_ahead,
             ),
             (
                 "tailorbird_clock_set_back",
                 "Times that the clock was set back, from far ahead. Alarm on any.",
-                now.clock_set_back,
+                figures.clock_set_back,
             ),
         ):
             yield CounterMetricFamily(name, text, value=value)
@@ -323,14 +323,14 @@ class CollectorMetrics:
                 "tailorbird_log_set_aside",
                 "Damaged ends of logs, and lost logs, in files beside them; they may hold "
                 "acknowledged events. Alarm on any.",
-                now.set_aside,
+                figures.set_aside,
             ),
             (
                 "tailorbird_answers_waiting",
                 "Answers that a crash now would lose.",
-                now.responses_waiting,
+                figures.responses_waiting,
             ),
-            ("tailorbird_log_queue_bytes", "Bytes that wait for the log.", now.queue_bytes),
-            ("tailorbird_log_open", "1 while the log takes writes.", int(now.open)),
+            ("tailorbird_log_queue_bytes", "Bytes that wait for the log.", figures.queue_bytes),
+            ("tailorbird_log_open", "1 while the log takes writes.", int(figures.open)),
         ):
             yield GaugeMetricFamily(name, text, value=value)

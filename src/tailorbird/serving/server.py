@@ -64,7 +64,7 @@ from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline, load_bundle
 from tailorbird.serving.probed_bundles import ProbedBundles
 from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.serving.sockets import address_file, bind
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.store import CopyTarget
 from tailorbird.stream import Address, Stream, log_set
 from tailorbird.stream.lag import LagMeter, LagWatch
@@ -137,7 +137,7 @@ class ServeOptions:
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     reserve_bytes: int = RESERVE_BYTES
-    lake: Storage | None = None
+    lake: StoragePath | None = None
     probe: bool = True
     threads: int = 2
     header_deadline_s: float = HEADER_DEADLINE_S

@@ -34,12 +34,12 @@ LEVEL = -3.5
 URGE_WEIGHT = 0.9
 URGES_A_DAY = 6  # the category changes every four hours
 NOVELTY_DAYS = 7.0
-_C = len(CATEGORY_WORDS)
+_CATEGORY_COUNT = len(CATEGORY_WORDS)
 
 
 @dataclass(frozen=True)
-class TastePeriod:
-    """Tastes from `start` (days) until the next era."""
+class Era:
+    """An era: the tastes from `start` (days) until the next shift."""
 
     start: float
     base: Floats  # (items,)
@@ -51,7 +51,7 @@ class TastePeriod:
     novelty: float
 
 
-def first_era(rng: np.random.Generator, users: Users, items: Items) -> TastePeriod:
+def first_era(rng: np.random.Generator, users: Users, items: Items) -> Era:
     return _draw_era(rng, users, items, start=-np.inf, thrift=0.3, novelty=0.7)
 
 
@@ -59,13 +59,13 @@ def next_era(
     rng: np.random.Generator,
     users: Users,
     items: Items,
-    previous: TastePeriod,
+    previous: Era,
     start: float,
     strength: float,
-) -> TastePeriod:
+) -> Era:
     """Return the era after a shift: strength 0 changes nothing, 1 replaces all tastes."""
     new = _draw_era(rng, users, items, start=start, thrift=-1.0, novelty=-0.3)
-    shared = 0.3 * strength
+    common_strength = 0.3 * strength  # Common preferences change less.
 
     def mix(a: Floats, b: Floats, share: float) -> Floats:
         # Dividing by the norm keeps the spread, and therefore the difficulty.
@@ -76,10 +76,10 @@ def next_era(
         mixed = (1 - strength) * a + strength * opposite
         return mixed * (np.std(a) / np.std(mixed))
 
-    return TastePeriod(
+    return Era(
         start=start,
-        base=mix(previous.base, new.base, shared),
-        season=mix(previous.season, new.season, shared),
+        base=mix(previous.base, new.base, common_strength),
+        season=mix(previous.season, new.season, common_strength),
         group=reverse(previous.group, new.group),
         own=reverse(previous.own, new.own),
         style=reverse(previous.style, new.style),
@@ -95,15 +95,15 @@ def _draw_era(
     start: float,
     thrift: float,
     novelty: float,
-) -> TastePeriod:
+) -> Era:
     base = rng.gumbel(0.0, 0.19, items.count)  # a long upper tail: few hits
-    return TastePeriod(
+    return Era(
         start=start,
         base=base - np.euler_gamma * 0.19 + 0.08 * items.quality,
-        season=0.12 * rng.normal(size=_C),
-        group=0.2 * rng.normal(size=(len(COUNTRIES), 1, _C))
-        + 0.2 * rng.normal(size=(1, len(AGE_GROUPS), _C)),
-        own=0.45 * rng.normal(size=(2, users.count, _C)),
+        season=0.12 * rng.normal(size=_CATEGORY_COUNT),
+        group=0.2 * rng.normal(size=(len(COUNTRIES), 1, _CATEGORY_COUNT))
+        + 0.2 * rng.normal(size=(1, len(AGE_GROUPS), _CATEGORY_COUNT)),
+        own=0.45 * rng.normal(size=(2, users.count, _CATEGORY_COUNT)),
         style=0.09 * rng.normal(size=(users.count, STYLES)),
         thrift=thrift,
         novelty=novelty,
@@ -113,12 +113,12 @@ def _draw_era(
 class Taste:
     """Utilities of items for users at times; a pure function of its arguments."""
 
-    def __init__(self, users: Users, items: Items, eras: list[TastePeriod], seed: int) -> None:
+    def __init__(self, users: Users, items: Items, eras: list[Era], seed: int) -> None:
         self.users = users
         self.items = items
         self.eras = eras
         self._seed = np.array(seed, np.uint64)
-        self._usual = np.log([shelf.price for shelf in CATEGORY_WORDS])
+        self._typical_log_price = np.log([shelf.price for shelf in CATEGORY_WORDS])
 
     def utility(self, user: Ints, items: Ints, day: Floats) -> Floats:
         """Return the log odds of a click on an examined item, (n, k).
@@ -150,7 +150,7 @@ class Taste:
             all_items, day
         )
 
-    def lasting(self, user: Ints, day: Floats, era: TastePeriod) -> Floats:
+    def lasting(self, user: Ints, day: Floats, era: Era) -> Floats:
         """Return category tastes without the passing urge, shape (n, categories)."""
         users = self.users
         angle = (users.drift[user] * day)[:, None]
@@ -164,12 +164,12 @@ class Taste:
             self._seed,
             user.astype(np.uint64)[:, None],
             window[:, None],
-            np.arange(_C, dtype=np.uint64),
+            np.arange(_CATEGORY_COUNT, dtype=np.uint64),
         )
         uniform = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
         return np.argmax(1.5 * lasting - np.log(-np.log(uniform)), axis=1)
 
-    def _compute_utility(self, era: TastePeriod, user: Ints, items: Ints, day: Floats) -> Floats:
+    def _compute_utility(self, era: Era, user: Ints, items: Ints, day: Floats) -> Floats:
         lasting = self.lasting(user, day, era)
         urge = self.urge(user, day, lasting)
         category = self.items.category[items]
@@ -185,7 +185,7 @@ class Taste:
         )
         return result
 
-    def _shared_taste(self, era: TastePeriod, items: Ints, day: Day) -> Floats:
+    def _shared_taste(self, era: Era, items: Ints, day: Day) -> Floats:
         table = self.items
         wave = table.wave_size[items] * np.sin(
             2 * np.pi * day / table.wave_days[items] + table.wave_phase[items]
@@ -200,4 +200,7 @@ class Taste:
         )
 
     def _relative_price(self, items: Ints, day: Day) -> Floats:
-        return np.log(self.items.price_at(items, day)) - self._usual[self.items.category[items]]
+        return (
+            np.log(self.items.price_at(items, day))
+            - self._typical_log_price[self.items.category[items]]
+        )

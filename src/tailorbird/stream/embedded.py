@@ -102,7 +102,7 @@ class EmbeddedWriter:
         self.path = path
         self._lock = lock
         self._failure = ""
-        self._checkpoint_failed = self._unsettled = False
+        self._checkpoint_failed = self._must_recover_wal = False
         self._in_transaction = False
         self.set_aside: list[Path] = []
         with sqlite.translate_errors(path):
@@ -117,7 +117,7 @@ class EmbeddedWriter:
     def _connect(self, partition: str, first_position: int, damaged_tail: str) -> None:
         self.connection = sqlite.connect_writer(self.path)
         try:
-            self._settle()
+            self._recover_wal()
             self._create_tables(partition, first_position)
             self._open(partition, damaged_tail)
         except BaseException:
@@ -140,11 +140,12 @@ class EmbeddedWriter:
             self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
         self._connect(partition, expected_end, "set_aside")
 
-    def _settle(self) -> None:
+    def _recover_wal(self) -> None:
         try:
-            sqlite.settle(self.connection, self.path)
+            sqlite.recover_wal(self.connection, self.path)
         except apsw.FullError:
-            self._checkpoint_failed = self._unsettled = True  # retried before the first write
+            # Both are retried before the first write.
+            self._checkpoint_failed = self._must_recover_wal = True
 
     def _create_tables(self, partition: str, first_position: int) -> None:
         with self.connection:
@@ -239,10 +240,10 @@ class EmbeddedWriter:
             faults.at("stream.before_checkpoint")
             self._checkpoint_failed = True
             with sqlite.translate_errors(self.path):
-                (sqlite.settle if self._unsettled else sqlite.checkpoint)(
+                (sqlite.recover_wal if self._must_recover_wal else sqlite.checkpoint)(
                     self.connection, self.path
                 )
-            self._checkpoint_failed = self._unsettled = False
+            self._checkpoint_failed = self._must_recover_wal = False
             faults.at("stream.after_checkpoint")
 
     def _retry_checkpoint(self) -> None:

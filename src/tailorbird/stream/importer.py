@@ -29,7 +29,7 @@ from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.locked import read_expected_ends
 from tailorbird.stream.partitions import IMPORTS, raw_path
@@ -95,7 +95,7 @@ def import_files(
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
     suppression_list: SuppressionList | None = None,
-    lake: Storage | None = None,
+    lake: StoragePath | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
 
@@ -200,7 +200,7 @@ def erase_paths(log: EmbeddedWriter) -> None:
             connection.execute("UPDATE import SET path = ''")
 
 
-def _open_log(stream: Path, lake: Storage | None) -> EmbeddedWriter:
+def _open_log(stream: Path, lake: StoragePath | None) -> EmbeddedWriter:
     """Open the log of imports; wait while the lake role prunes it."""
     path = raw_path(stream, PRODUCER)
     deadline = time.monotonic() + LOCK_S
@@ -249,7 +249,7 @@ class _Collector:
         lines = (
             hidden
             if self.stopped is None
-            else [self.stopped.line(line, self.receipt) for line in hidden]
+            else [self.stopped.filter_line(line, self.receipt) for line in hidden]
         )
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]

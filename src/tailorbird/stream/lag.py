@@ -15,7 +15,7 @@ import msgspec
 
 from tailorbird.errors import NotReadyError, StorageError, TailorbirdError
 from tailorbird.periodic import PeriodicTask
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream.locked import router_positions
 from tailorbird.stream.log_set import log_address, log_set
 from tailorbird.stream.opening import open_reader
@@ -75,7 +75,7 @@ class LagMeter:
     def __init__(
         self,
         stream: Stream,
-        lake: Storage,
+        lake: StoragePath,
         reader_positions: Callable[[], Mapping[str, int]],
         *,
         producer: str = "",

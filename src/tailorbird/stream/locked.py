@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 
 from tailorbird.errors import LockedError, NotReadyError, TailorbirdError
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import sqlite
 from tailorbird.stream.log_set import log_set
 from tailorbird.stream.opening import open_reader, open_writer
@@ -45,7 +45,9 @@ def router_positions(stream: Stream) -> list[dict[str, int]]:
     return list(positions_by_index.values())
 
 
-def read_expected_ends(stream: Stream, producer: str, lake: Storage | None) -> Mapping[str, int]:
+def read_expected_ends(
+    stream: Stream, producer: str, lake: StoragePath | None
+) -> Mapping[str, int]:
     """Return the highest position that router or lake have read of each log of `producer`, by stem.
 
     Positions that cannot be read are left out.
@@ -75,7 +77,7 @@ def read_expected_ends(stream: Stream, producer: str, lake: Storage | None) -> M
     return ends
 
 
-def set_short_logs_aside(stream: Stream, lake: Storage | None) -> list[Path]:
+def set_short_logs_aside(stream: Stream, lake: StoragePath | None) -> list[Path]:
     """Set aside log files that end before what was read of them and that no process writes.
 
     A server does so with its own logs. Those of a server that is gone are left in a plain copy, for

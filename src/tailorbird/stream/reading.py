@@ -175,8 +175,8 @@ class EmbeddedReader:
 
     def _reopen_if_replaced(self) -> None:
         """Reopen the file where the writer replaced the log."""
-        now = _file_identity(self.path)
-        if now is not None and now != self._file:
+        current_file = _file_identity(self.path)
+        if current_file is not None and current_file != self._file:
             self.connection.close()
             self._connect()
 

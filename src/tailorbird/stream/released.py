@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tailorbird.errors import DamageError
-from tailorbird.storage_paths import Storage, UnreachableError
+from tailorbird.storage_paths import StoragePath, UnreachableError
 
 POSITIONS_FILE = "positions.json"
 BACKUP_POSITIONS_FILE = "backed-up.json"  # the same as of the newest backup, where logs are topics
@@ -80,7 +80,7 @@ def _compute_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def try_read_released(lake: Storage) -> ReleasedPositions | None:
+def try_read_released(lake: StoragePath) -> ReleasedPositions | None:
     """Return the released positions, or None where they are absent or unreadable."""
     try:
         return msgspec.convert(
@@ -94,7 +94,7 @@ class _BackedUpPositions(ReleasedPositions, frozen=True):
     backed_up_at: int = 0
 
 
-def read_prunable(lake: Storage) -> ReleasedPositions:
+def read_prunable(lake: StoragePath) -> ReleasedPositions:
     """Return the positions before which nobody needs the logs, a restored backup included.
 
     A backup holds no topic, so rows stay that the newest one lacks, for up to a week.
@@ -115,7 +115,7 @@ def read_prunable(lake: Storage) -> ReleasedPositions:
     )
 
 
-def read_history_end(lake: Storage, log_start: int) -> int:
+def read_history_end(lake: StoragePath, log_start: int) -> int:
     """Return the position up to which a reader of the routed log can be built from the lake, before
     it goes on in the log.
 
@@ -133,7 +133,7 @@ def read_history_end(lake: Storage, log_start: int) -> int:
     return end
 
 
-def read_released(lake: Storage) -> ReleasedPositions:
+def read_released(lake: StoragePath) -> ReleasedPositions:
     """Return the released positions of a lake; empty if it has none yet.
 
     Raises:
@@ -146,7 +146,7 @@ def read_released(lake: Storage) -> ReleasedPositions:
     return _read(lake / POSITIONS_FILE, ReleasedPositions) or ReleasedPositions()
 
 
-def _read(path: Storage, kind: type[_R]) -> _R | None:
+def _read(path: StoragePath, kind: type[_R]) -> _R | None:
     try:
         return msgspec.convert(decode_with_checksum(path.read_bytes()), kind)
     except FileNotFoundError:

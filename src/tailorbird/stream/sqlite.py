@@ -88,7 +88,7 @@ def checkpoint(connection: apsw.Connection, path: Path, *, truncate: bool = Fals
         return  # a reader blocks it; the WAL stays until the next checkpoint
 
 
-def settle(connection: apsw.Connection, path: Path) -> None:
+def recover_wal(connection: apsw.Connection, path: Path) -> None:
     """Move the WAL of an earlier writer into the file, synced, before anything is written.
 
     A failed sync may have left the WAL in the kernel's memory only, marked as written. Another sync

@@ -21,7 +21,7 @@ from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.dataset.matrix import bundle_columns
 from tailorbird.training.dataset.rows import Material
@@ -34,7 +34,7 @@ NO_CHAMPION_REASON = "there was no champion: popular items, until a model has ea
 def ensure_champion(
     features: FeatureSet,
     *,
-    lake: Storage,
+    lake: StoragePath,
     registry: Path,
     clock: Clock,
     by: str,

@@ -20,6 +20,7 @@ from tailorbird.training.evaluation.gate import Decision
 from tailorbird.training.fit.fit import FittedModel
 from tailorbird.training.fit.retrieval import RetrievalChoice
 from tailorbird.training.fit.trees import export_trees
+from tailorbird.training.fit.warm_trees import BOOSTERS
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.sketches import to_bytes
 
@@ -77,7 +78,14 @@ def write_model_bundle(
             if isinstance(model, Gbdt)
         },
         tower=tower,
-        extra={SKETCHES: sketches} if (sketches := to_bytes(fitted.sketches)) else None,
+        extra={
+            **({SKETCHES: sketches} if (sketches := to_bytes(fitted.sketches)) else {}),
+            **{
+                f"{BOOSTERS}/{head}.txt": model.to_bytes()
+                for head, model in fitted.models.items()
+                if isinstance(model, Gbdt)
+            },
+        },
     )
 
 

@@ -20,7 +20,7 @@ from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.baseline_bundle import serve_best_baseline
 from tailorbird.training.bundle_files import bundle_heads, write_model_bundle
 from tailorbird.training.dataset.replay import select_live_columns
@@ -33,6 +33,7 @@ from tailorbird.training.fit.incremental import open_working_folder
 from tailorbird.training.fit.inputs import Parts
 from tailorbird.training.fit.resume import UnfinishedRun
 from tailorbird.training.fit.retrieval import RetrievalChoice
+from tailorbird.training.fit.warm_trees import WarmTrees, find_warm_trees
 from tailorbird.training.judgement import Judgement
 from tailorbird.training.leakage.backdated import describe_backdated_profiles
 from tailorbird.training.notes import (
@@ -67,7 +68,7 @@ def train(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Storage,
+    lake: StoragePath,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,
@@ -141,6 +142,7 @@ class _Model:
     Attributes:
         bundle: of the champion; None if there is none, or `unjudged` says why it is not evaluated.
         dropped: requests left out for want of memory.
+        base: the trees that it went on from, if any.
     """
 
     champion: str
@@ -154,6 +156,7 @@ class _Model:
     parts: Parts
     dropped: int
     fitted: FittedModel
+    base: WarmTrees
 
 
 def _fit(task: _Task) -> _Model:
@@ -165,6 +168,9 @@ def _fit(task: _Task) -> _Model:
     rows = settings.row_settings(task.now, task.heads)
     material = load_material(task.source, features, slot, rows, other_features=other_features)
     split = split_requests(material.data, material, settings)
+    recipe = recipe_hash(features, slot, settings)
+    base = find_warm_trees(settings, recipe, bundle, task.store, material, split)
+    split = base.restrict(split, material.data)
     timer.report("read", 1, 1)
     retrieval = build_retrieval(material, features, slot, split, settings, timer)
     rivals = load_rivals(task.store, bundle, features, slot)
@@ -183,9 +189,11 @@ def _fit(task: _Task) -> _Model:
         label_window=material.label_window,
         progress=timer.report,
         heads=task.heads,
+        base=base,
     )
+    incumbent = champion, bundle, unjudged
     return _Model(
-        champion, bundle, unjudged, material, split, retrieval, rivals, plan, parts, dropped, fitted
+        *incumbent, material, split, retrieval, rivals, plan, parts, dropped, fitted, base
     )
 
 
@@ -313,6 +321,7 @@ def _list_notes(
         *((retrieval.summary,) if retrieval.summary else ()),
         *((budget["told"],) if budget else ()),
         *tuning_notes(task.settings, test_from),
+        *([model.base.summary] if model.base.summary else []),
         *sampling_notes(model.parts, model.dropped),
         *model.fitted.notes,
         *(f"{profile_kind}: {why}" for profile_kind, why in backdated),
@@ -347,6 +356,7 @@ def _describe(
         "decided_by": decision.by,
         "anchor": judgement.anchor_after(decision),
         "architecture": fitted.architecture,
+        **({"went_on_from": model.base.version} if model.base.version else {}),
         "owner": task.owner,
         "columns": fitted.encoder.describe_columns(),
         "calibration": {

@@ -19,6 +19,7 @@ from tailorbird.training.fit.towers import TowerSettings
 Progress = Callable[[str, int, int], None]
 
 AUTO = "auto"
+CONTINUATION = "went on from the "  # begins the note of a training that continues a model
 Position = Literal["column", "weights", "none"]
 
 REQUESTS = 25_000
@@ -64,8 +65,8 @@ class TrainSettings:
         parameters: parameters of a net that differ from the architecture's defaults; boosters use
             `gbdt`.
         processes: processes that share the training of a net, see `models.deep.parallel`.
-        incremental: start a net from the weights of the last training, on the rows since then and
-            as many before them.
+        incremental: start a net from the weights of the last training, or from the champion's
+            trees, on the rows since then and as many before them.
         checkpoint, logs, warm: folders of nets, set by `train`: state of a killed training, metrics
             by epoch for TensorBoard, and weights for the next incremental training; None keeps
             none.
@@ -172,6 +173,11 @@ class TrainReport:
     report: Path | None = None
     fallback_version: str = ""
     priced: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def is_incremental(self) -> bool:
+        """Return whether it went on from an earlier model."""
+        return any(note.startswith(CONTINUATION) for note in self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""

@@ -27,7 +27,7 @@ from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity.recompute import Exemptions, ParityReport
 from tailorbird.features.parity.sampled import SampledRead, compare, read_sample, requests_of
-from tailorbird.features.state.eviction import retention_us, tallies
+from tailorbird.features.state.eviction import read_all_counts, retention_us
 from tailorbird.features.state.progress import read_figures
 from tailorbird.features.state.state import all_records, open_state, state_folder
 
@@ -178,12 +178,12 @@ def test_past_the_cap_those_idle_longest_are_dropped_and_counted(kit, tmp_path):
         assert [swept(worker) for _ in range(3)] == [(0, 0)] * 3
         store = open_state(tmp_path / "state", features)
         with store.snapshot() as snapshot:
-            tally = tallies(snapshot, features.layout)["user"]
+            counts = read_all_counts(snapshot, features.layout)["user"]
             assert scan_keys(snapshot, features.layout.entities[0]) == {
                 kit.key(f"u{n}") for n in range(10, 30)
             }
         store.close()
-        assert (tally.entities, tally.dropped, tally.dropped_newest) == (
+        assert (counts.entities, counts.dropped, counts.dropped_newest) == (
             20,
             10,
             kit.T0 + 9 * MINUTE,
@@ -299,8 +299,8 @@ def sizes(folder: Path, features: FeatureSet) -> dict[str, tuple[int, int]]:
             assert all(len(value) == one.layout.reading_bytes for _, value in readings)
             counted[one.layout.entity.name] = len(values), sum(map(len, values))
         tallied = {
-            name: (tally.entities, tally.state_bytes)
-            for name, tally in tallies(snapshot, features.layout).items()
+            name: (counts.entities, counts.state_bytes)
+            for name, counts in read_all_counts(snapshot, features.layout).items()
         }
     store.close()
     assert tallied == counted

@@ -336,7 +336,7 @@ def test_which_lists_were_read_and_as_of_where_in_the_log_is_logged(make, respon
         assert record.candidate_digests == [
             lists.get(name).digest for name in record.candidate_lists
         ]
-    assert record.candidate_positions == [live.fold.p] * 3
+    assert record.candidate_positions == [live.fold.position] * 3
     assert (record.referrer, record.live) == ("https://a.example/x", [])
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.support.network.ports import free_port
 
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 BUCKET = "shop-lake"
 SECRET = "canary-7c0b2f4e9a31"
@@ -27,10 +27,10 @@ _OURS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_
 class Home:
     """Paths of a test: `home / "lake"` is a folder or a prefix of a bucket, the rest is on disk."""
 
-    def __init__(self, path: Path, lake: Storage) -> None:
+    def __init__(self, path: Path, lake: StoragePath) -> None:
         self.path, self.lake = path, lake
 
-    def __truediv__(self, name: str) -> Storage:
+    def __truediv__(self, name: str) -> StoragePath:
         return self.lake if name == "lake" else self.path / name
 
 

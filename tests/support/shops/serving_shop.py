@@ -124,7 +124,9 @@ class Live:
 
     def follow(self, events: pa.Table) -> None:
         """Take in what comes behind it, of a log that counts from the beginning."""
-        p = pa.array(range(self.fold.p + 1, self.fold.p + 1 + len(events)), pa.int64())
+        p = pa.array(
+            range(self.fold.position + 1, self.fold.position + 1 + len(events)), pa.int64()
+        )
         self.take(events.set_column(events.column_names.index("p"), "p", p))
 
     @contextmanager

@@ -12,7 +12,7 @@ from tailorbird.candidates.contract import contract_of
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.candidates.query import RequestLists, table_group
-from tailorbird.candidates.replay import EVERY_US
+from tailorbird.candidates.replay import EPOCH_INTERVAL_US
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.features import FeatureSet, entity, sequence
@@ -253,7 +253,7 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
         )
         context = {name: drawn.context[name][number].as_py() for name in ("country", "device")}
         request = CandidateRequest(keys[-16:], ts[past][-16:], segment_keys(context))
-        for group, every in EVERY_US.items():
+        for group, every in EPOCH_INTERVAL_US.items():
             before = int(
                 np.searchsorted(ts, ts[drawn.p[number] - 1] // every * every)
             )  # what came before this minute began

@@ -41,8 +41,8 @@ def _fitted(objective, *, leaves=31, trees=60, sets=True):
         leaf_rows=3,
         rate=0.1,
         l2=1,
-        sets_from=1,
-        columns=1.0,
+        set_split_positives=1,
+        column_share=1.0,
         threads=1,
     )
     return fit_gbdt(

@@ -32,7 +32,7 @@ Int64s = npt.NDArray[np.int64]
 
 DAMPING = 10.0
 ENTRY_MIN = 1e-6  # of a value: less is not published
-_POOL = 1 << 16
+_POOL_ENTRIES_MIN = 1 << 16
 # Arrays of a snapshot, and their attributes.
 _BY_ROW = {
     "start": "_start",
@@ -63,7 +63,10 @@ class ItemKnnFold:
         )
         self._weight_sum, self._newest_ts = np.zeros(0), np.zeros(0, np.int64)
         self._dirty = np.zeros(0, np.uint8)
-        self._neighbour, self._weight = np.zeros(_POOL, np.int32), np.zeros(_POOL)
+        self._neighbour, self._weight = (
+            np.zeros(_POOL_ENTRIES_MIN, np.int32),
+            np.zeros(_POOL_ENTRIES_MIN),
+        )
         self._pool_end, self._landmark, self._evicted = (
             np.zeros(1, np.int64),
             np.zeros(2, np.int64),
@@ -145,33 +148,31 @@ class ItemKnnFold:
         self._capacity[:] = self._size
         self._neighbour, self._weight, self._pool_end[0] = entry, weight, len(entries)
 
-    def changed_rows(self) -> Int64s:
-        """Return the rows of items that changed since the last call."""
+    def take_changed_rows(self) -> Int64s:
+        """Return the rows of items that changed since the last call, and mark them unchanged."""
         rows = np.flatnonzero(self._dirty)
         self._dirty[rows] = 0
         return rows
 
-    def rows_with_neighbours(self) -> Int64s:
-        """Return the rows of all items that have neighbours."""
+    def take_all_rows(self) -> Int64s:
+        """Return the rows of all items that have neighbours, and mark all rows unchanged."""
         self._dirty[:] = 0
         return np.flatnonzero(self._size)
 
     def table(self, rows: Int64s) -> Neighbours:
         """Return the neighbours of item rows, strongest first, ties by key; −1 has none."""
         rows = np.where(rows < len(self._size), rows, -1)
-        known_rows = np.maximum(rows, 0)
+        row_or_0 = np.maximum(rows, 0)
         size = (
-            np.where(rows >= 0, self._size[known_rows], 0).astype(np.int64)
+            np.where(rows >= 0, self._size[row_or_0], 0).astype(np.int64)
             if len(self._size)
             else np.zeros(len(rows), np.int64)
         )
         entries, row_index = expand_ranges(
-            self._start[known_rows] if len(self._size) else np.zeros(len(rows), np.int64), size
+            self._start[row_or_0] if len(self._size) else np.zeros(len(rows), np.int64), size
         )
-        scale = self._scale_factors(known_rows)
-        total = (
-            self._weight_sum[known_rows] * scale if len(self._weight_sum) else np.zeros(len(rows))
-        )
+        scale = self._scale_factors(row_or_0)
+        total = self._weight_sum[row_or_0] * scale if len(self._weight_sum) else np.zeros(len(rows))
         values = (self._weight[entries] * scale[row_index] / (total[row_index] + DAMPING)).astype(
             np.float32
         )
@@ -198,7 +199,7 @@ class ItemKnnFold:
             -(steps // STEPS_PER_HALF_LIFE).astype(np.int32),
         )
 
-    def move_people(self, row_map: Int64s, people: int) -> None:
+    def renumber_people(self, row_map: Int64s, people: int) -> None:
         """Renumber users: the new row of each old one, −1 to drop it."""
         retained = np.flatnonzero(row_map >= 0)
         retained = retained[retained < len(self._recent_ts)]
@@ -208,7 +209,7 @@ class ItemKnnFold:
             renumbered[row_map[retained]] = array[retained]
             setattr(self, attribute, renumbered)
 
-    def move_items(self, row_map: Int64s, items: int) -> None:
+    def renumber_items(self, row_map: Int64s, items: int) -> None:
         """Renumber items; entries that name a dropped item are dropped."""
         self._reserve(0, len(row_map))
         entries, row_of_entry = expand_ranges(self._start, self._size.astype(np.int64))
@@ -272,7 +273,7 @@ class ItemKnnFold:
         for name, attribute in (_BY_PERSON | _BY_ROW | _OTHER_ARRAYS).items():
             setattr(self, attribute, arrays[name].copy())
         used = len(arrays["entry"])
-        size = max(_POOL, 1 << (2 * used).bit_length())
+        size = max(_POOL_ENTRIES_MIN, 1 << (2 * used).bit_length())
         self._neighbour, self._weight = np.zeros(size, np.int32), np.zeros(size)
         self._neighbour[:used], self._weight[:used], self._pool_end[0] = (
             arrays["entry"],

@@ -9,11 +9,11 @@ items belong together, as in baskets.
 
 import numpy as np
 
-from tailorbird.candidates.contract import LAST_MAX
+from tailorbird.candidates.contract import LAST_ITEMS_MAX
 from tailorbird.candidates.protocol import CandidateTables, Keys, Neighbours, RankedList, rank_items
 from tailorbird.candidates.ragged import expand_ranges
 
-RECENT_MAX = LAST_MAX
+RECENT_MAX = LAST_ITEMS_MAX
 LIST_MAX = 1_000
 
 

@@ -214,7 +214,7 @@ class PopularityFold:
         order = np.lexsort((keys, -longest_counts, -count))[:limit]
         return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
 
-    def move_items(self, row_map: Int64s, items: int) -> None:
+    def renumber_items(self, row_map: Int64s, items: int) -> None:
         """Renumber items: `moved` holds the new row of each old one, −1 to drop it.
 
         Pairs with a count of zero are dropped too.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tailorbird.candidates.contract import SessionKnn
 from tailorbird.candidates.kernels import add_to_sessions, number_sessions
 from tailorbird.candidates.keytable import KeyTable, grow_array
-from tailorbird.candidates.session_knn.sessions import S_TAN, Sessions
+from tailorbird.candidates.session_knn.sessions import DEFAULT_STAN, Sessions
 
 Int64s = npt.NDArray[np.int64]
 
@@ -29,12 +29,12 @@ class SessionKnnFold:
         self._settings, self._items = settings, items
         self._session_of_user = np.zeros(0, np.int64)
         self._session_user, self._last_ts = (
-            np.full(settings.most, -1, np.int64),
-            np.zeros(settings.most, np.int64),
+            np.full(settings.sessions_max, -1, np.int64),
+            np.zeros(settings.sessions_max, np.int64),
         )
         self._size, self._entries = (
-            np.zeros(settings.most, np.int32),
-            np.zeros((settings.most, settings.length), np.int32),
+            np.zeros(settings.sessions_max, np.int32),
+            np.zeros((settings.sessions_max, settings.length), np.int32),
         )
         self._sessions_started = np.zeros(1, np.int64)
 
@@ -61,7 +61,7 @@ class SessionKnnFold:
 
     def table(self) -> Sessions:
         """Return the current sessions, ordered by the time of their last event."""
-        started, capacity = int(self._sessions_started[0]), self._settings.most
+        started, capacity = int(self._sessions_started[0]), self._settings.sessions_max
         begun = np.arange(max(started - capacity, 0), started) % capacity  # in order of their start
         newest = int(self._last_ts[begun].max(initial=0))
         begun = begun[
@@ -70,33 +70,39 @@ class SessionKnnFold:
         order = begun[np.argsort(self._last_ts[begun], kind="stable")]
         entry_count = int(self._size[order].sum())
         starts, ends = np.zeros(len(order) + 1, np.int64), np.zeros(len(order) + 1, np.int64)
-        item, position, used = (
-            np.zeros(entry_count, np.int32),
-            np.zeros(entry_count, np.int32),
-            np.zeros(max(self._items.count, 1), np.int32),
-        )
+        item, position = np.zeros(entry_count, np.int32), np.zeros(entry_count, np.int32)
+        # By item row, from 1 in order of appearance; 0 for an item that no session holds.
+        number_of_row = np.zeros(max(self._items.count, 1), np.int32)
         count, item_count = number_sessions(
-            order, self._size, self._entries, self._last_ts, starts, ends, item, position, used
+            order,
+            self._size,
+            self._entries,
+            self._last_ts,
+            starts,
+            ends,
+            item,
+            position,
+            number_of_row,
         )
         entries = int(starts[count])
-        by_number = np.zeros(item_count, np.int64)
-        rows = np.flatnonzero(used)
-        by_number[used[rows] - 1] = rows
-        keys = self._items.keys[by_number]
-        by_key = np.argsort(keys)
-        number_by_key = np.empty(item_count, np.int32)
-        number_by_key[by_key] = np.arange(item_count, dtype=np.int32)
-        age_weight = np.exp(-(newest - ends[:count]) / S_TAN.recency_us)
+        row_of_number = np.zeros(item_count, np.int64)
+        rows = np.flatnonzero(number_of_row)
+        row_of_number[number_of_row[rows] - 1] = rows
+        keys = self._items.keys[row_of_number]
+        key_order = np.argsort(keys)
+        key_rank = np.empty(item_count, np.int32)
+        key_rank[key_order] = np.arange(item_count, dtype=np.int32)
+        age_weight = np.exp(-(newest - ends[:count]) / DEFAULT_STAN.recency_us)
         return Sessions(
-            keys[by_key],
+            keys[key_order],
             starts[: count + 1],
-            number_by_key[item[:entries]],
+            key_rank[item[:entries]],
             position[:entries],
             age_weight,
             self._settings.gap_us,
         )
 
-    def move_people(self, row_map: Int64s, people: int) -> None:
+    def renumber_people(self, row_map: Int64s, people: int) -> None:
         """Renumber users: the new row of each old one, −1 to drop it.
 
         Sessions of dropped users stay, without an owner.
@@ -111,7 +117,7 @@ class SessionKnnFold:
         # A session of an evicted user is not free. It has no owner until it is overwritten.
         self._session_user[is_used & (self._session_user < 0)] = -2
 
-    def move_items(self, row_map: Int64s, items: int) -> None:
+    def renumber_items(self, row_map: Int64s, items: int) -> None:
         """Renumber items; a dropped item is removed from its sessions."""
         length = self._settings.length
         is_used = np.arange(length)[None, :] < self._size[:, None]
@@ -122,8 +128,8 @@ class SessionKnnFold:
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, from which `restore` rebuilds it."""
-        used = min(int(self._sessions_started[0]), self._settings.most)
-        state = {name: getattr(self, attribute)[:used] for name, attribute in _RING.items()}
+        count = min(int(self._sessions_started[0]), self._settings.sessions_max)
+        state = {name: getattr(self, attribute)[:count] for name, attribute in _RING.items()}
         return state | {"current": self._session_of_user, "head": self._sessions_started}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:

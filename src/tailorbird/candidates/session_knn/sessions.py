@@ -35,9 +35,9 @@ Rows = npt.NDArray[np.intp]
 
 # As far as the newest 500 with an item: more cost a request more than they were worth on the sets
 # in docs/results.md.
-V_SKNN = VSkNN(k=500, sample=500, weighting="quadratic", weighting_score="quadratic")
-S_TAN = STAN(k=500, sample=500)
-SEARCHES = {"session_knn": V_SKNN.search(), "stan": S_TAN.search()}
+DEFAULT_V_SKNN = VSkNN(k=500, sample=500, weighting="quadratic", weighting_score="quadratic")
+DEFAULT_STAN = STAN(k=500, sample=500)
+SEARCHES = {"session_knn": DEFAULT_V_SKNN.search(), "stan": DEFAULT_STAN.search()}
 _AT_ONCE = 200  # contexts per step, which bounds memory
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from tailorbird.cli.output import Report
+from tailorbird.cli.output import ReportProgress
 from tailorbird.errors import NotReadyError
 
 WAIT_S = 10.0
@@ -83,7 +83,7 @@ def wait_until_ready(url: str, deadline_s: float) -> None:
 
 
 def measure(
-    url: str, users: list[str], requests: int, *, progress: Report, seed: int = 1
+    url: str, users: list[str], requests: int, *, progress: ReportProgress, seed: int = 1
 ) -> HttpFigures:
     """Send `requests` requests; a fifth of them follow a click and await its effect."""
     figures = HttpFigures()

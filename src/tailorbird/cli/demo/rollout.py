@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
-from tailorbird.cli.output import Report
+from tailorbird.cli.output import ReportProgress
 from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_minute
 from tailorbird.experiments.statistics import Interval
@@ -35,7 +35,7 @@ class ModelRollout:
     """Leads models of one project while traffic goes on."""
 
     def __init__(
-        self, project: Project, clock: SimulatedClock, traffic: Traffic, progress: Report
+        self, project: Project, clock: SimulatedClock, traffic: Traffic, progress: ReportProgress
     ) -> None:
         self._project, self._clock, self._traffic = project, clock, traffic
         self._progress = progress

@@ -24,7 +24,7 @@ from tailorbird.cli.demo.world import (
     make_site,
     write_history,
 )
-from tailorbird.cli.output import Report
+from tailorbird.cli.output import ReportProgress
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock, to_iso
@@ -80,7 +80,7 @@ class Story:
         seed: int,
         port: int | None,
         quiet: bool,
-        progress: Report,
+        progress: ReportProgress,
     ) -> None:
         self.folder, self.scale, self.seed, self.port, self.quiet = folder, scale, seed, port, quiet
         self.progress = progress

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tailorbird.cli.demo.scale import Scale
-from tailorbird.cli.output import Report
+from tailorbird.cli.output import ReportProgress
 from tailorbird.config import Project
 from tailorbird.events import HOUR, Context, SimulatedClock
 from tailorbird.experiments import Experiment
@@ -70,7 +70,7 @@ class Traffic:
         self.response_count = 0
 
     def pair_arms(self) -> PairedLists:
-        """Compare what each arm would show to everybody."""
+        """Return a comparison, still empty, of what each arm would show to everybody."""
         project = self._project
         pipelines = {}
         for arm in ARMS:
@@ -79,7 +79,7 @@ class Traffic:
         return PairedLists(pipelines)
 
     def pair_versions(self, champion: str, challenger: str) -> PairedLists:
-        """Compare what two versions would show to everybody, each as the model of the slot."""
+        """Return a comparison, still empty, of two versions, each as the model of the slot."""
         slots = {name: _with_policy(slot, "model") for name, slot in self._project.slots.items()}
         return PairedLists(
             {
@@ -92,12 +92,12 @@ class Traffic:
         self,
         until: int,
         paired: PairedLists | None = None,
-        progress: Report = lambda stage, done, total: None,
+        progress: ReportProgress = lambda stage, done, total: None,
         label: str = "live",
     ) -> None:
         """Generate traffic until the simulated time `until`."""
         start, clock = self._clock.now(), self._clock
-        next_lake = start + 6 * HOUR
+        next_lake_step_at = start + 6 * HOUR
         while clock.now() < until:
             tick_end = min(clock.now() + self._scale.tick_us, until)
             self._deliver(clock.now())
@@ -107,9 +107,9 @@ class Traffic:
                 self._answer(request, paired)
             clock.advance_to(tick_end)
             self._outbox.add(self.live.background(tick_end))
-            if tick_end >= next_lake:
+            if tick_end >= next_lake_step_at:
                 self.roles.lake.step()
-                next_lake += 6 * HOUR
+                next_lake_step_at += 6 * HOUR
             progress(label, (tick_end - start) // HOUR, (until - start) // HOUR)
         self._deliver(clock.now())
         self.roles.drain()

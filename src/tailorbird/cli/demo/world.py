@@ -14,7 +14,7 @@ import msgspec
 from tailorbird.cli.demo.http import wait_until_ready
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.demo.trials import DECLARATIONS
-from tailorbird.cli.output import Report
+from tailorbird.cli.output import ReportProgress
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
 from tailorbird.platform.runtime.leftovers import PARENT_VARIABLE
@@ -83,7 +83,9 @@ def make_site(scale: Scale, seed: int, now: int) -> Site:
     )
 
 
-def write_history(site: Site, scale: Scale, folder: Path, progress: Report) -> tuple[History, Path]:
+def write_history(
+    site: Site, scale: Scale, folder: Path, progress: ReportProgress
+) -> tuple[History, Path]:
     """Write the site's history as JSON lines, with SHA256SUMS next to it."""
     folder.mkdir(parents=True)
     path = folder / "history.jsonl"

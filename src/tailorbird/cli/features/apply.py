@@ -34,8 +34,8 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.platform.features.schema_change import plan_change
 
-    change = plan_change(open_project(), has_measurement=measure)
-    parts = change.comparison, change.tallies, change.measured, change.retraining
+    change = plan_change(open_project(), should_measure=measure)
+    parts = change.comparison, change.entity_counts, change.measured, change.retraining
     if json:
         print_json(plan_to_dict(*parts))
     else:

@@ -48,7 +48,7 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
 
 
 def _list_bytes(project: "Project", json: bool) -> None:
-    from tailorbird.features.state.eviction import merge_tallies, tallies
+    from tailorbird.features.state.eviction import merge_entity_counts, read_all_counts
     from tailorbird.features.state.key_partition import all_parts
     from tailorbird.features.state.state import count_aliases, open_state
 
@@ -57,7 +57,7 @@ def _list_bytes(project: "Project", json: bool) -> None:
         store = open_state(project.paths.state, project.features, part)
         try:
             with store.snapshot() as snapshot:
-                parts.append(tallies(snapshot, project.features.layout))
+                parts.append(read_all_counts(snapshot, project.features.layout))
                 count, size = count_aliases(snapshot)
             aliases, alias_bytes, disk = (
                 aliases + count,
@@ -66,19 +66,19 @@ def _list_bytes(project: "Project", json: bool) -> None:
             )
         finally:
             store.close()
-    tallies_by_entity = merge_tallies(parts)
+    counts_by_entity = merge_entity_counts(parts)
     widths = {entry.entity.name: entry.reading_bytes for entry in project.features.layout.entities}
     kinds = [
         {
             "entity": name,
-            "entities": tally.entities,
-            "state_bytes_each": round(tally.state_bytes / max(1, tally.entities)),
+            "entities": counts.entities,
+            "state_bytes_each": round(counts.state_bytes / max(1, counts.entities)),
             "reading_bytes_each": widths[name],
-            "bytes": tally.state_bytes + widths[name] * tally.entities,
-            "expired": tally.expired,
-            "dropped": tally.dropped,
+            "bytes": counts.state_bytes + widths[name] * counts.entities,
+            "expired": counts.expired,
+            "dropped": counts.dropped,
         }
-        for name, tally in tallies_by_entity.items()
+        for name, counts in counts_by_entity.items()
     ]
     if json:
         print_json(

@@ -30,16 +30,20 @@ def pseudonymise_entity(project: "Project", text: str) -> str:
 
 @dataclass(frozen=True)
 class PersonItemQuery:
-    """What to show: a person, an item or both, as of `t`, from events up to `known`.
+    """What to show: a person, an item or both, as of `t`.
 
-    `name` is "" for an item alone, and `now` is the present time.
+    Attributes:
+        kind: `user`, `anonymous` or `item`.
+        person: id of the person; "" for an item alone.
+        positions: routed positions up to which events count, one per part; None for all.
+        now: the present time.
     """
 
     kind: str
-    name: str
+    person: str
     item: str
     t: int
-    known: list[int] | None
+    positions: list[int] | None
     now: int
 
     @property
@@ -47,7 +51,7 @@ class PersonItemQuery:
         from tailorbird.features import ReadRequest
 
         user, anonymous = (
-            (self.name or None, None) if self.kind != "anonymous" else (None, self.name)
+            (self.person or None, None) if self.kind != "anonymous" else (None, self.person)
         )
         return ReadRequest(anonymous_id=anonymous, user_id=user, now=self.t)
 
@@ -108,8 +112,8 @@ def resolve_positions(project: "Project", positions: list[int] | None) -> tuple[
 
 def find_person(project: "Project", query: PersonItemQuery, p: int) -> str:
     if query.kind == "anonymous":
-        return resolve_anonymous(project, query.name, p)
-    return _merged_user(project, query.name, p) if query.name else ""
+        return resolve_anonymous(project, query.person, p)
+    return _merged_user(project, query.person, p) if query.person else ""
 
 
 def resolve_anonymous(project: "Project", anonymous: str, p: int) -> str:
@@ -156,7 +160,7 @@ def entities_without_events(project: "Project", query: PersonItemQuery, person: 
     from tailorbird.lake import Lake
 
     conditions = (
-        [] if query.kind == "item" else [(person or query.name, f"person = {_quote(person)}")]
+        [] if query.kind == "item" else [(person or query.person, f"person = {_quote(person)}")]
     )
     conditions += [(query.item, _item_condition(query.item))] if query.item else []
     lake = Lake(project.paths.lake)

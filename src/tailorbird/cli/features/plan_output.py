@@ -23,13 +23,13 @@ def describe_retraining(retrain: dict[str, Any]) -> list[str]:
 
 def plan_to_dict(
     comparison: "Comparison",
-    tallies: "dict[str, EntityCounts] | None",
+    entity_counts: "dict[str, EntityCounts] | None",
     measured: "SampleMeasurements | None",
     retrain: dict[str, Any],
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    now, sampled = tallies or {}, measured.tallies if measured is not None else {}
+    now, sampled = entity_counts or {}, measured.entity_counts if measured is not None else {}
     records = [
         {
             **asdict(record),
@@ -55,8 +55,8 @@ def plan_to_dict(
         "applied": comparison.before,
         "changes": [asdict(change) for change in comparison.changes],
         "records": records,
-        "bytes_before": _total(comparison, tallies, "before"),
-        "bytes_after": _total(comparison, tallies, "after"),
+        "bytes_before": _total(comparison, entity_counts, "before"),
+        "bytes_after": _total(comparison, entity_counts, "after"),
         "proofs": [asdict(proof) for proof in comparison.proofs],
         "attached": list(comparison.attached),
         "build": build,
@@ -65,26 +65,26 @@ def plan_to_dict(
 
 
 def _total(
-    comparison: "Comparison", tallies: "dict[str, EntityCounts] | None", field: str
+    comparison: "Comparison", entity_counts: "dict[str, EntityCounts] | None", field: str
 ) -> int | None:
     """Return the bytes of all records at full width, by the entities in the applied state."""
-    if tallies is None:
+    if entity_counts is None:
         return None
     return sum(
-        getattr(record, field) * tallies[record.entity].entities
+        getattr(record, field) * entity_counts[record.entity].entities
         for record in comparison.records
-        if record.entity in tallies
+        if record.entity in entity_counts
     )
 
 
-def _mean(entity: str, tallies: "dict[str, EntityCounts]") -> int | None:
+def _mean(entity: str, entity_counts: "dict[str, EntityCounts]") -> int | None:
     """Return the mean size of the stored state records."""
-    return tallies[entity].state_bytes_mean if entity in tallies else None
+    return entity_counts[entity].state_bytes_mean if entity in entity_counts else None
 
 
 def print_plan(
     comparison: "Comparison",
-    tallies: "dict[str, EntityCounts] | None",
+    entity_counts: "dict[str, EntityCounts] | None",
     measured: "SampleMeasurements | None",
     retrain: dict[str, Any],
 ) -> None:
@@ -93,8 +93,8 @@ def print_plan(
         out.print(f"Nothing to do: schema {comparison.after} is applied.")
     else:
         print_changes(comparison)
-    sampled = measured.tallies if measured is not None else {}
-    rows = [_record_row(record, tallies or {}, sampled) for record in comparison.records]
+    sampled = measured.entity_counts if measured is not None else {}
+    rows = [_record_row(record, entity_counts or {}, sampled) for record in comparison.records]
     numbers = [
         "state at most",
         "then",
@@ -105,10 +105,10 @@ def print_plan(
         "how many",
     ]
     print_table("\nBytes of an entity's records", ["entity", *numbers], rows, right=numbers)
-    if tallies is not None:
+    if entity_counts is not None:
         total_before, total_after = (
-            _total(comparison, tallies, "before") or 0,
-            _total(comparison, tallies, "after") or 0,
+            _total(comparison, entity_counts, "before") or 0,
+            _total(comparison, entity_counts, "after") or 0,
         )
         out.print(
             f"Together at most {format_bytes(total_before)} now, {format_bytes(total_after)} then; empty "
@@ -164,9 +164,11 @@ def print_changes(comparison: "Comparison") -> None:
 
 
 def _record_row(
-    record: "RecordChange", tallies: "dict[str, EntityCounts]", sampled: "dict[str, EntityCounts]"
+    record: "RecordChange",
+    entity_counts: "dict[str, EntityCounts]",
+    sampled: "dict[str, EntityCounts]",
 ) -> tuple[object, ...]:
-    means = _mean(record.entity, tallies), _mean(record.entity, sampled)
+    means = _mean(record.entity, entity_counts), _mean(record.entity, sampled)
     return (
         record.entity,
         record.state_before,
@@ -174,15 +176,15 @@ def _record_row(
         *means,
         record.reading_before,
         record.reading_after,
-        _count(record.entity, tallies, sampled),
+        _count(record.entity, entity_counts, sampled),
     )
 
 
 def _count(
-    entity: str, tallies: "dict[str, EntityCounts]", sampled: "dict[str, EntityCounts]"
+    entity: str, entity_counts: "dict[str, EntityCounts]", sampled: "dict[str, EntityCounts]"
 ) -> str:
-    if entity in tallies:
-        return f"{tallies[entity].entities:,}"
+    if entity in entity_counts:
+        return f"{entity_counts[entity].entities:,}"
     return f"{sampled[entity].entities:,} in the sample" if entity in sampled else ""
 
 

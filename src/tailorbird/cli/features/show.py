@@ -179,7 +179,7 @@ def _show_then(project: "Project", query: PersonItemQuery, events: int, json: bo
     from tailorbird.features.parity.sampled import required_events
     from tailorbird.lake import Lake
 
-    lake, positions = Lake(project.paths.lake), resolve_positions(project, query.known)
+    lake, positions = Lake(project.paths.lake), resolve_positions(project, query.positions)
     p = max(positions)
     person = find_person(project, query, p)
     requests = Requests(
@@ -240,7 +240,7 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
     from tailorbird.features.reference.moments import routed_events
     from tailorbird.lake import Lake, span
 
-    lake, positions = Lake(project.paths.lake), resolve_positions(project, query.known)
+    lake, positions = Lake(project.paths.lake), resolve_positions(project, query.positions)
     p = max(positions)
     person = find_person(project, query, p)
     events = routed_events(JoinedEvents(lake, project.features).table(where=span(ts_to=query.t)))
@@ -275,7 +275,7 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
     for read in explanation.reads:
         out.print(f"  {read.name}: {read.value}")
     entity_fields = {
-        "user": f"{query.kind}:{query.name}" if query.name else "",
+        "user": f"{query.kind}:{query.person}" if query.person else "",
         "item": f"item:{query.item}" if query.item else "",
     }
     print_missing_fields(

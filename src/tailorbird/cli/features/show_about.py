@@ -22,7 +22,7 @@ class EntityQuery:
 
     Attributes:
         t: time to show values as of.
-        known: routed positions up to which events count, one per part if there are several
+        positions: routed positions up to which events count, one per part if there are several
             workers.
         past: show values of the past by the lake, instead of present ones by the state.
         events: number of the newest events to show.
@@ -30,13 +30,13 @@ class EntityQuery:
 
     texts: Sequence[str]
     t: int
-    known: tuple[int, ...]
+    positions: tuple[int, ...]
     past: bool
     events: int
 
     @property
     def p(self) -> int:
-        return max(self.known)
+        return max(self.positions)
 
 
 def show_about(project: "Project", query: EntityQuery, json: bool) -> None:
@@ -57,7 +57,7 @@ def show_about(project: "Project", query: EntityQuery, json: bool) -> None:
             project.features,
             person,
             query.t,
-            query.known,
+            query.positions,
             _countable_events(project, subject, query.t),
         )
         try:
@@ -133,7 +133,7 @@ def explain_about(project: "Project", query: EntityQuery, name: str, json: bool)
         subject.request(query.t, person),
         subject.item or None,
         query.t,
-        query.known,
+        query.positions,
         events,
     )
     rows = [_event_row(event) for event in explanation.events]

@@ -164,9 +164,7 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
     plan = route_plan_for(project, schemas)
     attributes = ",".join([*plan.user_attributes, "", *plan.item_attributes])
     workers = [
-        role
-        for features in schemas
-        for role in _workers(project, features, unnamed_schema=schemas[0])
+        role for features in schemas for role in _workers(project, features, main_schema=schemas[0])
     ]
     trainer = [Role("trainer", ["run", "trainer"])] if train else []
     routers = [
@@ -175,7 +173,7 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
     ]
     score = [Role("score", ["run", "score"])] if project.scores else []
     contracts = maintained_contracts(project)
-    tables = [
+    candidates = [
         Role(
             "candidates" if contract is contracts[-1] else f"candidates {contract.hash[:4]}",
             ["run", "candidates", "--contract", contract.hash],
@@ -183,7 +181,7 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
         for contract in contracts
     ]
     lake = Role("lake", ["run", "lake"])
-    others = [*routers, *workers, *tables, lake, *score, *trainer]
+    others = [*routers, *workers, *candidates, lake, *score, *trainer]
     for role in others:
         role.hung_s = HUNG_REMOTE_S if project.uses_network else HUNG_S
     return [*servers, *others]
@@ -275,19 +273,17 @@ def _write_roles(run: "Path", roles: "list[Role]", report_line: "ReportLine") ->
         report_line("up", f"the page cannot be told which roles run: {error}")
 
 
-def _workers(
-    project: "Project", features: "FeatureSet", unnamed_schema: "FeatureSet"
-) -> "list[Role]":
+def _workers(project: "Project", features: "FeatureSet", main_schema: "FeatureSet") -> "list[Role]":
     """Return the workers of a schema, and its shuffle if there is one.
 
-    Roles of `unnamed_schema` have short names.
+    Roles of `main_schema` have short names.
     """
     from tailorbird.config.schemas import shuffled_logs
     from tailorbird.platform.runtime.supervisor import Role
 
     schema, schema_suffix = (
         ["--schema", features.schema_hash],
-        [] if features is unnamed_schema else [features.schema_hash[:4]],
+        [] if features is main_schema else [features.schema_hash[:4]],
     )
 
     def role(name: str, number: str = "") -> Role:

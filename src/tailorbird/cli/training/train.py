@@ -120,8 +120,8 @@ def train(
         more of people's next actions in the validation part; by default train.retrieval, and tables
         with --quick
     incremental:
-        for neural networks: continue from the weights of the last training, over newer events and
-        as many older ones; new ids get an embedding row, and removed ids lose theirs
+        continue from the weights of the last net, or add trees to the champion's, over newer events
+        and as many older ones; in a net new ids get an embedding row, and removed ids lose theirs
     parameters:
         for neural networks: overrides of the architecture's defaults, as a JSON object; an unknown
         name prints the known ones

@@ -39,10 +39,8 @@ ROUTED = pa.schema(
         ("properties", pa.string()),  # the rest, as JSON with sorted keys; for a profile, all of it
         ("user_version", pa.string()),  # event_id of the profile that applied at `ts`
         ("user_profile", pa.string()),  # its declared attributes, as JSON with sorted keys
-        (
-            "item_version",
-            pa.string(),
-        ),  # of an event with `items` and no item_id: a JSON list, one for each, null where none
+        # Of an event with `items` and no item_id: a JSON list, one for each, null where none.
+        ("item_version", pa.string()),
         ("item_profile", pa.string()),  # likewise
         # Columns of the answer: set on its own row, and attached by the router to events with its
         # request_id.
@@ -53,15 +51,11 @@ ROUTED = pa.schema(
         ("answer_query", pa.string()),
         ("position", pa.int32()),  # of item_id in the answer, from 1; null on the answer's own row
         ("propensity", pa.float64()),  # of item_id in the answer
-        (
-            "propensities",
-            pa.list_(pa.float64()),
-        ),  # on the answer's own row, one for each of `items`
-        (
-            "counts",
-            pa.bool_(),
-        ),  # false: too late, or beyond the horizon; stored, but not counted by features
-        ("timeless", pa.bool_()),
+        # On the answer's own row, one for each of `items`.
+        ("propensities", pa.list_(pa.float64())),
+        # Whether features count the event; false if it came too late, or is beyond the horizon.
+        ("counts", pa.bool_()),
+        ("timeless", pa.bool_()),  # of a profile: valid from the beginning
         ("raw_partition", pa.string()),
         ("raw_offset", pa.int64()),
         ("raw_row", pa.int32()),
@@ -71,11 +65,7 @@ ROUTED = pa.schema(
 QUARANTINE = pa.schema(
     [
         ("received_at", TIME),
-        (
-            "source",
-            pa.string(),
-            # one of the sources of events.contract.Receipt
-        ),
+        ("source", pa.string()),  # one of the sources of events.contract.Receipt
         ("code", pa.string()),
         ("path", pa.string()),
         ("message", pa.string()),

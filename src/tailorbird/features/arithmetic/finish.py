@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.arithmetic.runs import OF_RUN
+from tailorbird.features.arithmetic.runs import RUN_OPERATIONS
 from tailorbird.features.arithmetic.sketch import estimate
 from tailorbird.features.declare.limits import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SQUARE_BITS
 from tailorbird.features.event_columns.extracts import PEAK_ZERO
@@ -115,7 +115,7 @@ def number(step: Step, lanes: Lanes) -> Floats:
     if step.operation == "context":
         return lanes.context_number(step.text)
     is_present = lanes.is_present(step.record_lanes[0].entity)
-    if step.operation in OF_RUN:
+    if step.operation in RUN_OPERATIONS:
         value = lanes.run_values(step)
     elif step.operation == "match":
         value = _match(step, lanes)
@@ -139,7 +139,7 @@ def category(step: Step, lanes: Lanes) -> Keys:
     if step.operation == "context":
         return lanes.context_key(step.text)
     is_present = lanes.is_present(step.record_lanes[0].entity)
-    if step.operation in OF_RUN:
+    if step.operation in RUN_OPERATIONS:
         return np.where(is_present, lanes.run_values(step), np.uint64(0))
     value = lanes.lane(step.record_lanes[-1])
     if step.operation == "attribute" and is_present.all():

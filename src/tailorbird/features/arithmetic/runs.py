@@ -27,7 +27,7 @@ Bools = npt.NDArray[np.bool_]
 
 GAPS = ("gap_min", "gap_max", "gap_deviation", "gap_last")
 # Operations of `layout.Step` that are finished here.
-OF_RUN = (
+RUN_OPERATIONS = (
     "session",
     "length",
     "depth",

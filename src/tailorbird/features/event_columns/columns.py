@@ -291,17 +291,17 @@ class Frame:
 
     def key(self, entity: Entity) -> tuple[Keys, Bools]:
         """Return the entity of each row, and whether the row has one."""
-        keyed = self._keys.get(entity)
-        if keyed is None:
+        cached = self._keys.get(entity)
+        if cached is None:
             parts = [self.key_field(entity, name) for name in entity.fields]
             has = np.ones(len(self), np.bool_)
             for part in parts:
                 has &= part != 0
-            keyed = self._keys[entity] = (
+            cached = self._keys[entity] = (
                 np.broadcast_to(entity_key(entity, parts), (len(self),)),
                 has,
             )
-        return keyed
+        return cached
 
     def _text(self, name: str) -> Keys:
         if "." in name:
@@ -314,13 +314,13 @@ class Frame:
         """Return a field's part of the entity's key, 0 where it is missing."""
         return self._read_queries() if name == "query" else self.text(name)
 
-    def text_column(self, name: str, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
+    def text_column(self, name: str, hash_column: Callable[[pa.ChunkedArray], Keys]) -> Keys:
         """Return a text column as keys computed by a function; 0 where it is missing."""
         if name == "item":
-            return self._read_items(keyed)
-        return keyed(self._table[{"user": "person", "session": "session_id"}.get(name, name)])[
-            self._event
-        ]
+            return self._read_items(hash_column)
+        return hash_column(
+            self._table[{"user": "person", "session": "session_id"}.get(name, name)]
+        )[self._event]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
         """Return the keys of users or items with these ids."""
@@ -337,13 +337,13 @@ class Frame:
         own, answered = (query_keys(self._table[name]) for name in ("query", "answer_query"))
         return np.where(own != 0, own, answered)[self._event]
 
-    def _read_items(self, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
-        own = keyed(self._table["item_id"])
+    def _read_items(self, hash_column: Callable[[pa.ChunkedArray], Keys]) -> Keys:
+        own = hash_column(self._table["item_id"])
         if not self._expanded:
             return own
         keys = own[self._event]
         lists = pc.filter(self._table["items"], pa.array(self._lengths > 0))
-        keys[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = keyed(
+        keys[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = hash_column(
             pc.list_flatten(lists)
         )
         return keys

@@ -21,7 +21,7 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.state import state_folder
 from tailorbird.lake import Lake
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Address
 
 _PERSON_FIELDS = ("user", "session")  # an entity with one of these fields is one person's
@@ -88,7 +88,7 @@ def _state_columns(layout: EntityLayout) -> Iterator[str]:
 def remake_state(
     state: Path,
     features: FeatureSet,
-    lake: Storage,
+    lake: StoragePath,
     routed: Address,
     *,
     clock: Clock,

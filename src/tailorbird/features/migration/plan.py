@@ -27,7 +27,7 @@ from tailorbird.features.expr.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.state.eviction import EntityCounts, merge_tallies, tallies
+from tailorbird.features.state.eviction import EntityCounts, merge_entity_counts, read_all_counts
 from tailorbird.features.state.key_partition import KeyPart, all_parts
 from tailorbird.features.state.state import open_state, read_position
 from tailorbird.lake import Lake
@@ -103,14 +103,14 @@ class SampleMeasurements:
         rows: of the sample.
         rows_total: in the lake.
         per_second: rows per second of the slowest, the middle and the fastest part of the sample.
-        tallies: entity → their number in the sample, and the size of their state records.
+        entity_counts: entity → their number in the sample, and the size of their state records.
         state_bytes: size of the sample's store on disk.
     """
 
     rows: int
     rows_total: int
     per_second: tuple[float, float, float]
-    tallies: dict[str, EntityCounts]
+    entity_counts: dict[str, EntityCounts]
     state_bytes: int
 
     @property
@@ -173,13 +173,13 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
 def read_tallies(
     state: Path, features: FeatureSet, workers: int = 1
 ) -> dict[str, EntityCounts] | None:
-    """Return the tallies of a schema's state, or None if there is no state or it is being built."""
-    tallies_by_part = [_read_part_tallies(state, features, part) for part in all_parts(workers)]
-    available = [tallies_ for tallies_ in tallies_by_part if tallies_ is not None]
-    return merge_tallies(available) if len(available) == len(tallies_by_part) else None
+    """Return the entity counts of a state, or None without one or while it is built."""
+    counts_by_part = [_read_part_counts(state, features, part) for part in all_parts(workers)]
+    available = [part_counts for part_counts in counts_by_part if part_counts is not None]
+    return merge_entity_counts(available) if len(available) == len(counts_by_part) else None
 
 
-def _read_part_tallies(
+def _read_part_counts(
     state: Path, features: FeatureSet, part: KeyPart
 ) -> dict[str, EntityCounts] | None:
     try:
@@ -190,7 +190,7 @@ def _read_part_tallies(
         with store.snapshot() as snapshot:
             if not read_position(snapshot).ready:
                 return None
-            return tallies(snapshot, features.layout)
+            return read_all_counts(snapshot, features.layout)
     finally:
         store.close()
 

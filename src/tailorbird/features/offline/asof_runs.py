@@ -35,7 +35,8 @@ _OPERATIONS = {
     "refinements": runs.REFINEMENTS,
     "gap": runs.GAP,
 }
-COMPILED_OPERATIONS = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are computed here
+# Those of `runs.RUN_OPERATIONS` that are computed here.
+COMPILED_OPERATIONS = frozenset(_OPERATIONS)
 
 
 class Columns:

@@ -40,7 +40,7 @@ __all__ = [
     "subset",
 ]
 
-_CODED_MIN = 1 << 16  # events
+_DICTIONARY_EVENTS_MIN = 1 << 16  # events
 _FINISH_ROWS = 1 << 14  # rows, so that intermediates stay in the cache
 
 # Columns of an event that any feature needs; expressions and entities add theirs.
@@ -106,7 +106,7 @@ class History:
         """
         features = self._features
         lanes = PastLanes(features, self._frames, requests)
-        kinds = {
+        exempt_by_entity = {
             entity.index: lanes.exempt_rows(entity, until[entity.entity.name])
             for entity in features.layout.entities
             if entity.entity.name in until
@@ -120,8 +120,8 @@ class History:
                     for (entity, _), other in features.composite_lanes.items()
                     if entity == record_lane.entity
                 )
-                for index in kinds.keys() & {record_lane.entity, *parts}:
-                    rows |= kinds[index]
+                for index in exempt_by_entity.keys() & {record_lane.entity, *parts}:
+                    rows |= exempt_by_entity[index]
             for name, _ in () if step.expression is None else step.expression.names:
                 rows |= exempt.get(name, False)
             exempt[step.name] = rows
@@ -254,7 +254,7 @@ def with_dictionary_types(events: pa.Table) -> pa.Table:
     The encoding runs on all cores.
     """
     column = events["type"]
-    if pa.types.is_dictionary(column.type) or len(events) < _CODED_MIN:
+    if pa.types.is_dictionary(column.type) or len(events) < _DICTIONARY_EVENTS_MIN:
         return events
     share = -(-len(events) // THREADS)
     with ThreadPoolExecutor(THREADS) as pool:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import UsageError
-from tailorbird.features.arithmetic.runs import OF_RUN
+from tailorbird.features.arithmetic.runs import RUN_OPERATIONS
 from tailorbird.features.event_columns.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import (
@@ -73,8 +73,8 @@ class PastLanes:
         self._compacted = compacted
         self._features = features
         self._frames = frames
-        start = 0 if frames is None else frames.seed
-        self._identify = partial(identify_texts, seed=start)
+        seed = 0 if frames is None else frames.seed
+        self._identify = partial(identify_texts, seed=seed)
         self._requests = requests
         self._row_request = np.asarray(requests.row_request, np.intp)
         count = len(requests.t)
@@ -173,7 +173,7 @@ class PastLanes:
             other_steps = [
                 step
                 for step in steps
-                if step.operation in OF_RUN and step.operation not in COMPILED_OPERATIONS
+                if step.operation in RUN_OPERATIONS and step.operation not in COMPILED_OPERATIONS
             ]
             self._compute_runs(history, moments, sequence, other_steps, t)
 
@@ -259,9 +259,9 @@ class PastLanes:
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
-        keyed = self._identify if has_text_keys(layout.entity) else hash_texts
+        hash_column = self._identify if has_text_keys(layout.entity) else hash_texts
         parts = [
-            self.key_field(layout, index, by_row, keyed)
+            self.key_field(layout, index, by_row, hash_column)
             for index in range(len(layout.entity.fields))
         ]
         is_present = np.ones(count, np.bool_)
@@ -289,19 +289,23 @@ class PastLanes:
         )
 
     def key_field(
-        self, layout: EntityLayout, index: int, by_row: bool, keyed: Callable[[pa.Array], Keys]
+        self,
+        layout: EntityLayout,
+        index: int,
+        by_row: bool,
+        hash_column: Callable[[pa.Array], Keys],
     ) -> Keys:
         """Return a field of the entity's key, at its requests or rows; 0 where it is missing."""
         name = layout.entity.fields[index]
         if name == "item":
-            return keys_of_texts(self._requests.row_item, self.rows, keyed)
+            return keys_of_texts(self._requests.row_item, self.rows, hash_column)
         if "." in name:
             lane = self._features.composite_lanes[layout.index, index]
             values = self._values[lane]
             return (self._to_rows(values, self._by_row[lane.entity]) if by_row else values).view(
                 np.uint64
             )
-        return self._to_rows(self.context.text_keys(name, keyed), not by_row)
+        return self._to_rows(self.context.text_keys(name, hash_column), not by_row)
 
     def exempt_rows(self, layout: EntityLayout, until: int) -> Bools:
         """Return the rows whose entity has a known event at or before `until`."""

@@ -1,10 +1,10 @@
-"""Writing of a commit of the worker: changed records, tallies, aliases and its position."""
+"""Writing of a commit of the worker: changed records, entity counts, aliases and its position."""
 
 from collections.abc import Sequence
 
 from tailorbird.features.online.aliases import Alias, newer_records
 from tailorbird.features.online.apply import Batch, Change, apply
-from tailorbird.features.state.eviction import read_tally
+from tailorbird.features.state.eviction import read_counts
 from tailorbird.features.state.state import Position, Records, commit_record, expired_commit_keys
 from tailorbird.store import Transaction
 
@@ -24,10 +24,10 @@ def write_commit(
     ]
     for records, change_ in zip(all_records, changes, strict=True):
         if change_.new_keys or change_.added_bytes:
-            tally = read_tally(transaction, records.layout).adjusted(
+            counts = read_counts(transaction, records.layout).adjusted(
                 change_.new_keys, change_.added_bytes
             )
-            transaction.put_many([tally.encode(records.layout)])
+            transaction.put_many([counts.encode(records.layout)])
     transaction.put_many(newer_records(transaction, aliases))
     transaction.put_many([committed.encode(), commit_record(committed, written_at)])
     transaction.delete_many(expired_commit_keys(committed))

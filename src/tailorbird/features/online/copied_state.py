@@ -7,7 +7,7 @@ from typing import Any
 from tailorbird.errors import UsageError
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import Layout
-from tailorbird.features.state.eviction import tallies
+from tailorbird.features.state.eviction import read_all_counts
 from tailorbird.features.state.key_partition import KeyPart
 from tailorbird.features.state.progress import CopiesFigures, Kind
 from tailorbird.features.state.state import COMMITS, Position, open_state
@@ -61,7 +61,9 @@ def copies_figures(store: Store) -> CopiesFigures | None:
 def measure_state(store: Store, layout: Layout, position: Position) -> dict[str, Any]:
     """Return the fields of `Figures` that tell the progress and the sizes of a state."""
     with store.snapshot() as snapshot:
-        kinds = {name: Kind(**vars(tally)) for name, tally in tallies(snapshot, layout).items()}
+        kinds = {
+            name: Kind(**vars(counts)) for name, counts in read_all_counts(snapshot, layout).items()
+        }
     return {
         "rows": position.rows,
         "offset": position.offset,

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from tailorbird import faults
-from tailorbird.features.state.eviction import CLOCK_LAG_US, EvictionCycle, SweepReport, read_tally
+from tailorbird.features.state.eviction import CLOCK_LAG_US, EvictionCycle, SweepReport, read_counts
 from tailorbird.features.state.state import Position, Records
 from tailorbird.store import Store, Transaction
 
@@ -17,9 +17,9 @@ def evict_idle(
     """Examine some more entities, and evict those that are idle."""
     with store.snapshot() as snapshot:
         index, batch = sweep.next_batch(snapshot)
-        tally = read_tally(snapshot, all_records[index].layout)
+        counts = read_counts(snapshot, all_records[index].layout)
     until = max(0, min(now, position.newest) - CLOCK_LAG_US)
-    expired, dropped = sweep.find_idle(index, batch, until, tally.entities)
+    expired, dropped = sweep.find_idle(index, batch, until, counts.entities)
     if expired.any() or dropped.any():
 
         def change(transaction: Transaction) -> None:
@@ -34,7 +34,7 @@ def evict_idle(
         log.warning(
             "dropped %d of %d entities of %s, idle longest: there are too many",
             report.dropped,
-            tally.entities,
+            counts.entities,
             name,
         )
     return report

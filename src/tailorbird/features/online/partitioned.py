@@ -2,7 +2,7 @@
 
 Each part is read as of its own commit, so a request knows an entity up to the p of its part;
 `features.offline.positions` has these beside the response. The worker's own records (position,
-tallies) are read from each part separately.
+entity counts) are read from each part separately.
 """
 
 import heapq

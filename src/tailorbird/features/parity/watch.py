@@ -36,7 +36,7 @@ from tailorbird.features.parity.recompute import (
 from tailorbird.features.parity.totals import ParityTotals, read_parity_totals, write_parity_totals
 from tailorbird.features.state.progress import read_schema_figures
 from tailorbird.lake import Lake
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import read_released
 
 INTERVAL_US = 1 * MINUTE
@@ -132,7 +132,7 @@ def add_report(
 
 def run_comparison(
     features: FeatureSet,
-    lake: Storage,
+    lake: StoragePath,
     state: Path,
     folder: Path,
     now: int,
@@ -172,7 +172,7 @@ def run_comparison(
 
 def run(
     features: Callable[[], FeatureSet],
-    lake: Storage,
+    lake: StoragePath,
     state: Path,
     folder: Path,
     clock: Clock,

@@ -8,7 +8,7 @@ value stays what it was, and equals that of the lake.
 
 The cap protects against floods of ids: past `entities_max` of a kind, the longest idle entities are
 dropped completely, profile included, and read as if they had never existed. The lake still has
-them, so a drop is counted and marked in the kind's tally: values of entities with a last event up
+them, so a drop is counted and marked in the kind's counts: values of entities with a last event up
 to `dropped_newest` may differ from those computed from the lake.
 """
 
@@ -63,7 +63,7 @@ class EntityCounts:
         return round(self.state_bytes / self.entities) if self.entities else None
 
     def encode(self, layout: EntityLayout) -> tuple[bytes, bytes]:
-        return _tally_key(layout), _COUNTS_STRUCT.pack(
+        return _counts_key(layout), _COUNTS_STRUCT.pack(
             self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest
         )
 
@@ -73,28 +73,32 @@ class EntityCounts:
         )
 
 
-def read_tally(snapshot: Snapshot, layout: EntityLayout) -> EntityCounts:
-    record = snapshot.get(_tally_key(layout))
+def read_counts(snapshot: Snapshot, layout: EntityLayout) -> EntityCounts:
+    record = snapshot.get(_counts_key(layout))
     return EntityCounts() if record is None else EntityCounts(*_COUNTS_STRUCT.unpack(record))
 
 
-def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, EntityCounts]:
-    """Return the tallies by name of the entity."""
-    return {entity.entity.name: read_tally(snapshot, entity) for entity in layout.entities}
+def read_all_counts(snapshot: Snapshot, layout: Layout) -> dict[str, EntityCounts]:
+    """Return the counts of each kind, by name of the entity."""
+    return {entity.entity.name: read_counts(snapshot, entity) for entity in layout.entities}
 
 
-def merge_tallies(parts: Sequence[dict[str, EntityCounts]]) -> dict[str, EntityCounts]:
+def merge_entity_counts(parts: Sequence[dict[str, EntityCounts]]) -> dict[str, EntityCounts]:
     """Return the sums over the parts of a state, by name of the entity."""
     if len(parts) == 1:
         return parts[0]
     merged: dict[str, EntityCounts] = {}
     for name in parts[0]:
-        tallies_of_kind = [part[name] for part in parts]
+        counts_of_kind = [part[name] for part in parts]
         entities, size, expired, dropped, _ = (
-            sum(column) for column in zip(*map(astuple, tallies_of_kind), strict=True)
+            sum(column) for column in zip(*map(astuple, counts_of_kind), strict=True)
         )
         merged[name] = EntityCounts(
-            entities, size, expired, dropped, max(tally.dropped_newest for tally in tallies_of_kind)
+            entities,
+            size,
+            expired,
+            dropped,
+            max(counts.dropped_newest for counts in counts_of_kind),
         )
     return merged
 
@@ -181,7 +185,7 @@ class EvictionCycle:
     def is_over_cap(self, snapshot: Snapshot) -> bool:
         """Return whether any kind has too many entities."""
         return any(
-            read_tally(snapshot, record.layout).entities > self._entities_max
+            read_counts(snapshot, record.layout).entities > self._entities_max
             for record in self._records
         )
 
@@ -217,7 +221,7 @@ class EvictionCycle:
         until: int,
         commit: int,
     ) -> EntityCounts:
-        """Evict these entities in the worker's transaction, and return the kind's updated tally."""
+        """Evict these entities in the worker's transaction, and return the counts of the kind."""
         kind, records = self._kinds[index], self._records[index]
         rows = np.flatnonzero(expired)
         states = np.where(kind.permanent, batch.stored.states[rows], 0)
@@ -232,22 +236,22 @@ class EvictionCycle:
             states, np.maximum(states[:, NEWEST] + 1, until), commit, sequences=False
         )
         transaction.put_many(records.reading_records(keys, readings))
-        tally = read_tally(transaction, records.layout)
+        counts = read_counts(transaction, records.layout)
         added_bytes = sum(map(len, packed)) - int(batch.stored.sizes[expired | dropped].sum())
-        tally = replace(
-            tally.adjusted(-len(deleted_keys), added_bytes),
-            expired=tally.expired + len(rows),
-            dropped=tally.dropped + int(dropped.sum()),
+        counts = replace(
+            counts.adjusted(-len(deleted_keys), added_bytes),
+            expired=counts.expired + len(rows),
+            dropped=counts.dropped + int(dropped.sum()),
         )
-        newest = int(batch.stored.states[dropped, NEWEST].max(initial=tally.dropped_newest))
-        tally = replace(tally, dropped_newest=newest)
+        newest = int(batch.stored.states[dropped, NEWEST].max(initial=counts.dropped_newest))
+        counts = replace(counts, dropped_newest=newest)
         transaction.put_many(
             [
-                tally.encode(records.layout),
+                counts.encode(records.layout),
                 (SWEPT_KEY, max(until, read_swept(transaction)).to_bytes(8, "little")),
             ]
         )
-        return tally
+        return counts
 
 
 class _Kind:
@@ -277,5 +281,5 @@ def _drop_before(ages: Counter[int], excess: int) -> int:
     return before
 
 
-def _tally_key(layout: EntityLayout) -> bytes:
+def _counts_key(layout: EntityLayout) -> bytes:
     return b"n" + layout.index.to_bytes(2, "big")

@@ -11,7 +11,7 @@ part: `state/part-0-of-3/<schema hash>/`.
                              count the anonymous id's events for that person
     u  key u64               merge: the same of a user's newest merge
     g                        there are merges in this state
-    n  entity u16            tally: number of entities of a kind, and their bytes (`features.state.eviction`)
+    n  entity u16            entities of a kind, and their bytes (`features.state.eviction`)
     e                        the time up to which idle entities have expired
     s  entity u16  key u64   state record
     r  entity u16  key u64   reading record

@@ -6,7 +6,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 COMMIT_INFO = "tailorbird"  # our key in the commit info
 
@@ -21,18 +21,18 @@ class CommitInfo(msgspec.Struct, frozen=True):
     token: str = ""  # identifies the commit to its writer if the reply was lost
 
 
-def commit_path(table: Storage, version: int) -> Storage:
+def commit_path(table: StoragePath, version: int) -> StoragePath:
     """Return the path of a commit file."""
     return table / "_delta_log" / f"{version:020d}.json"
 
 
-def checkpoint_path(table: Storage, version: int) -> Storage:
+def checkpoint_path(table: StoragePath, version: int) -> StoragePath:
     """Return the path of a checkpoint."""
     return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
 
 
 def record_commit(
-    path: Storage,
+    path: StoragePath,
     table: str,
     version: int,
     ledger: Ledger,
@@ -64,7 +64,7 @@ def record_commit(
     return line
 
 
-def read_back(lake: Storage, line: LedgerLine) -> None:
+def read_back(lake: StoragePath, line: LedgerLine) -> None:
     """Compare the files of a commit on disk with the ledger's line. Raises DamageError."""
     if line.kind != "commit":
         return

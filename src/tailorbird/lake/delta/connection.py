@@ -8,10 +8,10 @@ from deltalake.exceptions import DeltaError
 
 from tailorbird.errors import DamageError, StorageError, TailorbirdError
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 
-def delta_table(path: Storage, version: int | None = None) -> DeltaTable:
+def delta_table(path: StoragePath, version: int | None = None) -> DeltaTable:
     """Open the table at `path`, at a version or the latest.
 
     Raises:
@@ -24,7 +24,7 @@ def delta_table(path: Storage, version: int | None = None) -> DeltaTable:
 
 
 @contextmanager
-def delta_errors(path: Storage) -> Iterator[None]:
+def delta_errors(path: StoragePath) -> Iterator[None]:
     """Turn errors of deltalake about the tables at `path` into DamageError or StorageError."""
     try:
         yield
@@ -32,7 +32,7 @@ def delta_errors(path: Storage) -> Iterator[None]:
         raise unreadable_error(path, error) from error
 
 
-def unreadable_error(path: Storage, error: DeltaError) -> TailorbirdError:
+def unreadable_error(path: StoragePath, error: DeltaError) -> TailorbirdError:
     """Return the error about a table that deltalake cannot use, where no file is to blame."""
     message = (str(error).splitlines() or [type(error).__name__])[0]
     if storage_at(path).is_remote:

@@ -15,7 +15,7 @@ from tailorbird.errors import DamageError, StorageError, TailorbirdError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 _LOCAL_FIX = "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it"
 _BUCKET_FIX = (
@@ -23,7 +23,7 @@ _BUCKET_FIX = (
 )
 
 
-def corrupt_file(message: str, file_path: Storage) -> DamageError:
+def corrupt_file(message: str, file_path: StoragePath) -> DamageError:
     """Return the error about a corrupt file of a table, with the remedy for its kind of storage."""
     fix = _BUCKET_FIX if storage_at(file_path).is_remote else _LOCAL_FIX
     return DamageError(message, where=str(file_path), fix=fix)
@@ -38,7 +38,7 @@ class FileRecord(Protocol):
     def sha256(self) -> str: ...
 
 
-def file_corruption(path: Storage, file: FileRecord) -> str | None:
+def file_corruption(path: StoragePath, file: FileRecord) -> str | None:
     """Return what is corrupt in a file by its record in ledger or manifest, or None. Reads it."""
     if not path.is_file():
         return "is missing"
@@ -49,7 +49,9 @@ def file_corruption(path: Storage, file: FileRecord) -> str | None:
 
 
 @contextmanager
-def reading_errors(lake: Storage, table: str, paths: Callable[[], Iterable[str]]) -> Iterator[None]:
+def reading_errors(
+    lake: StoragePath, table: str, paths: Callable[[], Iterable[str]]
+) -> Iterator[None]:
     """Name the file to blame when reading data files within fails.
 
     Args:
@@ -68,7 +70,7 @@ def reading_errors(lake: Storage, table: str, paths: Callable[[], Iterable[str]]
 
 
 def blamed_file(
-    lake: Storage, table: str, paths: Iterable[str], message: str
+    lake: StoragePath, table: str, paths: Iterable[str], message: str
 ) -> TailorbirdError | None:
     """Return the error about the first corrupt file, or None. Files that `message` names are
     checked first.

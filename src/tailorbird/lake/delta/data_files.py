@@ -20,7 +20,7 @@ from tailorbird.lake.delta.vacuum import FILE_PREFIX
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File
 from tailorbird.lake.tables import TableSpec
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 _EPOCH = date(1970, 1, 1)
 _START = datetime(1970, 1, 1)
@@ -40,7 +40,7 @@ def is_sorted(file: pq.ParquetFile, spec: TableSpec) -> bool:
 
 
 def write_files(
-    table: Storage,
+    table: StoragePath,
     rows: pa.Table,
     spec: TableSpec,
     version: int,
@@ -58,7 +58,7 @@ def write_files(
     """
     files: list[File] = []
     actions: list[AddAction | RemoveAction] = []
-    folders: set[Storage] = set()
+    folders: set[StoragePath] = set()
     for value, part in split_by_partition(rows, spec):
         folder = (
             f"{spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/" if spec.partition else ""

@@ -20,7 +20,7 @@ from tailorbird.lake.delta.commits import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import LedgerLine
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
 HINT = "_last_checkpoint"
@@ -42,13 +42,13 @@ _BY_HAND = (
 class Orphan:
     """A file of a table's log that readers believe and nothing vouches for, and its remedy."""
 
-    file: Storage
+    file: StoragePath
     version: int
     what: str
     remedy: str
 
 
-def list_versions(path: Storage) -> list[int]:
+def list_versions(path: StoragePath) -> list[int]:
     """Return the versions with a commit file in the log of a table."""
     log = path / "_delta_log"
     names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
@@ -92,7 +92,7 @@ def unknown_commit_fault(data: bytes, version: int) -> str | None:
     return None if is_complete and has_effect else "is incomplete"
 
 
-def orphan_commits(path: Storage, commits: Mapping[int, LedgerLine]) -> list[tuple[int, str]]:
+def orphan_commits(path: StoragePath, commits: Mapping[int, LedgerLine]) -> list[tuple[int, str]]:
     """Return the commits after the ledger's last, from the first orphan on, and what is wrong.
 
     A complete commit of our own that the ledger does not know was made just now, or before a crash.
@@ -120,7 +120,7 @@ def are_all_foreign(commits: list[tuple[int, str]]) -> bool:
     return all(fault == FOREIGN_REASON for _, fault in commits)
 
 
-def describe_remedy(path: Storage, *, at_start: bool) -> str:
+def describe_remedy(path: StoragePath, *, at_start: bool) -> str:
     """Return the remedy for orphans in the log of a table.
 
     Args:
@@ -131,7 +131,7 @@ def describe_remedy(path: Storage, *, at_start: bool) -> str:
     return "the lake role sets it aside when it starts" if at_start else _BY_HAND
 
 
-def find_orphans(path: Storage, own_commits: Mapping[int, LedgerLine]) -> list[Orphan]:
+def find_orphans(path: StoragePath, own_commits: Mapping[int, LedgerLine]) -> list[Orphan]:
     """Return the orphans in the log of a table, and the hint to one.
 
     Set them aside from the last to the first, so that a crash in between hides none of the rest.
@@ -193,7 +193,7 @@ def find_orphans(path: Storage, own_commits: Mapping[int, LedgerLine]) -> list[O
     return orphans
 
 
-def hinted_version(hint: Storage) -> int | None:
+def hinted_version(hint: StoragePath) -> int | None:
     """Return the version of the checkpoint that the hint names, or None if it cannot be read."""
     try:
         version = json.loads(hint.read_bytes())["version"]
@@ -202,7 +202,7 @@ def hinted_version(hint: Storage) -> int | None:
     return version if isinstance(version, int) else None
 
 
-def set_aside(file: Storage, named: Collection[str], folder: Storage) -> Storage:
+def set_aside(file: StoragePath, named: Collection[str], folder: StoragePath) -> StoragePath:
     """Move an orphan into `folder`, after the data files that an orphan commit brought.
 
     The role would delete those, because no commit of the ledger names them.
@@ -218,7 +218,7 @@ def set_aside(file: Storage, named: Collection[str], folder: Storage) -> Storage
     return durable.move_aside(file, folder)
 
 
-def data_files(file: Storage, named: Collection[str]) -> list[str]:
+def data_files(file: StoragePath, named: Collection[str]) -> list[str]:
     """Return the data files that an orphan commit brought, except those that our commits name."""
     if (
         not _COMMIT.match(file.name)
@@ -229,7 +229,7 @@ def data_files(file: Storage, named: Collection[str]) -> list[str]:
     return [path for path in _added_files(data) if path not in named and (table / path).is_file()]
 
 
-def files_brought_by(folder: Storage) -> set[Storage]:
+def files_brought_by(folder: StoragePath) -> set[StoragePath]:
     """Return the data files that `set_aside` moved into a folder with an orphan commit.
 
     The lake never had their rows.

@@ -39,7 +39,7 @@ from tailorbird.lake.delta.vacuum import KEEP_US, unreferenced_files
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
 from tailorbird.lake.tables import TABLES, TableSpec
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 _REPAIR = (
     "tailorbird lake repair rebuilds the table, if its rows have a second source; else restore "
@@ -58,10 +58,10 @@ class Recovery:
 
 
 def check_table(
-    path: Storage,
+    path: StoragePath,
     spec: TableSpec,
     ledger: Ledger,
-    aside: Storage,
+    aside: StoragePath,
     clock: Clock,
     *,
     may_replay: Callable[[dict[str, int]], bool],
@@ -98,7 +98,7 @@ def check_table(
     return recoveries
 
 
-def ledger_is_lost(lake: Storage) -> bool:
+def ledger_is_lost(lake: StoragePath) -> bool:
     """Return whether tables have rows and there is no ledger.
 
     A new ledger would have the newest commit of each table only.
@@ -108,13 +108,13 @@ def ledger_is_lost(lake: Storage) -> bool:
     )
 
 
-def commit_corruption(path: Storage, version: int, line: LedgerLine) -> str | None:
+def commit_corruption(path: StoragePath, version: int, line: LedgerLine) -> str | None:
     """Return what is corrupt in a commit file that the ledger knows, or None."""
     return _commit_corruption(path, version, line)
 
 
 @contextmanager
-def opening_errors(lake: Storage, table: str) -> Iterator[None]:
+def opening_errors(lake: StoragePath, table: str) -> Iterator[None]:
     """Name the file of the log to blame when opening a table within fails.
 
     Raises:
@@ -140,7 +140,9 @@ def opening_errors(lake: Storage, table: str) -> Iterator[None]:
         raise
 
 
-def log_corruptions(path: Storage, table: str, ledger: Ledger) -> Iterator[tuple[Storage, str]]:
+def log_corruptions(
+    path: StoragePath, table: str, ledger: Ledger
+) -> Iterator[tuple[StoragePath, str]]:
     """Yield the corrupt files of a table's log that the ledger knows, and what is corrupt."""
     begin = ledger.log_begin(table)
     for version, line in sorted(ledger.commits(table).items()):
@@ -157,7 +159,7 @@ def log_corruptions(path: Storage, table: str, ledger: Ledger) -> Iterator[tuple
 
 
 def _set_orphans_aside(
-    path: Storage, spec: TableSpec, ledger: Ledger, aside: Storage
+    path: StoragePath, spec: TableSpec, ledger: Ledger, aside: StoragePath
 ) -> list[Recovery]:
     """Set orphan commits at the end of the log aside, which readers would believe."""
     commits = ledger.commits(spec.name)
@@ -179,7 +181,7 @@ def _set_orphans_aside(
     ]
 
 
-def _commit_corruption(path: Storage, version: int, line: LedgerLine | None) -> str | None:
+def _commit_corruption(path: StoragePath, version: int, line: LedgerLine | None) -> str | None:
     file = commit_path(path, version)
     if not file.exists():
         return "is missing"
@@ -192,13 +194,13 @@ def _commit_corruption(path: Storage, version: int, line: LedgerLine | None) -> 
 
 
 def _recover_last(
-    path: Storage,
+    path: StoragePath,
     spec: TableSpec,
     version: int,
     newest: int,
     commits: dict[int, LedgerLine],
     ledger: Ledger,
-    aside: Storage,
+    aside: StoragePath,
     clock: Clock,
     may_replay: Callable[[dict[str, int]], bool],
 ) -> Recovery:
@@ -255,7 +257,7 @@ def _replay_positions(line: LedgerLine, commits: dict[int, LedgerLine]) -> dict[
     return {log: earlier.get(log, 0) for log in line.positions}
 
 
-def enter_commits(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+def enter_commits(path: StoragePath, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
     """Enter the complete commits after the last one of a table that the ledger knows.
 
     Raises:
@@ -270,7 +272,7 @@ def enter_commits(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) 
 
 
 def _enter_commit(
-    path: Storage, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
+    path: StoragePath, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
 ) -> Recovery:
     """Enter a complete commit into the ledger; its data was synced before it was committed."""
     file = commit_path(path, version)
@@ -313,7 +315,7 @@ def _enter_commit(
     )
 
 
-def _check_files(path: Storage, spec: TableSpec, ledger: Ledger) -> None:
+def _check_files(path: StoragePath, spec: TableSpec, ledger: Ledger) -> None:
     for file in ledger.files(spec.name).values():
         target = path / file.path
         try:
@@ -328,7 +330,7 @@ def _check_files(path: Storage, spec: TableSpec, ledger: Ledger) -> None:
 
 
 def _set_checkpoints_aside(
-    path: Storage, spec: TableSpec, ledger: Ledger, aside: Storage
+    path: StoragePath, spec: TableSpec, ledger: Ledger, aside: StoragePath
 ) -> list[Recovery]:
     """Set aside checkpoints that the ledger does not vouch for.
 
@@ -340,7 +342,7 @@ def _set_checkpoints_aside(
     checkpoints = ledger.checkpoints(spec.name)
     newest = max(ledger.commits(spec.name), default=-1)
     vouched: set[int] = set()
-    unvouched: list[tuple[int, Storage]] = []
+    unvouched: list[tuple[int, StoragePath]] = []
     findings: list[Recovery] = []
     for file in sorted(log.iterdir()):
         match = orphans.CHECKPOINT.match(file.name)

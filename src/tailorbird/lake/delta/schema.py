@@ -10,7 +10,7 @@ from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TableSpec
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 CONFIGURATION: dict[str, str | None] = {
     "delta.enableDeletionVectors": "false",
@@ -20,7 +20,7 @@ CONFIGURATION: dict[str, str | None] = {
 }
 
 
-def create_table(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+def create_table(path: StoragePath, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
     """Create an empty table durably."""
     durable.make_folder(path)
     with durable.disk_errors(path):
@@ -38,7 +38,7 @@ def create_table(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -
     record_commit(path, spec.name, 0, ledger, written_at=clock.now())
 
 
-def missing_columns(delta: DeltaTable, spec: TableSpec, path: Storage) -> list[Field]:
+def missing_columns(delta: DeltaTable, spec: TableSpec, path: StoragePath) -> list[Field]:
     """Return the columns that an older release did not have.
 
     Raises:

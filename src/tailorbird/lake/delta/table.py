@@ -38,7 +38,7 @@ from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
 from tailorbird.lake.tables import TableSpec, align_columns
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
 
@@ -52,7 +52,7 @@ class DurableTable:
         DamageError: the table has deletion vectors, or columns that this version does not write.
     """
 
-    def __init__(self, path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, path: StoragePath, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
         self.path = path
         self.spec = spec
         self._ledger = ledger

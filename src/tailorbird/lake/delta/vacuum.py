@@ -20,7 +20,7 @@ from tailorbird.events.clock import DAY
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 FILE_PREFIX = "part-"
 KEEP_US = 7 * DAY  # how long an earlier reader finds its files, unless `lake.history` is set
@@ -42,8 +42,8 @@ class VacuumReport:
 
 
 def unreferenced_files(
-    path: Storage, table: str, ledger: Ledger, now: int, keep_us: int
-) -> list[Storage]:
+    path: StoragePath, table: str, ledger: Ledger, now: int, keep_us: int
+) -> list[StoragePath]:
     """Return the data files that no commit names, or that were replaced so long ago that no reader
     needs them.
 
@@ -63,14 +63,14 @@ def unreferenced_files(
     ]
 
 
-def _data_files(path: Storage) -> list[tuple[Storage, str]]:
-    files: list[tuple[Storage, str]] = [
+def _data_files(path: StoragePath) -> list[tuple[StoragePath, str]]:
+    files: list[tuple[StoragePath, str]] = [
         (file, relative_path(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")
     ]
     return sorted(files, key=lambda file: file[1])
 
 
-def relative_path(file: Storage, folder: Storage) -> str:
+def relative_path(file: StoragePath, folder: StoragePath) -> str:
     """Return the path of a file below a folder of the same storage."""
     return str(file)[len(str(folder)) + 1 :]
 
@@ -94,7 +94,7 @@ def log_begin(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
 
 
 def vacuum(
-    path: Storage,
+    path: StoragePath,
     table: str,
     ledger: Ledger,
     now: int,
@@ -134,14 +134,14 @@ def vacuum(
     return report
 
 
-def _checkpoint_matches(path: Storage, table: str, ledger: Ledger, version: int) -> bool:
+def _checkpoint_matches(path: StoragePath, table: str, ledger: Ledger, version: int) -> bool:
     """Return whether the checkpoint with which the log would begin is intact."""
     expected = ledger.checkpoints(table)[version].files[0]
     file = path / "_delta_log" / expected.path
     return file.exists() and durable.sha256_of(file) == expected.sha256
 
 
-def _log_files(path: Storage) -> list[tuple[Storage, int]]:
+def _log_files(path: StoragePath) -> list[tuple[StoragePath, int]]:
     log = path / "_delta_log"
     names = sorted(entry.name for entry in log.iterdir())
     return [(log / name, int(match[1])) for name in names if (match := _LOG_FILE.match(name))]

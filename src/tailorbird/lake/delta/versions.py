@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TABLES
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 BY_P = ("events", "users", "items")  # rows with their position in the routed log
 _ROUTED = "routed"
@@ -30,7 +30,7 @@ class TableVersion(msgspec.Struct, frozen=True):
     positions: dict[str, int] = {}
 
 
-def versions_of(lake: Storage) -> dict[str, TableVersion]:
+def versions_of(lake: StoragePath) -> dict[str, TableVersion]:
     """Return the latest version of each table in the ledger. Raises DamageError."""
     ledger = Ledger(lake / "ledger.jsonl")
     return {
@@ -40,7 +40,7 @@ def versions_of(lake: Storage) -> dict[str, TableVersion]:
     }
 
 
-def version_at(lake: Storage, table: str, version: int) -> dict[str, TableVersion]:
+def version_at(lake: StoragePath, table: str, version: int) -> dict[str, TableVersion]:
     """Return the given version of a table.
 
     Raises:

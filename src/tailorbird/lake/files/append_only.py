@@ -16,7 +16,7 @@ from typing import Protocol
 from tailorbird.errors import LockedError, StorageError
 from tailorbird.lake.files import durable
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import ObjectPath, StaleError, Storage
+from tailorbird.storage_paths import ObjectPath, StaleError, StoragePath
 
 END_BYTES = 256 << 10
 
@@ -34,7 +34,7 @@ class Tail(Protocol):
         ...
 
 
-def open_tail(path: Storage) -> Tail:
+def open_tail(path: StoragePath) -> Tail:
     """Open the file at `path`; an absent file is empty."""
     storage = storage_at(path)
     if storage.conditional is not None:

@@ -26,7 +26,7 @@ from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.hash_chain import ChainedFile
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Block, LogReader, StoredBlock
 
 BYTES_MAX = 16 << 20
@@ -78,7 +78,7 @@ class Archive:
 
     def __init__(
         self,
-        path: Storage,
+        path: StoragePath,
         *,
         clock: Clock | None = None,
         writer: bool = False,
@@ -224,13 +224,13 @@ class Archive:
         faults.at("archive.after_manifest")
         self._add_line(line)
 
-    def unreferenced_files(self) -> list[Storage]:
+    def unreferenced_files(self) -> list[StoragePath]:
         """Return the files without a line in the manifest, left by crashes.
 
         None can get a line any more, because the manifest has later rows.
         """
         named = {file.file for file in self.files}
-        needless: list[Storage] = []
+        needless: list[StoragePath] = []
         for partition, end in self._ends.items():
             for path in (self.path / partition).iterdir():
                 first_part = path.name.partition(".")[0]
@@ -280,7 +280,7 @@ class Archive:
             self.files = lines
         faults.at("erase.archive_manifest")
         named = {line.file for line in lines}
-        stored_files: list[Storage] = list(self.path.glob("*/*.blocks.zst"))
+        stored_files: list[StoragePath] = list(self.path.glob("*/*.blocks.zst"))
         needless = [path for path in stored_files if f"{path.parent.name}/{path.name}" not in named]
         for path in needless:
             with durable.disk_errors(path):

@@ -1,5 +1,5 @@
 """Files that survive a power cut: write, sync, rename, sync the folder, in this order. Nothing else
-in `lake` syncs. `storage` does it for either kind of storage.
+in `lake` syncs. `storage` does it for local folders and buckets.
 """
 
 import os
@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tailorbird.storage import LocalStorage, storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 
-def write_new(path: Storage, data: bytes | memoryview) -> None:
+def write_new(path: StoragePath, data: bytes | memoryview) -> None:
     """Write a new file and sync it. Sync its folder with `sync_folder`, once for many files."""
     storage_at(path).write_new(data)
 
@@ -26,7 +26,7 @@ def link(path: Path, target: Path) -> None:
     sync_file(target)
 
 
-def replace(path: Storage, data: bytes) -> None:
+def replace(path: StoragePath, data: bytes) -> None:
     """Replace a file atomically, and sync file and folder."""
     storage_at(path).replace(data)
 
@@ -36,22 +36,22 @@ def append(path: Path, data: bytes) -> None:
     LocalStorage(path).append(data)
 
 
-def sync_file(path: Storage) -> None:
+def sync_file(path: StoragePath) -> None:
     """Sync a file that a library wrote."""
     storage_at(path).sync()
 
 
-def sync_folder(folder: Storage) -> None:
+def sync_folder(folder: StoragePath) -> None:
     """Make the names in a folder durable."""
     storage_at(folder).sync()
 
 
-def make_folder(folder: Storage) -> None:
+def make_folder(folder: StoragePath) -> None:
     """Create a folder and its parents durably."""
     storage_at(folder).make_folder()
 
 
-def move_aside(path: Storage, folder: Storage) -> Storage:
+def move_aside(path: StoragePath, folder: StoragePath) -> StoragePath:
     """Move a file or folder into `folder` under a free name, and sync both folders.
 
     Returns:
@@ -70,11 +70,11 @@ def move_aside(path: Storage, folder: Storage) -> Storage:
     return target
 
 
-def sha256_of(path: Storage) -> str:
+def sha256_of(path: StoragePath) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     return storage_at(path).sha256()
 
 
-def disk_errors(path: Storage) -> AbstractContextManager[None]:
+def disk_errors(path: StoragePath) -> AbstractContextManager[None]:
     """Turn errors of the disk or the object storage into StorageError."""
     return storage_at(path).errors()

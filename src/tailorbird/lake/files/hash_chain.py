@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from tailorbird.errors import DamageError
 from tailorbird.lake.files.append_only import open_tail
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 _KEY = b',"chain":"'
 _TAIL = len(_KEY) + 64 + len(b'"}')
@@ -32,7 +32,7 @@ class ChainedFile:
         DamageError: a line does not match its checksum.
     """
 
-    def __init__(self, path: Storage, origin: str, *, writer: bool = False) -> None:
+    def __init__(self, path: StoragePath, origin: str, *, writer: bool = False) -> None:
         self.path, self._origin = path, origin
         self._chain = hashlib.sha256(origin.encode()).hexdigest()
         self._lines = 0

@@ -19,7 +19,7 @@ from tailorbird.events.clock import SECOND, Clock
 from tailorbird.file_lock import FileLock
 from tailorbird.lake.files import durable
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import ObjectPath, StaleError, Storage
+from tailorbird.storage_paths import ObjectPath, StaleError, StoragePath
 
 LEASE_US = 60 * SECOND
 
@@ -36,7 +36,7 @@ class _LeaseRecord(msgspec.Struct):
     until: int
 
 
-def acquire_writer_lock(path: Storage, clock: Clock) -> WriterLock:
+def acquire_writer_lock(path: StoragePath, clock: Clock) -> WriterLock:
     """Become the only writer of the lake with its ledger at `path`. Raises LockedError."""
     storage = storage_at(path)
     if storage.conditional is not None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tailorbird.lake.files.hash_chain import ChainedFile
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 ORIGIN = "tailorbird ledger 1"
 
@@ -61,7 +61,7 @@ class Ledger:
         DamageError: a line does not match its checksum.
     """
 
-    def __init__(self, path: Storage, *, writer: bool = False) -> None:
+    def __init__(self, path: StoragePath, *, writer: bool = False) -> None:
         self._file = ChainedFile(path, ORIGIN, writer=writer)
         self.lines: list[LedgerLine] = []
         for number, body in enumerate(self._file.bodies):
@@ -69,7 +69,7 @@ class Ledger:
         self._file.bodies.clear()
 
     @classmethod
-    def write(cls, path: Storage, lines: Sequence[LedgerLine]) -> "Ledger":
+    def write(cls, path: StoragePath, lines: Sequence[LedgerLine]) -> "Ledger":
         """Write a ledger of these lines, numbered again, and open it for appending."""
         ChainedFile(path, ORIGIN, writer=True).replace(
             _encode(msgspec.structs.replace(line, n=number)) for number, line in enumerate(lines)

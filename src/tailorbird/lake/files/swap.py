@@ -17,7 +17,7 @@ import msgspec
 
 from tailorbird import faults
 from tailorbird.lake.files import durable
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 SET_ASIDE_FOLDER = "set-aside"
 _SCRATCH = "rebuild"
@@ -42,7 +42,7 @@ def scratch_folder(lake: Path) -> Path:
     return lake / _SCRATCH
 
 
-def is_unfinished(lake: Storage) -> bool:
+def is_unfinished(lake: StoragePath) -> bool:
     """Return whether a swap was cut short."""
     return (lake / _SCRATCH / _MARKER).exists()
 

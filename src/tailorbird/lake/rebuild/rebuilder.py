@@ -34,10 +34,10 @@ from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
 from tailorbird.lake.rebuild.reroute import RouteAgain
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import table_faults
-from tailorbird.lake.write.positions import load_positions, no_ledger, store_positions
+from tailorbird.lake.write.positions import load_positions, missing_ledger_error, store_positions
 from tailorbird.lake.write.role import LakeRole
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Stream
 from tailorbird.stream.released import POSITIONS_FILE
 
@@ -56,7 +56,7 @@ class Rebuilder:
     """
 
     def __init__(
-        self, stream: Stream, lake: Storage, *, clock: Clock, route_again: RouteAgain
+        self, stream: Stream, lake: StoragePath, *, clock: Clock, route_again: RouteAgain
     ) -> None:
         folder = storage_at(lake).local
         if folder is None:
@@ -66,7 +66,7 @@ class Rebuilder:
                 fix="objects are complete or absent: restore the bucket's earlier version",
             )
         if not (folder / LEDGER).exists() and not ledger_is_lost(folder):
-            raise no_ledger(folder)
+            raise missing_ledger_error(folder)
         self._stream, self._lake, self._clock, self._route_again = (
             stream,
             folder,
@@ -78,7 +78,7 @@ class Rebuilder:
         """Return what is corrupt and from what it can be rebuilt; changes nothing."""
         if swap.is_unfinished(self._lake):
             return Plan([self._describe_unfinished()])
-        if (short := self._short_ledger()) is not None:
+        if (short := self._plan_for_short_ledger()) is not None:
             return short
         with (
             tempfile.TemporaryDirectory(prefix="tailorbird-repair-") as folder,
@@ -119,7 +119,7 @@ class Rebuilder:
             stack.callback(lock.release)
             stack.enter_context(delta_errors(self._lake))
             unfinished = [self._describe_unfinished()] if swap.finish(self._lake) else []
-            short = self._short_ledger() or Plan()
+            short = self._plan_for_short_ledger() or Plan()
             if short.unrecoverable:
                 return Plan(unfinished, short.unrecoverable)
             if short.rebuilt and (incomplete := self._complete_ledger()) is not None:
@@ -139,7 +139,7 @@ class Rebuilder:
         folder = str(swap.scratch_folder(self._lake))
         return Rebuilt(folder, "a rebuild was cut short", "what it had rebuilt")
 
-    def _short_ledger(self) -> Plan | None:
+    def _plan_for_short_ledger(self) -> Plan | None:
         """Return the plan for a ledger without its last lines, which its chain does not show."""
         try:
             ledger, written = Ledger(self._lake / LEDGER), load_positions(self._lake).ledger
@@ -177,20 +177,20 @@ class Rebuilder:
         if not result.tables and not result.files and result.positions is None:
             return
         durable.make_folder(scratch)
-        items = sorted(result.files)
-        for item in items:
-            durable.make_folder((scratch / item).parent)
-            durable.write_new(scratch / item, result.files[item])
-            durable.sync_folder((scratch / item).parent)
+        replaced_paths = sorted(result.files)
+        for path in replaced_paths:
+            durable.make_folder((scratch / path).parent)
+            durable.write_new(scratch / path, result.files[path])
+            durable.sync_folder((scratch / path).parent)
         positions = result.positions
         if result.tables:
             positions = positions or load_positions(self._lake)
             positions.ledger = self._build_tables(result, scratch)
-            items += [*dict.fromkeys([*result.tables, MIRROR]), LEDGER]
+            replaced_paths += [*dict.fromkeys([*result.tables, MIRROR]), LEDGER]
         if positions is not None:
             store_positions(scratch, positions)
-            items.append(POSITIONS_FILE)
-        swap.begin(self._lake, swap.SwapPlan(items, result.evidence))
+            replaced_paths.append(POSITIONS_FILE)
+        swap.begin(self._lake, swap.SwapPlan(replaced_paths, result.evidence))
 
     def _build_tables(self, result: Examination, scratch: Path) -> int:
         """Write tables and a ledger; return how many lines it has.

@@ -69,20 +69,20 @@ def route_archive(
 def _read_bodies(
     name: str, archive: Archive, live: "Address | None"
 ) -> Iterator[tuple[int, str, StoredBlock]]:
-    """Yield the bodies of a raw log, each with the time of its receipt."""
-    newest = received_at = 0
+    """Yield the bodies of a raw log, each with the newest time of receipt up to it."""
+    newest = position = 0
     for file in archive.files:
         if file.partition == name:
             for stored in archive.read(file):
-                newest, received_at = max(newest, _received_at(stored)), stored.end
+                newest, position = max(newest, _received_at(stored)), stored.end
                 yield newest, name, stored
     if live is None:
         return
     with open_reader(live) as reader:
-        received_at = max(received_at, reader.start())
-        while blocks := reader.read(received_at):
+        position = max(position, reader.start())
+        while blocks := reader.read(position):
             for stored in blocks:
-                newest, received_at = max(newest, _received_at(stored)), stored.end
+                newest, position = max(newest, _received_at(stored)), stored.end
                 yield newest, name, stored
 
 

@@ -22,7 +22,7 @@ from tailorbird.lake.lake import Lake
 from tailorbird.lake.write import etl
 from tailorbird.lake.write.feeds import ROUTED, Feeds, read_blocks
 from tailorbird.lake.write.positions import Positions, store_positions
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import HISTORICAL_PRODUCERS, Address, LogReader, Stream, log_set
 from tailorbird.stream.released import POSITIONS_FILE
 
@@ -37,7 +37,7 @@ class Loader:
 
     def __init__(
         self,
-        path: Storage,
+        path: StoragePath,
         stream: Stream,
         feeds: Feeds,
         ledger: Ledger,

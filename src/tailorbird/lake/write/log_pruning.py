@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import open_reader, open_writer, raw_logs, read_released, response_logs
 
 IDLE_US = 5 * MINUTE  # without a write, so that a server that restarts finds its log unchanged
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def prune_idle(
-    stream: Path, lake: Storage, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S
+    stream: Path, lake: StoragePath, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S
 ) -> dict[str, int]:
     """Prune each log in `stream` without a write for `idle_us`, up to what `lake` has released.
 

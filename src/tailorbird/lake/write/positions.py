@@ -6,7 +6,8 @@ before they prune.
 
 `tables` is how far each table was loaded, with or without rows; a table's own transactions know
 only of commits with rows. `routed` is, for each raw partition, the first row that has not come out
-of the router: every row before it must be in a table. `ledger` is its number of lines. Rows below
+of the router: every row before it must be in a table. `taken` is, by raw log that several routers
+share, how far each router has read it. `ledger` is its number of lines. Rows below
 `safe` may be deleted as far as the lake is concerned: they are committed, synced, and were read
 back and compared with the ledger. Logs are named by their files, without the extension.
 `checksum` is of all the rest, see `stream.released`.
@@ -20,7 +21,7 @@ from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream.released import POSITIONS_FILE, decode_with_checksum, encode_with_checksum
 
 
@@ -35,7 +36,7 @@ class Positions(msgspec.Struct, forbid_unknown_fields=True):
     safe: dict[str, int] = {}
 
 
-def load_positions(lake: Storage) -> Positions:
+def load_positions(lake: StoragePath) -> Positions:
     """Load the positions; empty if there is no file yet. Raises DamageError."""
     path = lake / POSITIONS_FILE
     try:
@@ -50,7 +51,7 @@ def load_positions(lake: Storage) -> Positions:
         ) from error
 
 
-def no_ledger(lake: Storage) -> NotReadyError:
+def missing_ledger_error(lake: StoragePath) -> NotReadyError:
     """Return the error about a missing ledger: there is no lake yet, or the ledger was lost."""
     if not (lake / POSITIONS_FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError(
@@ -59,11 +60,11 @@ def no_ledger(lake: Storage) -> NotReadyError:
     return NotReadyError(
         "ledger.jsonl is missing, so nothing vouches for what is there",
         where=str(lake),
-        fix=ledger_lost(lake),
+        fix=lost_ledger_fix(lake),
     )
 
 
-def ledger_lost(lake: Storage) -> str:
+def lost_ledger_fix(lake: StoragePath) -> str:
     """Return the remedy for a lost ledger."""
     if storage_at(lake).is_remote:
         return (
@@ -76,14 +77,14 @@ def ledger_lost(lake: Storage) -> str:
     )
 
 
-def positions_lost(lake: Storage, ledger: Ledger, archived: Mapping[str, int]) -> bool:
+def positions_lost(lake: StoragePath, ledger: Ledger, archived: Mapping[str, int]) -> bool:
     """Return whether the file was lost: the role writes it before the first row of any log."""
     return not (lake / POSITIONS_FILE).exists() and (
         bool(archived) or any(line.positions for line in ledger.lines)
     )
 
 
-def store_positions(lake: Storage, positions: Positions) -> None:
+def store_positions(lake: StoragePath, positions: Positions) -> None:
     """Replace the file durably."""
     durable.replace(lake / POSITIONS_FILE, encode_with_checksum(msgspec.to_builtins(positions)))
 
@@ -108,7 +109,7 @@ def beyond_logs(
                 yield table, log, position, end
 
 
-def safe_positions(lake: Storage) -> dict[str, int]:
+def safe_positions(lake: StoragePath) -> dict[str, int]:
     """Return for each log the position below which the lake no longer needs it.
 
     A log that is not named is needed entirely.

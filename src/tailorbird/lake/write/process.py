@@ -7,7 +7,7 @@ from tailorbird.events.clock import HOUR, MINUTE, SECOND, Clock
 from tailorbird.lake.delta.vacuum import KEEP_US
 from tailorbird.lake.write.log_pruning import IDLE_US, prune_idle
 from tailorbird.lake.write.role import ROWS_MAX, LakeReport, LakeRole
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Stream, log_set
 
 COMMIT_EVERY_US = 1 * SECOND
@@ -19,7 +19,7 @@ POLL_S = 0.05
 
 def run(
     stream: Stream,
-    lake: Storage,
+    lake: StoragePath,
     clock: Clock,
     stop: threading.Event,
     *,
@@ -38,19 +38,23 @@ def run(
     It steps once a second, sooner when `rows_max` rows wait. Once a minute it prunes logs without a
     writer (`lake.write.log_pruning`). Between loads, and never while many rows wait, it compacts
     one folder at a time, and once an hour it vacuums.
+
+    Args:
+        on_step: called with the report of each step that loaded something.
+        idle_us, keep_us, sort: as for `prune_idle` and `LakeRole`.
     """
     with LakeRole(stream, lake, clock=clock, keep_us=keep_us, sort=sort) as role:
-        due, prune_due = 0, clock.now() + prune_every_us
+        step_due, prune_due = 0, clock.now() + prune_every_us
         upkeep_due, vacuum_due = clock.now() + upkeep_every_us, clock.now() + vacuum_every_us
         last_now = 0
         while not stop.is_set():
             now = clock.now()
             if now < last_now:  # The clock was set back, so everything is due now.
-                due, prune_due, upkeep_due, vacuum_due = now, now, now, now
+                step_due, prune_due, upkeep_due, vacuum_due = now, now, now, now
             last_now = now
-            if now >= due or role.pending() >= rows_max:
+            if now >= step_due or role.pending() >= rows_max:
                 report = role.step(rows_max)
-                due = now + commit_every_us
+                step_due = now + commit_every_us
                 if on_step is not None and not report.idle:
                     on_step(report)
             if now >= prune_due:

@@ -39,7 +39,7 @@ from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.quarantine import QuarantineFilter, RowKey, count_rows, read_slices, row_keys
 from tailorbird.lake.write.etl import KEY_COLUMNS
-from tailorbird.storage_paths import Storage as LakePlace
+from tailorbird.storage_paths import StoragePath as LakePlace
 from tailorbird.stream import REPLAYS, Block, EmbeddedWriter, open_reader, open_writer, raw_path
 from tailorbird.stream.locked import read_expected_ends
 
@@ -238,7 +238,7 @@ def _examine(
     events: list[Accepted] = []
     for number, line in enumerate(lines, 1):
         accepted, refusals = check(
-            stopped.without(b"[" + line + b"]", receipt), receipt, plan
+            stopped.filter_body(b"[" + line + b"]", receipt), receipt, plan
         )  # the same check as the router's
         if len(accepted) == 1:
             accepted_lines.append(line)

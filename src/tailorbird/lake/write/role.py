@@ -28,10 +28,10 @@ from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.feeds import Feeds
 from tailorbird.lake.write.loading import Loader
-from tailorbird.lake.write.positions import ledger_lost, load_positions, store_positions
+from tailorbird.lake.write.positions import load_positions, lost_ledger_fix, store_positions
 from tailorbird.lake.write.rewrite import Rewriting
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Stream
 from tailorbird.stream.released import POSITIONS_FILE
 
@@ -79,7 +79,7 @@ class LakeRole:
     def __init__(
         self,
         stream: Stream,
-        lake: Storage,
+        lake: StoragePath,
         *,
         clock: Clock,
         archive_bytes: int = BYTES_MAX,
@@ -98,7 +98,7 @@ class LakeRole:
             if (local := storage_at(self._path).local) is not None:
                 swap.finish(local)
             if ledger_is_lost(self._path):
-                where, fix = str(self._path / "ledger.jsonl"), ledger_lost(self._path)
+                where, fix = str(self._path / "ledger.jsonl"), lost_ledger_fix(self._path)
                 raise DamageError(
                     "the ledger is missing, and tables have rows", where=where, fix=fix
                 )

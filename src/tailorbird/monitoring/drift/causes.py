@@ -56,6 +56,9 @@ PAGES = {  # cause → its runbook in docs/operate
     "unknown": "drift.md",
 }
 
+# causes of which a model must not learn: what people did is not in the log as it was
+DATA_FAULTS = (OUTAGE, "tracker lost a field", "bots", "stale source", "slow store")
+
 
 @dataclass(frozen=True)
 class Cause:

@@ -100,7 +100,7 @@ def slot_delays(cells: pa.Table) -> dict[str, Delays]:
     delays = {}
     for slot in pc.unique(cells["slot"]).to_pylist():
         slot_cells = cells.filter(pc.equal(cells["slot"], slot))
-        counts, ages = _matrix(slot_cells["delays"], BUCKETS), _ages(slot_cells)
+        counts, ages = _matrix(slot_cells["delays"], BUCKETS), ages_of(slot_cells)
         hours = np.unique(ages // (10 * MINUTE), return_inverse=True)[1]
         pooled = np.zeros((int(hours.max(initial=-1)) + 1, BUCKETS))
         np.add.at(pooled, hours, counts)
@@ -165,7 +165,7 @@ def _figures(
         corrected = correct_conversions(
             slot_cells["conversions"].to_numpy(),
             slot_cells["requests"].to_numpy(),
-            _ages(slot_cells),
+            ages_of(slot_cells),
             delays[slot],
         )
         value, low, high = value + corrected.value, low + corrected.low, high + corrected.high
@@ -256,7 +256,7 @@ def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
     return pc.list_flatten(column).to_numpy().astype(np.float64).reshape(-1, width)
 
 
-def _ages(cells: pa.Table) -> np.ndarray:
+def ages_of(cells: pa.Table) -> np.ndarray:
     """Return the age of each cell's responses when they were counted, from the minute's middle."""
     age = cells["counted_at"].to_numpy() - cells["minute"].to_numpy() - MINUTE // 2
     return np.maximum(age, 0).astype(np.float64)

@@ -83,13 +83,13 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
 def _is_empty(tables: "CandidateTables", name: str) -> bool:
     """Return whether a source has no candidates for anyone."""
     from tailorbird.candidates.contract import SOURCE_KINDS, Board
-    from tailorbird.candidates.own import KIND as OWN
+    from tailorbird.candidates.own import OWN_KIND
     from tailorbird.candidates.query import WEEK, source_of
 
     source = source_of(name)
     if source.board is not None:
         return not len(tables.leaderboard(Board(source.board.window_us)).items)
-    reads = SOURCE_KINDS[source.kind].reads if source.kind != OWN else ""
+    reads = SOURCE_KINDS[source.kind].reads if source.kind != OWN_KIND else ""
     if reads == "neighbours":
         return not len(
             tables.neighbours(tables.leaderboard(WEEK).items.keys[:_POPULAR_CHECKED]).keys

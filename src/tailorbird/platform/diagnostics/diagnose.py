@@ -93,13 +93,13 @@ def diagnose(root: Path | None = None) -> Diagnosis:
 def _all_findings(root: Path | None) -> Iterator[Finding]:
     yield "python", "ok" if sys.version_info >= (3, 11) else "error", platform.python_version(), ""
     yield "system", "ok", f"{platform.system()} {platform.release()} {platform.machine()}", ""
-    yield from _packages()
-    yield _sqlite()
+    yield from _check_packages()
+    yield _check_sqlite()
     yield machine_clock()
-    yield from _project(root)
+    yield from _check_project(root)
 
 
-def _packages() -> Iterator[Finding]:
+def _check_packages() -> Iterator[Finding]:
     for name in ("tailorbird", *_PACKAGES):
         try:
             yield name, "ok", version(name), ""
@@ -112,7 +112,7 @@ def _packages() -> Iterator[Finding]:
             )
 
 
-def _sqlite() -> Finding:
+def _check_sqlite() -> Finding:
     import apsw
 
     sqlite_version = apsw.sqlite_lib_version()
@@ -126,7 +126,7 @@ def _sqlite() -> Finding:
     return "sqlite", "ok", sqlite_version, ""
 
 
-def _project(root: Path | None) -> Iterator[Finding]:
+def _check_project(root: Path | None) -> Iterator[Finding]:
     from tailorbird.config import open_project
 
     try:
@@ -150,21 +150,21 @@ def _project(root: Path | None) -> Iterator[Finding]:
     yield from check_copy(project)
     yield from check_logs(project.paths.stream)
     if servers:
-        yield from _roles(project)
-    yield from _restarts(project.paths.run)
+        yield from _check_roles(project)
+    yield from _check_restarts(project.paths.run)
     yield from external_services(project)
-    yield from _positions(project)
+    yield from _check_positions(project)
     yield from dated_ahead(project)
     yield from damaged_models(project)
     yield from overdue_trainings(project)
     yield from candidate_sources(project, served=bool(servers))
     yield from check_formulas(project)
     yield from check_slot_rules(project)
-    yield from _lags(project, _SERVED_LAG_MAX_S if servers else _LAG_MAX_S)
-    yield from _feature_parity(project.paths.run, project.features.schema_hash)
+    yield from _check_lags(project, _SERVED_LAG_MAX_S if servers else _LAG_MAX_S)
+    yield from _check_feature_parity(project.paths.run, project.features.schema_hash)
 
 
-def _roles(project: "Project") -> Iterator[Finding]:
+def _check_roles(project: "Project") -> Iterator[Finding]:
     """Check that the roles that process a running server's events run on this machine."""
     from tailorbird.stream import routed_path
 
@@ -194,7 +194,7 @@ def _roles(project: "Project") -> Iterator[Finding]:
         )
 
 
-def _restarts(run: Path) -> Iterator[Finding]:
+def _check_restarts(run: Path) -> Iterator[Finding]:
     """Report the roles that `up` restarted in the last hour, and why."""
     from tailorbird.config.roles import RECENT_S, read_roles
     from tailorbird.events import SECOND, to_iso
@@ -215,20 +215,20 @@ def _restarts(run: Path) -> Iterator[Finding]:
         )
 
 
-def _positions(project: "Project") -> Iterator[Finding]:
+def _check_positions(project: "Project") -> Iterator[Finding]:
     """Check the lake's positions against the ledger and the ends of the logs."""
     from tailorbird.lake.verify import ends_of
     from tailorbird.lake.write.positions import (
         POSITIONS_FILE,
         beyond_logs,
         load_positions,
-        no_ledger,
+        missing_ledger_error,
     )
 
     lake = project.paths.lake
     try:
         if (lake / POSITIONS_FILE).exists() and not (lake / "ledger.jsonl").exists():
-            lost = no_ledger(lake)
+            lost = missing_ledger_error(lake)
             yield "lake ledger", "error", lost.message, lost.fix
         positions_beyond = list(beyond_logs(load_positions(lake), ends_of(project.stream)))
     except TailorbirdError as error:
@@ -247,7 +247,7 @@ def _positions(project: "Project") -> Iterator[Finding]:
         )
 
 
-def _lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
+def _check_lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
     """Report the lag of the readers of each log; a long lag means that a role does not run."""
     from tailorbird.events import SystemClock
     from tailorbird.features.state.progress import routed_log_offsets
@@ -284,7 +284,7 @@ def _lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
         )
 
 
-def _feature_parity(run: Path, schema_hash: str) -> Iterator[Finding]:
+def _check_feature_parity(run: Path, schema_hash: str) -> Iterator[Finding]:
     """Report the lake role's comparison of served features with the lake."""
     from tailorbird.events import to_iso
     from tailorbird.features.parity.totals import read_parity_totals

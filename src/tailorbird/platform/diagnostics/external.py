@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, StoragePath
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -73,7 +73,7 @@ def _check_valkey(setting: str, url: str, password: str) -> Finding:
     return setting, "ok", f"{copies.where} answers", ""
 
 
-def _cluster(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
+def _cluster(stream: "KafkaLogSet", lake: StoragePath) -> Iterator[Finding]:
     """Check that the cluster is reachable and its topics are configured as declared."""
     from tailorbird.stream.kafka.inspect import find_problems, inspect_cluster
 
@@ -103,7 +103,7 @@ def _broker_error(error: TailorbirdError) -> Finding:
     return "kafka", "error", where, error.fix or "is the broker running?"
 
 
-def _topics(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
+def _topics(stream: "KafkaLogSet", lake: StoragePath) -> Iterator[Finding]:
     """Check the topics, and how many rows of each the lake does not have yet."""
     from tailorbird.stream import open_reader, read_released
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.errors import TailorbirdError, suggest_name
 from tailorbird.platform.diagnostics.external import Finding
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -63,7 +63,7 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
         return
     if not len(index):
         return
-    yield from _lists(project, index)
+    yield from _check_lists(project, index)
     attributes = sorted(index.attributes)
     for shaping in shapings:
         slot = shaping.slot.name
@@ -96,7 +96,7 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
             )
 
 
-def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
+def _check_lists(project: "Project", index: "Index") -> "Iterator[Finding]":
     """Find unknown items in editorial lists, and lists that are not declared."""
     from tailorbird.serving.pipeline.editorial import FILE, check_lists
 
@@ -116,7 +116,7 @@ def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
             yield f"list: {name}", "warning", text, f"mend {FILE}, or send these items"
 
 
-def _lake_items(lake: Storage) -> "Index":
+def _lake_items(lake: StoragePath) -> "Index":
     """Return an index of the newest item versions in the lake, up to a limit."""
     import json
 

@@ -26,13 +26,13 @@ class SchemaPlan:
 
     Attributes:
         comparison: added, changed and removed columns, and the size of records.
-        tallies: entities of the applied state by kind; None without one.
+        entity_counts: entities of the applied state by kind; None without one.
         measured: estimate of the build from a sample of the lake; None if it was not taken.
         retraining: the champion, its schema, and whether it needs retraining.
     """
 
     comparison: "Comparison"
-    tallies: "dict[str, EntityCounts] | None"
+    entity_counts: "dict[str, EntityCounts] | None"
     measured: "SampleMeasurements | None"
     retraining: dict[str, Any]
 
@@ -53,11 +53,11 @@ class SchemaPlan:
     _repr_html_ = text_html
 
 
-def plan_change(project: Project, *, has_measurement: bool = True) -> SchemaPlan:
+def plan_change(project: Project, *, should_measure: bool = True) -> SchemaPlan:
     """Compare features.py with what is applied. Changes nothing.
 
     Args:
-        has_measurement: also process a sample of the lake, to estimate the build time.
+        should_measure: also process a sample of the lake, to estimate the build time.
     """
     from tailorbird.features.migration import plan as planning
     from tailorbird.lake import Lake
@@ -65,17 +65,17 @@ def plan_change(project: Project, *, has_measurement: bool = True) -> SchemaPlan
     applied = load_applied(project)
     comparison = planning.compare_sets(applied, project.features)
     is_unchanged = comparison.before == comparison.after
-    tallies = (
+    entity_counts = (
         planning.read_tallies(project.paths.state, applied, project.workers)
         if applied is not None
         else None
     )
     measured = (
         planning.measure(project.features, Lake(project.paths.lake))
-        if has_measurement and not is_unchanged
+        if should_measure and not is_unchanged
         else None
     )
-    return SchemaPlan(comparison, tallies, measured, retraining_need(project))
+    return SchemaPlan(comparison, entity_counts, measured, retraining_need(project))
 
 
 @notebook_repr

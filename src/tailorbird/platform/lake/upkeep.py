@@ -158,11 +158,11 @@ def _open_role(project: Project, does: str) -> Iterator["LakeRole"]:
     """Open the lake's writer."""
     from tailorbird.events import SystemClock
     from tailorbird.lake import LakeRole
-    from tailorbird.lake.write.positions import no_ledger
+    from tailorbird.lake.write.positions import missing_ledger_error
 
     paths = project.paths
     if not (paths.lake / "ledger.jsonl").exists():
-        raise no_ledger(paths.lake)
+        raise missing_ledger_error(paths.lake)
     try:
         role = LakeRole(
             project.stream,

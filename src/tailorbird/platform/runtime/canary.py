@@ -8,8 +8,8 @@ from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, parse_duration
 from tailorbird.lake import Lake
+from tailorbird.monitoring.canary import EVENTS as EVENT_COLUMNS
 from tailorbird.monitoring.canary import (
-    EVENTS,
     RESPONSE_COLUMNS,
     CanaryVerdict,
     GuardRails,
@@ -51,8 +51,8 @@ def advance_canary(project: Project, clock: Clock, *, may_promote: bool = True) 
     return verdict.action
 
 
-def share_since(registry: Registry) -> int:
-    """Return the time since which the canary has its present share, in microseconds.
+def share_set_at(registry: Registry) -> int:
+    """Return the time at which the canary got its present share, in microseconds.
 
     Earlier traffic is not compared, see `monitoring.canary`.
     """
@@ -76,8 +76,8 @@ def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
         raise NotReadyError(
             "there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"'
         )
-    lake, since = Lake(project.paths.lake), share_since(registry)
-    events = lake.events(columns=EVENTS, ts_from=since)
+    lake, since = Lake(project.paths.lake), share_set_at(registry)
+    events = lake.events(columns=EVENT_COLUMNS, ts_from=since)
     responses = lake.responses(columns=RESPONSE_COLUMNS, ts_from=since)
     denominators = {name: slot.denominator for name, slot in project.slots.items()}
     attribution = {name: parse_duration(slot.attribution) for name, slot in project.slots.items()}

@@ -4,10 +4,11 @@ The role trains on a schedule and when live metrics fall. Every `train.every` it
 the same recipe for `train.slot` on the newest data. If the gate accepts it, `platform.rollout` leads
 it through shadow and canary, so that the live model stays fresh.
 
-Every `train.check_every` the role checks each slot that runs an experiment with an arm `model`
-against a control. The reference window is the first `REFERENCE_US` after the champion's first live
-answer; see `monitoring.retrain` for the rule. The time of the promotion would not do, because
-`train --as-of` promotes at a simulated time, long before the model answers anybody.
+Every `train.check_every` the role checks the figures of each slot; `platform.runtime.falls` has what
+is watched, and decides whether to calibrate the champion anew, to train, or to hold. The reference
+window is the first `REFERENCE_US` after the champion's first live answer; see `monitoring.retrain`
+for the rule. The time of the promotion would not do, because `train --as-of` promotes at a simulated
+time, long before the model answers anybody.
 
 A training whose model the gate refused is repeated only when enough new data has arrived. The last
 attempt is read from the registry's audit log, so a restart changes nothing.
@@ -15,24 +16,18 @@ attempt is read from the registry's audit log, so a restart changes nothing.
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from tailorbird.config import Project
 from tailorbird.config.schemas import with_applied_features
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
+from tailorbird.events import HOUR, Clock, parse_duration
 from tailorbird.events.schedule import next_run
-from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, RetrainCriteria, decide_retrain
+from tailorbird.monitoring import Decision
 from tailorbird.monitoring.drift import Cause
 from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.drift import FALL, explain_fall, fall_details
@@ -40,19 +35,18 @@ from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.rollout import ACTOR, TICK_S, advance_rollout_safely, is_cooling
+from tailorbird.platform.runtime.falls import decide_on, has_enough_traffic, look_for_fall
 from tailorbird.platform.runtime.overdue import end_overdue, note_overdue, versions_of
 from tailorbird.platform.runtime.retention import prune_safely
+from tailorbird.platform.runtime.training_kind import INCREMENTAL, choose_kind, record_training
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families
 from tailorbird.registry import Registry
+from tailorbird.training.recalibrate import publish_recalibrated
 from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.tuning.tuned import FILE, apply_tuned
 
-REFERENCE_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
-RETRAIN_US = 2 * DAY  # Minimum traffic since the fall began to learn from.
-RETRY_US = DAY  # Minimum wait after a model that the gate refused, …
-RETRY_SHARE = 0.25  # … unless traffic has grown by this share.
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +71,7 @@ def train_once(
     quick: bool = False,
     promote: bool = True,
     by: str = "train",
+    incremental: bool | None = False,
     progress: Progress = no_progress,
 ) -> TrainOutcome:
     """Train a model for a slot on what the lake holds; promote it if it passes the gate.
@@ -85,6 +80,8 @@ def train_once(
         since: learn only from answers after this time, for use after a shift of tastes. Labels
             that arrive more than an hour late are then missed.
         promote: promote it at once; False leaves that to `platform.rollout`.
+        incremental: go on from the last model; None chooses by what each kind took and brought,
+            and logs what this one does.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
     window, lateness = parse_duration(project.settings.train.window), project.plan.lateness_us
@@ -99,11 +96,24 @@ def train_once(
         challengers=tuple(own_families()),
     )
     settings = apply_tuned(settings, slot, project.root / FILE)
-    return to_outcome(
-        train_slot(
-            project, clock, project.slots[slot], settings, by=by, promote=promote, progress=progress
-        )
+    registry = Registry(project.paths.registry, clock=clock)
+    kind, why = choose_kind(registry.audit(), slot)
+    settings = replace(
+        settings, incremental=kind == INCREMENTAL if incremental is None else incremental
     )
+    report = train_slot(
+        project,
+        clock,
+        project.slots[slot],
+        settings,
+        by=by,
+        promote=promote,
+        work=project.paths.data / "training",
+        progress=progress,
+    )
+    if incremental is None:
+        record_training(registry, slot, report, why, by)
+    return to_outcome(report)
 
 
 def to_outcome(report: TrainReport) -> TrainOutcome:
@@ -179,7 +189,12 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         end_overdue(project, slot.name)
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
-    newest = max(versions_of(registry, slot.name), key=lambda info: info.created_at, default=None)
+    trained = [
+        info
+        for info in versions_of(registry, slot.name)
+        if "recalibrated" not in info.metrics["about"]
+    ]
+    newest = max(trained, key=lambda info: info.created_at, default=None)
     lake = Lake(project.paths.lake)
     if newest is None:
         if lake.exists("events"):
@@ -210,48 +225,31 @@ def _no_first_model(slot: str) -> NotReadyError:
 
 
 def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Check a slot's live metrics and train if they have fallen.
+    """Check a slot's live figures; if one has fallen, recalibrate, retrain or hold.
 
-    Returns None if there is nothing to do, or not yet again.
+    Returns None if nothing was trained.
     """
-    experiment = slot.experiment
-    arm = (
-        next((name for name in experiment.arms if experiment.policy_of(name) == "model"), None)
-        if experiment
-        else None
-    )
-    registry = Registry(project.paths.registry, clock=clock)
-    champion = _champion_history(registry, slot.name)
-    if experiment is None or arm is None or arm == experiment.control_arm or champion is None:
+    found = look_for_fall(project, clock, slot)
+    if found is None:
         return None
-    lake, now, attribution = Lake(project.paths.lake), clock.now(), parse_duration(slot.attribution)
-    start = _first_live_response(lake, slot.name, champion)
-    if start is None or now < start + REFERENCE_US:
-        return None
-    trigger = RetrainCriteria(
-        slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name
-    )
-    events = lake.events(columns=COLUMNS, ts_from=start - attribution)
-    decision = decide_retrain(
-        events,
-        trigger,
-        reference_from=start,
-        reference_to=start + REFERENCE_US,
-        until=now,
-        denominator=slot.denominator,
-        attribution=attribution,
-    )
-    log.info("slot %s: %s", slot.name, decision.reason)
-    if decision.since is None:
-        return None
-    record_fall(project, clock, decision, reference_from=start)
-    if not _has_enough_traffic(
-        slot.name, _response_times(events, slot.name), decision.since, champion.tried_at, now
-    ):
+    registry, now, fall = Registry(project.paths.registry, clock=clock), clock.now(), found.fall
+    record_fall(project, clock, fall.decision, reference_from=found.start)
+    if not has_enough_traffic(slot.name, found.times, fall.since, found.champion.tried_at, now):
         return None
     if _is_other_awaited(project, registry, slot.name, now):
         return None
-    return _train(project, clock, slot.name, since=decision.since, due_at=now)
+    verdict = decide_on(project, clock, slot, found)
+    champion = found.champion.version
+    registry.record(verdict.action, champion, by=ACTOR, why=verdict.reason)
+    log.warning("slot %s: %s %s: %s", slot.name, verdict.action, champion, verdict.reason)
+    if verdict.action == "recalibrate":
+        version = publish_recalibrated(registry, champion, verdict, now=now, by=ACTOR)
+        if not project.settings.rollout.staged:
+            registry.promote(version, by=ACTOR, why=verdict.reason)
+        return None
+    if verdict.action == "hold":
+        return None
+    return _train(project, clock, slot.name, since=fall.since, due_at=now)
 
 
 def record_fall(
@@ -294,7 +292,16 @@ def _train(
     """
     is_staged = project.settings.rollout.staged
     try:
-        outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=ACTOR)
+        outcome = train_once(
+            project,
+            clock,
+            slot,
+            since=since,
+            promote=not is_staged,
+            by=ACTOR,
+            # After a fall the rows since then are few, and the old model is not to be gone on from.
+            incremental=None if since is None else False,
+        )
     except Exception as error:
         note_overdue(project, clock, slot, due_at, error)
         raise
@@ -307,74 +314,3 @@ def _train(
         outcome.reason,
     )
     return outcome
-
-
-@dataclass(frozen=True)
-class _ChampionHistory:
-    """The champion, its promotion, and the last training since then that was refused."""
-
-    version: str
-    promoted_at: int
-    tried_at: int | None
-
-
-def _champion_history(registry: Registry, slot: str) -> _ChampionHistory | None:
-    champion, audit = registry.aliases().champion, registry.audit()
-    # Ordered by position in the log and not by time, because some times are simulated.
-    promotions = [
-        index
-        for index, entry in enumerate(audit)
-        if entry.action in ("promote", "rollback") and entry.version == champion
-    ]
-    if not champion or not promotions:
-        return None
-    slot_versions = {info.version for info in versions_of(registry, slot)}
-    attempts = [
-        entry.at
-        for entry in audit[promotions[-1] :]
-        if entry.action == "add" and entry.by == ACTOR and entry.version in slot_versions
-    ]
-    return _ChampionHistory(champion, audit[promotions[-1]].at, attempts[-1] if attempts else None)
-
-
-def _first_live_response(lake: Lake, slot: str, champion: _ChampionHistory) -> int | None:
-    """Return when the champion first answered a person in the slot after its promotion."""
-    events = lake.events(
-        columns=("type", "ts", "slot", "model", "agent"), ts_from=champion.promoted_at
-    )
-    response_times = _response_times(
-        events.filter(pc.equal(events["model"], champion.version)), slot
-    )
-    return int(response_times.min()) if len(response_times) else None
-
-
-def _response_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
-    """Return the times of a slot's answers to people."""
-    mask = pc.and_kleene(pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot))
-    mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
-    return micros(events["ts"].filter(mask))
-
-
-def _has_enough_traffic(
-    slot: str, response_times: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int
-) -> bool:
-    """Return whether enough traffic has arrived since the fall and since the last attempt."""
-    if now < since + RETRAIN_US:
-        log.info(
-            "slot %s: waiting until there are %d days of traffic since the fall",
-            slot,
-            RETRAIN_US // DAY,
-        )
-        return False
-    if tried_at is None or now >= tried_at + RETRY_US:
-        return True
-    previous_count = int(np.sum((response_times >= since) & (response_times < tried_at)))
-    new_count = int(np.sum((response_times >= max(since, tried_at)) & (response_times < now)))
-    if new_count >= RETRY_SHARE * previous_count:
-        return True
-    log.info(
-        "slot %s: the gate refused the last model; waiting for a day, or a quarter more "
-        "traffic, to try again",
-        slot,
-    )
-    return False

@@ -81,7 +81,7 @@ class ResponseMemory:
             batch = _Batch(
                 self._last_batch_id + 1,
                 producer,
-                max(given.received_at for given in responses),
+                max(response.received_at for response in responses),
                 responses,
             )
             self._remember(batch)
@@ -94,9 +94,8 @@ class ResponseMemory:
     def _remember(self, batch: _Batch) -> None:
         self._last_batch_id = batch.id
         batches = self._batches.setdefault(batch.producer, deque())
-        for earlier in reversed(
-            batches
-        ):  # of a clock that was ahead and is set back: they would keep all behind them until then
+        # Batches of a clock that was ahead would keep all later ones until their own time is past.
+        for earlier in reversed(batches):
             if earlier.newest <= batch.newest:
                 break
             earlier.newest = batch.newest

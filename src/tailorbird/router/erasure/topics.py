@@ -89,8 +89,8 @@ class RoutedTopics:
             )
         return end
 
-    def describe(self) -> list[TopicSpec]:
-        """Summarize the items, then return the specs of the topics."""
+    def summarize_items(self) -> list[TopicSpec]:
+        """Summarize the items of the log, and return the topics to reset with their ends."""
         summarize(self.stream)
         topics = [topic_reset.describe_topic(list(self.stream.routed_parts), self.ends)]
         if (items := _topic_ends([self.stream.item_summary])) is not None:
@@ -136,7 +136,7 @@ class RoutedTopics:
             faults.at("erase.routed_file")
         return counts
 
-    def empty(
+    def reset(
         self,
         routed: TopicSpec,
         order: TopicSpec | None,
@@ -233,5 +233,9 @@ def open_partition(stream: "KafkaLogSet", number: int, folder: Path) -> Iterator
 
 def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
     """Return the ends of a topic's partitions; None where it does not exist."""
-    there = topic_reset.list_topics(logs[0].cluster)
-    return [topic_reset.log_end(log, there) for log in logs] if logs[0].name in there else None
+    existing_topics = topic_reset.list_topics(logs[0].cluster)
+    return (
+        [topic_reset.log_end(log, existing_topics) for log in logs]
+        if logs[0].name in existing_topics
+        else None
+    )

@@ -222,7 +222,7 @@ def _open_newest(stream: KafkaLogSet) -> tuple[apsw.Connection, Snapshot | None]
 def _open(file: Path) -> apsw.Connection:
     with sqlite.translate_errors(file):
         connection = sqlite.connect_writer(file)
-        sqlite.settle(connection, file)
+        sqlite.recover_wal(connection, file)
         connection.execute(pruned.TABLES)
         connection.execute(_POSITION_TABLE)
         connection.execute("INSERT OR IGNORE INTO summed VALUES (1, 1)")

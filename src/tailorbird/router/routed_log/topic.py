@@ -96,7 +96,7 @@ class RoutedTopic:
     def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
         with sqlite.translate_errors(self.path):
             connection = sqlite.connect_writer(self.path)
-            sqlite.settle(connection, self.path)
+            sqlite.recover_wal(connection, self.path)
             connection.execute(_POSITION)
             make_tables(connection)
             connection.execute(

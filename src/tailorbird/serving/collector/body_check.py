@@ -70,7 +70,7 @@ class BodyCheck:
                 body, encoding, foreign=bool(format_), types=self._event_types
             )
         receipt = Receipt(self._clock.now(), source, encoding, format_)
-        remaining = self._suppression_list.without(body, receipt)
+        remaining = self._suppression_list.filter_body(body, receipt)
         checked = self._decide(body, remaining, receipt, admit)
         if (
             self._log_clock is not None

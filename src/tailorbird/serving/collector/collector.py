@@ -38,7 +38,7 @@ from tailorbird.serving.collector.queue import (
 )
 from tailorbird.serving.collector.receipt_times import ReceiptTimes
 from tailorbird.serving.collector.writer import CollectorWriter
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Block, Stream, log_set
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync; a crash loses those
@@ -83,7 +83,7 @@ class EventCollector:
         reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
         suppression_list: SuppressionList | None = None,
-        lake: Storage | None = None,
+        lake: StoragePath | None = None,
         log_clock: LogClock | None = None,
     ) -> None:
         self.producer = producer

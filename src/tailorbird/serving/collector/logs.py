@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from tailorbird.errors import LockedError
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import (
     LogSet,
     LogWriter,
@@ -31,14 +31,16 @@ class CollectorLogs:
     """
 
     logs: LogSet
-    lake: Storage | None
+    lake: StoragePath | None
     producer: str
     raw: RawWriter
     response_log: LogWriter
     set_aside: int
 
     @classmethod
-    def open(cls, stream: Stream, producer: str, lake: Storage | None = None) -> "CollectorLogs":
+    def open(
+        cls, stream: Stream, producer: str, lake: StoragePath | None = None
+    ) -> "CollectorLogs":
         """Open both logs, provided that they reach what router and `lake` hold of them.
 
         Raises:

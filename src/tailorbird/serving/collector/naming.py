@@ -7,7 +7,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.queue import RESERVE_BYTES
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Stream, log_set
 
 
@@ -20,7 +20,7 @@ def open_collector(
     pseudonyms: Pseudonyms | None = None,
     reserve_bytes: int = RESERVE_BYTES,
     suppression_list: SuppressionList | None = None,
-    lake: Storage | None = None,
+    lake: StoragePath | None = None,
     log_clock: LogClock | None = None,
 ) -> EventCollector:
     """Open the collector of the first producer `serve-1`, `serve-2`, … that no live process holds.

@@ -10,7 +10,7 @@ import logging
 from tailorbird.errors import TailorbirdError
 from tailorbird.periodic import PeriodicTask
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import read_prunable
 
 EVERY_S = 30.0
@@ -21,7 +21,7 @@ class Pruner:
     """Prunes a collector's logs every half minute, in a thread."""
 
     def __init__(
-        self, collector: EventCollector, lake: Storage, *, every_s: float = EVERY_S
+        self, collector: EventCollector, lake: StoragePath, *, every_s: float = EVERY_S
     ) -> None:
         self._collector, self._lake = collector, lake
         self.loop = PeriodicTask("pruner", self.tick, interval_s=every_s, run_at_start=False)

@@ -98,7 +98,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}  # of one server, longest idle first
     by_address = Connections(ServerLimits())
     early_refusal: Callable[[bytes], bytes | None] = staticmethod(_never_refuse)
-    _awaits_slot = False
+    _is_surplus = False  # beyond `connections_max`
     _pending_error: str | None = None  # error to send after earlier answers; nothing more is read
     _is_between_requests = True  # nothing of the next request has arrived
     _is_in_body = False  # a head has arrived, and its body not completely
@@ -120,10 +120,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.deadline_s = min(
                 self.deadline_s, REFUSED_DEADLINE_S
             )  # long enough to receive the refusal
-        self._awaits_slot = (
+        self._is_surplus = (
             not exceeds_address_limit and len(self.connections) > self.connections_max
         )
-        if exceeds_address_limit or self._awaits_slot:
+        if exceeds_address_limit or self._is_surplus:
             self.app = _refuse_connection
         self._start_head_timer()
 
@@ -270,7 +270,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._start_unread_timer()
         elif self._pending_error is not None:
             if is_last:
-                self._refuse(self._pending_error)
+                self._send_error(self._pending_error)
         elif not self._all_answered():
             return
         elif self._is_between_requests:
@@ -286,10 +286,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if not self.transport.get_write_buffer_size():
             self.idle[self] = None
 
-    def _claim_slot(self) -> None:
-        """Become an ordinary connection, in a free slot or in that of the connection idle for
-        longest.
-        """
+    def _replace_idle_connection(self) -> None:
+        """Become an ordinary connection, if need be in place of the one idle for longest."""
         if len(self.connections) > self.connections_max:
             longest_idle = next(iter(self.idle), None)
             if longest_idle is None:
@@ -297,12 +295,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             del self.idle[longest_idle]
             self.connections.discard(longest_idle)
             longest_idle.transport.close()
-        self.app, self._awaits_slot = self.config.loaded_app, False
+        self.app, self._is_surplus = self.config.loaded_app, False
 
     def _reject(self, msg: str) -> None:
         """Refuse what was read last, after the answers to earlier requests of the connection."""
         if self._all_answered():
-            self._refuse(msg)
+            self._send_error(msg)
         elif not self.cycle.more_body:
             self._pending_error = msg
         elif self.pipeline and self.pipeline[0][0] is self.cycle:
@@ -312,9 +310,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = (
                 True  # this is its answer, so the handler must not send another
             )
-            self._refuse(msg)
+            self._send_error(msg)
 
-    def _refuse(self, msg: str) -> None:
+    def _send_error(self, msg: str) -> None:
         self.send_400_response(msg)
         self._start_unread_timer()
 
@@ -352,8 +350,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise ValueError("too many requests at once")
         if self.parser.should_upgrade():
             return  # `_parse` reads it again without the offer
-        if self._awaits_slot:
-            self._claim_slot()
+        if self._is_surplus:
+            self._replace_idle_connection()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -24,7 +24,8 @@ class Ranking:
     """Candidates with the values that order them, shape (n,), and what the model read and said.
 
     Attributes:
-        model_values, text_values: the values before the search, and before boosts.
+        model_values: the values before those of the search are added.
+        text_values: the values before boosts.
         live: live columns, if the model scored.
     """
 
@@ -72,20 +73,23 @@ def interleave(
         ranked_slate = Slate(
             np.arange(len(drafted_ranking.candidates)), np.ones(len(drafted_ranking.candidates))
         )
-        ranked = ranking.scores is not None
-        reasons.append(reasons_for(arm, drafted_ranking.candidates, ranked_slate, ranked=ranked))
+        reasons.append(
+            reasons_for(
+                arm, drafted_ranking.candidates, ranked_slate, is_ranked=ranking.scores is not None
+            )
+        )
         request.has_stale_features |= arm.has_stale_features
         request.contributed = arm.contributed | request.contributed
     first, second = (ranking.candidates for ranking in best)
     union = first.concat(second.select(np.flatnonzero(~np.isin(second.keys, first.keys))))
     index_by_key = {key: number for number, key in enumerate(union.keys.tolist())}
-    second_places = np.array([index_by_key[key] for key in second.keys.tolist()], np.intp)
+    positions_of_second = np.array([index_by_key[key] for key in second.keys.tolist()], np.intp)
     limits = [
         (attribute_codes(request.index, union.rows, quota.by), quota.most)
         for quota in dict.fromkeys(quota for arm in arms for quota in arm.slot.all_quotas)
         if request.index is not None
     ]
-    slate = stages.draft(TeamDraft(np.arange(len(first)), second_places, size, limits))
+    slate = stages.draft(TeamDraft(np.arange(len(first)), positions_of_second, size, limits))
     shown = union.select(slate.items)
     ranks = [
         {key: rank for rank, key in enumerate(candidates.keys.tolist())}

@@ -46,7 +46,7 @@ def build_response(
     """
     index, query = request.index, request.query
     if reasons is None:
-        reasons = reasons_for(request, shown, choice, ranked=scores is not None)
+        reasons = reasons_for(request, shown, choice, is_ranked=scores is not None)
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
@@ -217,9 +217,9 @@ def _list_positions(lists: RequestLists) -> list[int]:
 
 
 def reasons_for(
-    request: Request, shown: Candidates, choice: Slate, *, ranked: bool
+    request: Request, shown: Candidates, choice: Slate, *, is_ranked: bool
 ) -> list[Reason]:
-    """Return the reason of each shown item; `ranked` is whether a model ordered them."""
+    """Return the reason of each shown item; `is_ranked` is whether a model ordered them."""
     if request.index is None:
         return [OTHER_REASON] * len(shown)
     indexed = np.flatnonzero(shown.rows >= 0)
@@ -228,7 +228,7 @@ def reasons_for(
     ]
     sources = [shown.sources[position] for position in indexed.tolist()]
     personal, otherwise = request.recent, FOR_YOU
-    if not ranked or request.policy != "model":
+    if not is_ranked or request.policy != "model":
         # A baseline orders by its own sources, so these are the reason, whatever source found an
         # item: popular items are not chosen for a person.
         personal, otherwise = None, OTHER_REASON

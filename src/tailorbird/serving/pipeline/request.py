@@ -66,7 +66,7 @@ class Request:
     may_score: bool = True  # whether the bundle's model may score
     has_stale_features: bool = False  # features of an earlier request are used
     assigned_version: str = ""  # the version selected for the person
-    failure: str = ""  # why it did not answer: `error`, `not_finite`, or `left_alone`
+    failure: str = ""  # why it did not answer: `error`, `not_finite`, or `breaker_open`
     shadow: str = ""  # version that computed `shadow_scores`
     shadow_scores: list[float] = field(default_factory=list)
     shadow_us: int = 0

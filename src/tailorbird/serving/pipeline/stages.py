@@ -277,7 +277,7 @@ class Stages:
             return None
         version, models = request.bundle.version, self._breakers.models
         if not models.breaker_of(version).allow():
-            raise ModelUnavailableError(version, "left_alone")
+            raise ModelUnavailableError(version, "breaker_open")
         start = time.perf_counter()
         try:
             bundle = request.bundle.with_index(request.index)

@@ -20,7 +20,7 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.slot import Slot
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.backtests.leaks import (
     Finding,
     find_backdated_imports,
@@ -92,7 +92,7 @@ def validate(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Storage,
+    lake: StoragePath,
     clock: Clock,
     settings: ValidateSettings = ValidateSettings(),
     signals: Mapping[str, Any] | None = None,

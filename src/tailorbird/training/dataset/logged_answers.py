@@ -61,36 +61,41 @@ def dataset_from_responses(
     """
     people = people or Codes.of(events["person"])
     items = items or Codes.of(events["item_id"], pc.list_flatten(events["items"]))
-    shown = events.filter(
+    slot_responses = events.filter(
         pc.and_(
             pc.equal(events["type"], "answer"),
             pc.and_(pc.equal(events["slot"], slot), human_mask(events)),
         )
     )
-    shown = shown.filter(
+    slot_responses = slot_responses.filter(
         pc.and_(
-            pc.is_valid(shown["request_id"]), pc.greater(pc.list_value_length(shown["items"]), 0)
+            pc.is_valid(slot_responses["request_id"]),
+            pc.greater(pc.list_value_length(slot_responses["items"]), 0),
         )
     )
     if not with_interleaved:
-        shown = shown.filter(pc.invert(interleaved_mask(shown)))
-    t = micros(shown["ts"])
-    shown = shown.filter(pa.array((t >= ts_from) & (t + attribution <= mature_before)))
-    shown = shown.sort_by([("ts", "ascending"), ("p", "ascending")]).combine_chunks()
-    if not shown.num_rows:
+        slot_responses = slot_responses.filter(pc.invert(interleaved_mask(slot_responses)))
+    t = micros(slot_responses["ts"])
+    slot_responses = slot_responses.filter(
+        pa.array((t >= ts_from) & (t + attribution <= mature_before))
+    )
+    slot_responses = slot_responses.sort_by(
+        [("ts", "ascending"), ("p", "ascending")]
+    ).combine_chunks()
+    if not slot_responses.num_rows:
         fix = (
             "let traffic run longer than the attribution window plus the allowed lateness, or "
             "import history with answers"
         )
         raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
-    base = _unlabelled_dataset(shown, responses, people, items)
-    request_ids = Codes.of(shown["request_id"])
+    base = _unlabelled_dataset(slot_responses, responses, people, items)
+    request_ids = Codes.of(slot_responses["request_id"])
     slot_items, other_items = (
-        _list_items(shown, people, items),
-        _list_items(_other_responses(events, shown, ts_from), people, items),
+        _list_items(slot_responses, people, items),
+        _list_items(_other_responses(events, slot_responses, ts_from), people, items),
     )
     matcher = OutcomeMatcher(
-        base, request_ids.encode(shown["request_id"]), slot_items, other_items, attribution
+        base, request_ids.encode(slot_responses["request_id"]), slot_items, other_items, attribution
     )
     labels = {
         head: _head_label(matcher, events, head, request_ids, people, items)
@@ -106,7 +111,7 @@ def dataset_from_responses(
     scheme = {
         "rows": f"items of answers of slot {slot!r}"
         + (", seen by the client" if denominator == "impression" else ""),
-        "answers": shown.num_rows,
+        "answers": slot_responses.num_rows,
         "attribution_us": attribution,
         "mature_before": mature_before,
     }
@@ -123,17 +128,20 @@ def dataset_from_responses(
         }
     is_row = is_seen
     if arm:
-        is_row = is_seen & _is_in_arm(shown, arm)[base.request]
+        is_row = is_seen & _is_in_arm(slot_responses, arm)[base.request]
         scheme |= {"arm": arm}
     dataset = replace(base, labels=labels, scheme=scheme)
     return dataset if is_row.all() else dataset.filter_rows(is_row)
 
 
-def _is_in_arm(shown: pa.Table, arm: str) -> Bools:
+def _is_in_arm(slot_responses: pa.Table, arm: str) -> Bools:
     """Return which responses belong to an arm, shape (responses,)."""
     experiment, _, name = arm.rpartition(":")
     in_arm = pc.fill_null(
-        pc.and_kleene(pc.equal(shown["experiment"], experiment), pc.equal(shown["arm"], name)),
+        pc.and_kleene(
+            pc.equal(slot_responses["experiment"], experiment),
+            pc.equal(slot_responses["arm"], name),
+        ),
         False,
     ).to_numpy()
     if not in_arm.any():
@@ -145,28 +153,30 @@ def _is_in_arm(shown: pa.Table, arm: str) -> Bools:
 
 
 def _unlabelled_dataset(
-    shown: pa.Table, responses: pa.Table | None, people: Codes, items: Codes
+    slot_responses: pa.Table, responses: pa.Table | None, people: Codes, items: Codes
 ) -> Dataset:
     """Return the responses as a data set without labels."""
-    lists = shown["items"].combine_chunks()
+    lists = slot_responses["items"].combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     size = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
     offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
     item = items.encode(pc.list_flatten(lists))
     position = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], size) + 1).astype(np.int32)
-    logged_propensities = pc.list_flatten(shown["propensities"])
+    logged_propensities = pc.list_flatten(slot_responses["propensities"])
     propensity = (
         logged_propensities.to_numpy().astype(np.float64)
         if len(logged_propensities) == len(item)
         else np.ones(len(item))
     )
-    propensity = np.where(np.repeat(interleaved_mask(shown).to_numpy(), size), 1.0, propensity)
-    p = shown["p"].to_numpy().copy()
+    propensity = np.where(
+        np.repeat(interleaved_mask(slot_responses).to_numpy(), size), 1.0, propensity
+    )
+    p = slot_responses["p"].to_numpy().copy()
     if responses is not None and responses.num_rows:
         response_row = (
             pc.fill_null(
                 pc.index_in(
-                    shown["request_id"], value_set=responses["request_id"].combine_chunks()
+                    slot_responses["request_id"], value_set=responses["request_id"].combine_chunks()
                 ),
                 -1,
             )
@@ -181,10 +191,10 @@ def _unlabelled_dataset(
         )
         p[response_row >= 0] = response_positions[response_row[response_row >= 0]]
     return Dataset(
-        micros(shown["ts"]).copy(),
+        micros(slot_responses["ts"]).copy(),
         p,
-        people.encode(shown["person"]),
-        select_context(shown),
+        people.encode(slot_responses["person"]),
+        select_context(slot_responses),
         offsets,
         item,
         position,
@@ -196,12 +206,12 @@ def _unlabelled_dataset(
     )
 
 
-def _other_responses(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
-    """Return responses since `ts_from` that are not in `shown`: of other slots, or too young."""
+def _other_responses(events: pa.Table, slot_responses: pa.Table, ts_from: int) -> pa.Table:
+    """Return other responses since `ts_from`: of other slots, or too young."""
     responses = events.filter(
         pc.and_(pc.equal(events["type"], "answer"), pc.is_valid(events["items"]))
     )
-    is_other = ~np.isin(responses["p"].to_numpy(), shown["p"].to_numpy()) & (
+    is_other = ~np.isin(responses["p"].to_numpy(), slot_responses["p"].to_numpy()) & (
         micros(responses["ts"]) >= ts_from
     )
     return responses.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
@@ -248,8 +258,8 @@ def _head_outcomes(
 
 def _drop_other_responses(events: pa.Table, request_ids: Codes) -> pa.Table:
     """Drop events that name a response which is not in `request_ids`."""
-    is_ours = pc.is_in(events["request_id"], value_set=request_ids.values)
-    return events.filter(pc.or_(pc.is_null(events["request_id"]), is_ours))
+    is_of_selected = pc.is_in(events["request_id"], value_set=request_ids.values)
+    return events.filter(pc.or_(pc.is_null(events["request_id"]), is_of_selected))
 
 
 def _read_impressions(

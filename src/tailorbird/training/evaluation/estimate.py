@@ -18,7 +18,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.policy.targets import item_probability_heads
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.replay import Replay
@@ -66,7 +66,7 @@ def estimate_bundles(
     new: str,
     old: str,
     *,
-    lake: Storage,
+    lake: StoragePath,
     registry: Path,
     clock: Clock,
     settings: TrainSettings,
@@ -109,7 +109,7 @@ def load_responses(
     slot: Slot,
     names: Sequence[str],
     *,
-    lake: Storage,
+    lake: StoragePath,
     registry: Path,
     clock: Clock,
     settings: TrainSettings,

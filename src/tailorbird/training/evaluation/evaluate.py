@@ -22,7 +22,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.clicks import DrawnRequests, describe_sources, draw_candidates
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
@@ -188,7 +188,7 @@ def evaluate(
     slot: Slot,
     versions: tuple[str, ...] = (),
     *,
-    lake: Storage,
+    lake: StoragePath,
     registry: Path,
     clock: Clock,
     settings: TrainSettings | None = None,

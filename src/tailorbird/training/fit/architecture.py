@@ -122,26 +122,26 @@ def _fit_by_architecture(
 ) -> FittedHeads:
     if settings.architecture in DEEP:
         return fit_net(inputs, settings.architecture, settings, progress, sample)
-    trees_inputs = inputs.without_net_columns()
+    tree_inputs = inputs.without_net_columns()
     if settings.architecture not in ("gbdt", AUTO):
-        return _fit_without_choice(trees_inputs, settings.architecture, settings, sample)
+        return _fit_without_choice(tree_inputs, settings.architecture, settings, sample)
     challengers: dict[str, FittedHeads] = {}
-    boosters = _fit_boosters(trees_inputs, settings, progress, sample)
+    boosters = _fit_boosters(tree_inputs, settings, progress, sample)
     if settings.architecture == AUTO and allows_net(settings):
         name = auto_net_architecture(inputs.heads)
         challengers[name] = fit_net(inputs, name, settings, progress, sample)
     for name in settings.challengers:
         progress(name, 0, 1)
         challengers[name] = _fit_without_choice(
-            trees_inputs, name, replace(settings, parameters={}), sample
+            tree_inputs, name, replace(settings, parameters={}), sample
         )
         progress(name, 1, 1)
     winner = _choose(inputs, boosters, challengers)
     if settings.architecture == AUTO and not allows_net(settings):
-        missing = (
+        no_net_note = (
             "gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets auto try nets"
         )
-        return replace(winner, note="; ".join(part for part in (winner.note, missing) if part))
+        return replace(winner, note="; ".join(part for part in (winner.note, no_net_note) if part))
     return winner
 
 
@@ -183,6 +183,7 @@ def _fit_boosters(
         {},
         settings,
         progress=lambda head, done, total: progress(f"trees of {head}", done, total),
+        initial=inputs.boosters,
     )
     return export_model(estimator.fit(*encode_parts(inputs, rows)), inputs, settings, sample)
 

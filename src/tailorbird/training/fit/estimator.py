@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from lightgbm import Booster
 
 from tailorbird.models.architectures import GBDT, HeadProgress, Logistic, NetOptions, NeuralNet
 from tailorbird.models.deep.fitting import DEEP
@@ -23,18 +24,20 @@ def build_estimator(
     *,
     progress: HeadProgress | None = None,
     options: NetOptions | None = None,
+    initial: Mapping[str, Booster] | None = None,
 ) -> Estimator:
     """Return an estimator as training fits it: the one place that says how a model is fitted.
 
     Args:
         parameters: settings that differ from its defaults; of trees, from `settings.gbdt`.
+        initial: head → booster to which trees are added.
 
     Raises:
         UsageError: there is no such estimator, or it has no such setting.
     """
     if name == "gbdt":
         overrides: dict[str, Any] = {"seed": settings.seed, **parameters}
-        return GBDT(settings.gbdt, progress=progress, **overrides)
+        return GBDT(settings.gbdt, progress=progress, initial=initial, **overrides)
     if name == "logistic":
         return Logistic(**parameters)
     if name in DEEP:

@@ -24,6 +24,7 @@ from tailorbird.training.fit.architecture import fit_heads
 from tailorbird.training.fit.calibrate import CalibrationChoice
 from tailorbird.training.fit.heads import FittedHeads, HeadModel
 from tailorbird.training.fit.inputs import Parts, PreparedInputs, prepare_inputs
+from tailorbird.training.fit.warm_trees import FROM_SCRATCH, WarmTrees
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.sketches import Row, objective_value, score_rows
 
@@ -94,6 +95,7 @@ def fit(
     label_window: int,
     progress: Progress,
     heads: Sequence[str] = (),
+    base: WarmTrees = FROM_SCRATCH,
 ) -> FittedModel:
     """Fit on the training part; stop early and calibrate on the validation part.
 
@@ -106,6 +108,8 @@ def fit(
             younger one.
         heads: further targets, of other slots, that have labels; those that cannot be learned are
             left out.
+
+        base: trees to go on from.
 
     Raises:
         NotReadyError: no head of the objective has enough positives.
@@ -125,6 +129,7 @@ def fit(
             progress=progress,
             heads=heads,
             folder=folder,
+            base=base,
         )
         golden_rows = sample_rows(len(prepared.inputs.validation_served), settings.seed)
         fitted_heads = fit_heads(prepared.inputs, settings, progress, golden_rows)

@@ -1,11 +1,12 @@
 """Inputs for fitting heads, and the fitted heads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from lightgbm import Booster
 
 from tailorbird.models.deep.rows import PartRows
 from tailorbird.models.estimator import HeadFile, Model
@@ -84,6 +85,7 @@ class FitInputs:
         until: end of the training part, microseconds.
         label_window: microseconds until the label of a row is known.
         files: rows of the training part in files. A net learns from them, and trees from a sample.
+        boosters: head → booster to which trees are added.
     """
 
     encoder: Encoder
@@ -98,6 +100,7 @@ class FitInputs:
     until: int
     label_window: int
     files: PartRows | None = None
+    boosters: Mapping[str, Booster] = field(default_factory=dict)
 
     def without_net_columns(self) -> "FitInputs":
         """Return the inputs without net columns."""

@@ -22,7 +22,7 @@ from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
-from tailorbird.training.settings import TrainSettings
+from tailorbird.training.settings import CONTINUATION, TrainSettings
 
 if TYPE_CHECKING:
     from tailorbird.models.deep.model import DeepModel
@@ -124,7 +124,7 @@ def begin_training(
     except UsageError as error:
         return start_from_scratch(layout, parameters, error.message)
     summary = (
-        f"went on from the weights of the last training: {start.added:,} new ids got a row, "
+        f"{CONTINUATION}weights of the last training: {start.added:,} new ids got a row, "
         f"{start.dropped:,} lost theirs"
     )
     incremental_parameters = {**parameters, "epochs": min(EPOCHS, settled_parameters.epochs)}

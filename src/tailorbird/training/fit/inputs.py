@@ -31,11 +31,10 @@ from tailorbird.training.fit.heads import FitInputs, Matrix
 from tailorbird.training.fit.net_columns import add_net_columns
 from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, training_labels
 from tailorbird.training.fit.target_encoding import LabelledRows
+from tailorbird.training.fit.warm_trees import FROM_SCRATCH, POSITIVES_MIN, WarmTrees
 from tailorbird.training.leakage.columns import ahead_notes, find_leakage
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.sketches import FeatureSketch, Row, label_rows
-
-POSITIVES_MIN = 30  # positives of a head in the training part; heads with fewer are left out
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,13 @@ def prepare_inputs(
     progress: Progress,
     heads: Sequence[str] = (),
     folder: Path | None = None,
+    base: WarmTrees = FROM_SCRATCH,
 ) -> PreparedInputs:
     """Learn the encoder from the training part, encode it and the validation part, choose heads.
 
     Args:
         folder: for rows that do not fit into memory; None keeps them in memory.
+        base: trees to go on from, with their encoder; without one it is learned.
 
     Raises:
         NotReadyError: no head of the objective has enough positives.
@@ -98,7 +99,16 @@ def prepare_inputs(
         parts.train.t[parts.train.request], labels, parts.train.weight, label_window
     )
     encoder, training_rows = _encode_training_rows(
-        events, features, parts, index_series, settings, labelled, sketch, folder, position=position
+        events,
+        features,
+        parts,
+        index_series,
+        settings,
+        labelled,
+        sketch,
+        folder,
+        position=position,
+        base=base,
     )
     progress("features", 1, 2)
     validation = list(iterate_features(parts.validation, features, events))
@@ -134,6 +144,7 @@ def prepare_inputs(
         int(parts.train.t[-1]),
         label_window,
         training_rows.files,
+        base.boosters,
     )
     sketches = (*sketch.rows(), *label_histograms)
     return PreparedInputs(inputs, selection.leaks, tuple(notes), sketches)
@@ -169,8 +180,9 @@ def _encode_training_rows(
     folder: Path | None,
     *,
     position: bool,
+    base: WarmTrees,
 ) -> tuple[Encoder, _TrainingRows]:
-    """Learn the encoder and encode the training rows."""
+    """Learn the encoder, or take the base's, and encode the training rows."""
     train, live = parts.train, parts.live
     if folder is None:
         chunks = FeatureChunks.of(
@@ -182,9 +194,11 @@ def _encode_training_rows(
             folder / "features",
             train.rows,
         )
-    encoder, time_encodings = learn_encoder(
-        chunks, features, index_series, settings, labelled, position=position, live_columns=live
-    )
+    time_encodings: Mapping[str, npt.NDArray[np.float64]] = {}
+    if (encoder := base.encoder) is None:
+        encoder, time_encodings = learn_encoder(
+            chunks, features, index_series, settings, labelled, position=position, live_columns=live
+        )
     if allows_net(settings):
         encoder = add_net_columns(encoder, train, index_series)
     if folder is None:

@@ -35,16 +35,16 @@ class UnfinishedRun:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], now: int) -> None:
         self._folder = folder
-        head = folder / "settings.json"
+        settings_file = folder / "settings.json"
         expected = msgspec.json.decode(msgspec.json.encode(dict(settings)))
         try:
-            saved = msgspec.json.decode(head.read_bytes())
+            saved = msgspec.json.decode(settings_file.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             saved = {}
         self.is_resumed = (
             isinstance(saved, dict)
             and saved.get("settings") == expected
-            and any(path != head for path in folder.iterdir())
+            and any(path != settings_file for path in folder.iterdir())
         )
         if self.is_resumed:
             self.started_at = int(saved["now"])
@@ -52,7 +52,7 @@ class UnfinishedRun:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.started_at = now
-        head.write_bytes(msgspec.json.encode({"settings": expected, "now": now}))
+        settings_file.write_bytes(msgspec.json.encode({"settings": expected, "now": now}))
 
     def arrays(
         self, name: str, make: Callable[[], Mapping[str, npt.NDArray]]

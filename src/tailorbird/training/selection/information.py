@@ -43,14 +43,20 @@ def measure_information(
     categorical: Sequence[int],
     of_request: Bools,
     *,
-    nulls: int = 20,
+    shuffle_count: int = 20,
     seed: int = 0,
 ) -> list[ColumnInformation]:
-    """Measure the mutual information of each column and the label."""
+    """Measure the mutual information of each column and the label.
+
+    Args:
+        categorical: indices of the columns that hold codes.
+        of_request: shape (columns,): whether a column is constant within each request.
+        shuffle_count: number of shuffles that make the null distribution.
+    """
     label = rows.label.astype(np.int64)
     label_entropy = entropy(label, 2)
     shuffles = []
-    for number in range(nulls):
+    for number in range(shuffle_count):
         rng = np.random.default_rng((seed, 2, number))
         shuffles.append(
             (

@@ -23,7 +23,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.platform.frames import Frame
 from tailorbird.ranking.slot import Slot
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.evaluation.figures import PRIMARY
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
 from tailorbird.training.report.serving_cost import measure_costs
@@ -115,7 +115,7 @@ def rank_signals(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Storage,
+    lake: StoragePath,
     clock: Clock,
     out: Path,
     target: str = "",

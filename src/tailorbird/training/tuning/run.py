@@ -24,7 +24,7 @@ from tailorbird.models.space import Value
 from tailorbird.platform.frames import Frame
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tuning.architectures import NETS, Architecture, select_architectures
@@ -114,7 +114,7 @@ def tune(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Storage,
+    lake: StoragePath,
     clock: Clock,
     out: Path,
     settings: TuneSettings = TuneSettings(),
@@ -155,7 +155,7 @@ def tune(
 def _tune(
     features: FeatureSet,
     slot: Slot,
-    lake: Storage,
+    lake: StoragePath,
     clock: Clock,
     folder: Path,
     settings: TuneSettings,
@@ -264,7 +264,7 @@ def _tune(
 def _study_key(
     features: FeatureSet,
     slot: Slot,
-    lake: Storage,
+    lake: StoragePath,
     settings: TuneSettings,
     search_spaces: Sequence[tuple[Architecture, SearchSpace]],
 ) -> dict[str, Any]:

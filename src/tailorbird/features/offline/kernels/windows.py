@@ -123,7 +123,7 @@ def accumulate_sums(sums: Int64s) -> None:
 
 @compiled
 def advance(times: Int64s, position: int, stop: int, time: int) -> int:
-    """Return the first position in [at, stop] whose time is not before `time`.
+    """Return the first position in [position, stop] whose time is not before `time`.
 
     Searches by single steps, then by doubling steps, then by bisection.
     """
@@ -260,27 +260,27 @@ def window_sums(
     Moments come in order of (group, t), while `sums` (q, windows) and `is_deferred` (q,) are in
     input order. Stretches in flight longer than `limit` are deferred to the caller.
     """
-    windows = len(hop)
+    window_count = len(hop)
     per_hop = 1.0 / hop
-    positions = np.zeros(windows, np.int64)
+    positions = np.zeros(window_count, np.int64)
     stop = last_group = np.int64(-1)
     for moment in range(low, high):
         own_group, time, bound, row = group[moment], t[moment], p[moment], order[moment]
         start, end = starts[own_group], starts[own_group + 1]
         if start == end:
-            for window in range(windows):
+            for window in range(window_count):
                 sums[row, window] = 0
             continue
         if own_group != last_group:
             last_group, stop = own_group, start
-            for window in range(windows):
+            for window in range(window_count):
                 positions[window] = start
         stop = advance(times, stop, end, time)
-        for window in range(windows):
+        for window in range(window_count):
             since = tile_of(time, hop[window], per_hop[window]) * hop[window] - length[window]
             positions[window] = advance(times, positions[window], end, since)
         if stop == start or running_p[stop - 1] <= bound:
-            for window in range(windows):
+            for window in range(window_count):
                 prefix = prefix_of[window]
                 sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, positions[window]]
             continue
@@ -288,7 +288,7 @@ def window_sums(
         if stop - first_in_flight > limit:
             is_deferred[row] = True
             continue
-        for window in range(windows):
+        for window in range(window_count):
             prefix = prefix_of[window]
             sums[row, window] = (
                 prefixes[prefix, first_in_flight] - prefixes[prefix, positions[window]]
@@ -297,7 +297,7 @@ def window_sums(
             )
         for event in range(first_in_flight, stop):
             if event_p[event] <= bound:
-                for window in range(windows):
+                for window in range(window_count):
                     if event >= positions[window]:
                         sums[row, window] += (
                             prefixes[prefix_of[window], event + 1]

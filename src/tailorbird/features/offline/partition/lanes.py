@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.contract.schema import ROUTED
-from tailorbird.features.arithmetic.runs import OF_RUN
+from tailorbird.features.arithmetic.runs import RUN_OPERATIONS
 from tailorbird.features.declare.declarations import Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import RecordLane, Step
@@ -239,7 +239,7 @@ def _write_piece(
         for record_lane, values in lanes.lanes_of(entity).items():
             (row_columns if by_row[entity] else request_columns)[record_lane] = values
     for step in _steps_of(features, partition):
-        if step.operation in OF_RUN:
+        if step.operation in RUN_OPERATIONS:
             (row_columns if step.operation == "seen" else request_columns)[step.name] = (
                 lanes.run_values(step)
             )

@@ -74,7 +74,7 @@ class SequenceVectors:
         return user_vectors
 
     def run(
-        self, vectors: Scores, there: npt.NDArray[np.bool_], gap: npt.NDArray[np.int64]
+        self, vectors: Scores, is_present: npt.NDArray[np.bool_], gap: npt.NDArray[np.int64]
     ) -> Scores:
         """Run the net alone on windows of vectors, as exported.
 
@@ -82,7 +82,7 @@ class SequenceVectors:
         """
         with torch.no_grad():
             return self.net(
-                torch.from_numpy(vectors), torch.from_numpy(there), torch.from_numpy(gap)
+                torch.from_numpy(vectors), torch.from_numpy(is_present), torch.from_numpy(gap)
             )[:, -1].numpy()
 
     def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> TopItems:

@@ -12,7 +12,7 @@ from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.columns import duration_columns
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.churn.reasons import churn_reasons
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.settings import Progress
 from tailorbird.training.tasks.churn.labels import build_activity
@@ -42,7 +42,7 @@ def score_people(
     bundle: ChurnBundle,
     churn: Churn,
     *,
-    lake: Storage,
+    lake: StoragePath,
     now: int,
     reasons: int = 0,
     progress: Progress = lambda stage, done, total: None,

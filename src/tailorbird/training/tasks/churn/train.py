@@ -26,7 +26,7 @@ from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
-from tailorbird.storage_paths import Storage
+from tailorbird.storage_paths import StoragePath
 from tailorbird.training.bundle_files import LIBRARIES
 from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_tables
@@ -69,7 +69,7 @@ def train_churn(
     features: FeatureSet,
     churn: Churn,
     *,
-    lake: Storage,
+    lake: StoragePath,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,

@@ -24,7 +24,7 @@ class FitSettings:
     """
 
     gbdt: GbdtSettings = field(
-        default_factory=lambda: GbdtSettings(trees=300, rate=0.05, patience=30, columns=0.5)
+        default_factory=lambda: GbdtSettings(trees=300, rate=0.05, patience=30, column_share=0.5)
     )
     penalty: float = 1.0
     half_life: float = 1.0

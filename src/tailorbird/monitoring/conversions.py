@@ -1,0 +1,118 @@
+"""Steps of conversion, revenue and calibration for `monitoring.retrain`, from the stored figures.
+
+A conversion belongs to the period of its response, so recent periods lack those still to come. A
+response of which less than `KNOWN_SHARE_MIN` of the conversions are known, by its age, is left out; the
+others count 1 / F(age) times, see `figures.delays`. The error of F is part of the step's.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.experiments.statistics import Moments
+from tailorbird.monitoring.figures.delays import Delays
+from tailorbird.monitoring.figures.report import ages_of
+from tailorbird.monitoring.retrain import RetrainCriteria, Step
+
+COLUMNS = (
+    "minute",
+    "slot",
+    "version",
+    "arm",
+    "requests",
+    "conversions",
+    "revenue",
+    "predicted_clicks",
+    "scored_clicks",
+    "counted_at",
+)
+KNOWN_SHARE_MIN = 0.5  # share of a response's conversions that is known, from which on it counts
+# measure → its numerator, its denominator, and what is counted for `clicks_min`
+_PARTS = {
+    "conversion": ("conversions", "requests", "conversions"),
+    "revenue": ("revenue", "requests", "conversions"),
+    "calibration": ("scored_clicks", "predicted_clicks", "scored_clicks"),
+}
+
+
+def outcome_steps(
+    cells: Mapping[str, pa.Table], criteria: RetrainCriteria, delays: Delays
+) -> list[Step]:
+    """Return the steps of a time span: periods, merged until each arm has enough outcomes.
+
+    Args:
+        cells: `criteria.arm`, and its control if it has one → their cells, with `COLUMNS`.
+        delays: of the slot's conversions.
+    """
+    arms = [criteria.arm, *([criteria.control] if criteria.control else [])]
+    steps: list[Step] = []
+    periods = sorted({start for arm in arms for start in _starts(cells[arm], criteria.period)})
+    pending: dict[str, _Sums] = {}
+    first: int | None = None
+    for start in periods:
+        first = start if first is None else first
+        inside = (pc.field("minute") >= start) & (pc.field("minute") < start + criteria.period)
+        for arm in arms:
+            sums = _Sums.of(cells[arm].filter(inside), criteria.measure, delays)
+            pending[arm] = pending[arm] + sums if arm in pending else sums
+        if any(pending[arm].outcomes < criteria.clicks_min for arm in arms):
+            continue
+        variances = [pending[arm].variance_of_log for arm in arms]
+        if not all(math.isfinite(variance) for variance in variances):
+            continue
+        values = [math.log(pending[arm].moments.ratio) for arm in arms]
+        steps.append(Step(first, values[0] - sum(values[1:]), sum(variances)))
+        pending, first = {}, None
+    return steps
+
+
+class _Sums:
+    """Totals of some cells, with the error that they share because delays are estimated."""
+
+    def __init__(self, moments: Moments, outcomes: float, common: float) -> None:
+        self.moments, self.outcomes, self._common = moments, outcomes, common
+
+    @classmethod
+    def of(cls, cells: pa.Table, measure: str, delays: Delays) -> "_Sums":
+        numerator, denominator, counted = (cells[name].to_numpy() for name in _PARTS[measure])
+        if measure == "calibration":
+            used = denominator > 0
+            return cls(Moments.from_totals(numerator[used], denominator[used]), counted.sum(), 0.0)
+        share, log_variance = delays.share_known(ages_of(cells))
+        used = (share >= KNOWN_SHARE_MIN) & (denominator > 0)
+        corrected = numerator[used] / share[used]
+        common = float((corrected * np.sqrt(log_variance[used]))[share[used] < 1.0].sum())
+        moments = Moments.from_totals(corrected, denominator[used])
+        return cls(moments, float(counted[used].sum()), common)
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            self.moments + other.moments,
+            self.outcomes + other.outcomes,
+            self._common + other._common,
+        )
+
+    @property
+    def variance_of_log(self) -> float:
+        """Variance by cells, as by people, and the shared error; NaN with too little."""
+        if not self.moments.x > 0:
+            return math.nan
+        return self.moments.variance_of_log + (self._common / self.moments.x) ** 2
+
+
+def promised_steps(steps: list[Step]) -> list[Step]:
+    """Return the reference of a calibration: what the scores promise, without an error."""
+    return [Step(step.start, 0.0, 1e-9) for step in steps[:1]]
+
+
+def mirror_steps(steps: list[Step]) -> list[Step]:
+    """Return steps whose rise is a fall, to find scores that promise too little."""
+    return [replace(step, value=-step.value) for step in steps]
+
+
+def _starts(cells: pa.Table, period: int) -> set[int]:
+    return set(np.unique(cells["minute"].to_numpy() // period * period).tolist())

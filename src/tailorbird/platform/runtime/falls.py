@@ -1,0 +1,306 @@
+"""Find falls of a champion's figures, and decide what to do: recalibrate, retrain, or hold.
+
+| watched | compared with | means |
+|---|---|---|
+| clicks, conversion and revenue of the model's arm | the control arm, at the same time | the order may be worse |
+| conversion of the champion, by the day | the days after it went live | the level may be off |
+| clicks on seen items | what the champion's scores promise | the level may be off |
+
+All share one probability of a false alarm, `FALSE_ALARM`. Revenue is watched where the experiment's
+metrics name it. An order by a single target does not depend on its calibration, so a fall against
+the control then leads to a training at once. Otherwise `training.recalibrate` judges the champion.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.config import Project
+from tailorbird.errors import BundleError
+from tailorbird.events import DAY, Clock, micros, parse_duration
+from tailorbird.experiments.counts import COLUMNS
+from tailorbird.lake import Lake
+from tailorbird.monitoring import Decision, RetrainCriteria, decide_from_steps, decide_retrain
+from tailorbird.monitoring.conversions import COLUMNS as CELL_COLUMNS
+from tailorbird.monitoring.conversions import mirror_steps, outcome_steps, promised_steps
+from tailorbird.monitoring.drift.causes import DATA_FAULTS
+from tailorbird.monitoring.figures.report import DELAY_COLUMNS, slot_delays
+from tailorbird.monitoring.retrain import Step
+from tailorbird.platform.drift import explain_fall, figure_store
+from tailorbird.platform.rollout import ACTOR
+from tailorbird.platform.runtime.overdue import versions_of
+from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.policy.targets import item_heads
+from tailorbird.registry import Registry
+from tailorbird.training.recalibrate import LevelVerdict, examine_champion
+
+REFERENCE_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
+RETRAIN_US = 2 * DAY  # Minimum traffic since the fall began to learn from.
+RETRY_US = DAY  # Minimum wait after a model that the gate refused, …
+RETRY_SHARE = 0.25  # … unless traffic has grown by this share.
+FALSE_ALARM = 0.01  # of all figures of a slot together, while they are watched
+LEVEL_FALL = 0.25  # of a level without a control; less may be the weekday
+DELAY_DAYS = 28  # of conversions whose delays are learned
+DECISIONS = ("recalibrate", "hold")  # of the audit log
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fall:
+    """A figure of the champion that fell by more than chance allows.
+
+    Attributes:
+        is_level: there is no control that was as before, so people may do less of everything.
+    """
+
+    decision: Decision
+    is_level: bool
+
+    @property
+    def since(self) -> int:
+        """When it began, microseconds."""
+        assert self.decision.since is not None
+        return self.decision.since
+
+
+def find_fall(
+    project: Project, slot: Slot, champion: str, start: int, now: int, events: pa.Table
+) -> Fall | None:
+    """Return the first figure that fell, None if chance explains all of them.
+
+    Args:
+        start: since when the champion answers.
+        events: with `experiments.counts.COLUMNS`, from the attribution window before `start` on.
+    """
+    watches = _watches(slot, champion)
+    attribution = parse_duration(slot.attribution)
+    for criteria in watches:
+        if criteria.measure == "clicks":
+            decision = decide_retrain(
+                events,
+                criteria,
+                reference_from=start,
+                reference_to=start + REFERENCE_US,
+                until=now,
+                denominator=slot.denominator,
+                attribution=attribution,
+            )
+        else:
+            decision = _judge_outcomes(project, criteria, champion, start, now)
+        log.info("slot %s: %s", slot.name, decision.reason)
+        if decision.since is not None:
+            return Fall(decision, is_level=not criteria.control)
+    return None
+
+
+def _watches(slot: Slot, champion: str) -> list[RetrainCriteria]:
+    """Return what is watched of a slot; what has a control comes first."""
+    experiment, watches = slot.experiment, []
+    arm = model_arm(slot)
+    if experiment is not None and arm:
+        kinds = {metric.kind for metric in (experiment.metric, *experiment.guardrails)}
+        measures = ["clicks", "conversion", *(["revenue"] if "revenue" in kinds else [])]
+        watches = [
+            RetrainCriteria(
+                slot.name, arm, experiment.control_arm, experiment.name, measure=measure
+            )
+            for measure in measures
+        ]
+    watches += [
+        RetrainCriteria(slot.name, champion, period=DAY, fall=LEVEL_FALL, measure=measure)
+        for measure in ("conversion", "calibration")
+    ]
+    return [replace(each, false_alarm=FALSE_ALARM / len(watches)) for each in watches]
+
+
+def model_arm(slot: Slot) -> str:
+    """Return the arm of the slot's experiment that the model serves beside a control; "" if none."""
+    experiment = slot.experiment
+    if experiment is None:
+        return ""
+    arms = (name for name in experiment.arms if experiment.policy_of(name) == "model")
+    arm = next(arms, "")
+    return "" if arm == experiment.control_arm else arm
+
+
+def _judge_outcomes(
+    project: Project, criteria: RetrainCriteria, champion: str, start: int, now: int
+) -> Decision:
+    """Judge conversion, revenue or calibration by the stored figures."""
+    store = figure_store(project)
+    delays = slot_delays(store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)).get(criteria.slot)
+    until = now // criteria.period * criteria.period
+    cells = store.read(start, until, CELL_COLUMNS)
+    cells = cells.filter(pc.field("slot") == criteria.slot)
+    column = "arm" if criteria.control else "version"
+    arms = [criteria.arm, *([criteria.control] if criteria.control else [])]
+
+    def steps(since: int, until: int) -> list[Step]:
+        part = cells.filter((pc.field("minute") >= since) & (pc.field("minute") < until))
+        by_arm = {arm: part.filter(pc.field(column) == arm) for arm in arms}
+        return outcome_steps(by_arm, criteria, delays) if delays is not None else []
+
+    if criteria.measure != "calibration":
+        reference_to = (start + REFERENCE_US) // criteria.period * criteria.period
+        return decide_from_steps(steps(start, reference_to), steps(reference_to, until), criteria)
+    watched = steps(start, until)
+    decisions = [
+        decide_from_steps(promised_steps(each), each, criteria)
+        for each in (watched, mirror_steps(watched))
+    ]
+    return next((one for one in decisions if one.since is not None), decisions[0])
+
+
+@dataclass(frozen=True)
+class ChampionHistory:
+    """The champion, its promotion, and the last time since then that something was decided."""
+
+    version: str
+    promoted_at: int
+    tried_at: int | None
+
+
+@dataclass(frozen=True)
+class FoundFall:
+    """A fall of a champion that answers since `start`; `times` are those of the slot's answers."""
+
+    champion: ChampionHistory
+    start: int
+    times: npt.NDArray[np.int64]
+    fall: Fall
+
+
+class SlotDecision(msgspec.Struct, frozen=True):
+    """What the trainer would do about the champion in a slot: recalibrate, retrain or hold."""
+
+    slot: str
+    action: str
+    reason: str
+
+
+def read_decisions(project: Project, clock: Clock, slot: str = "") -> list[SlotDecision]:
+    """Return what the trainer would decide about each slot, or one; changes nothing."""
+    slots = [project.slot(slot)] if slot else list(project.slots.values())
+    decisions = []
+    for each in slots:
+        verdict = LevelVerdict("hold", "no figure fell by more than chance allows")
+        if (found := look_for_fall(project, clock, each)) is not None:
+            verdict = decide_on(project, clock, each, found)
+        decisions.append(SlotDecision(each.name, verdict.action, verdict.reason))
+    return decisions
+
+
+def look_for_fall(project: Project, clock: Clock, slot: Slot) -> FoundFall | None:
+    """Judge the live figures of the champion in a slot; None if none fell, or it is too early."""
+    champion = read_history(Registry(project.paths.registry, clock=clock), slot.name)
+    if champion is None:
+        return None
+    lake, now = Lake(project.paths.lake), clock.now()
+    start = first_live_response(lake, slot.name, champion)
+    if start is None or now < start + REFERENCE_US:
+        return None
+    events = lake.events(columns=COLUMNS, ts_from=start - parse_duration(slot.attribution))
+    fall = find_fall(project, slot, champion.version, start, now, events)
+    if fall is None:
+        return None
+    return FoundFall(champion, start, response_times(events, slot.name), fall)
+
+
+def decide_on(project: Project, clock: Clock, slot: Slot, found: FoundFall) -> LevelVerdict:
+    """Decide what to do about a fall."""
+    fall, start = found.fall, found.start
+    if not fall.is_level and len(item_heads(slot.objective)) < 2:
+        reason = "the order by a single target does not depend on its calibration"
+        return LevelVerdict("retrain", f"{fall.decision.reason}; {reason}")
+    if fall.is_level:
+        cause = explain_fall(project, clock, start, fall.since)
+        if cause.name in DATA_FAULTS:
+            reason = f"{fall.decision.reason}; the cause is {cause.name}, {cause.evidence}"
+            return LevelVerdict("hold", reason)
+    registry = Registry(project.paths.registry, clock=clock)
+    path = registry.champion()
+    assert path is not None
+    try:
+        verdict = examine_champion(
+            Bundle.load(path, schema_hash=None),
+            project.features,
+            slot,
+            Lake(project.paths.lake),
+            reference_from=start,
+            since=fall.since,
+            now=clock.now(),
+        )
+    except BundleError as error:
+        verdict = LevelVerdict("retrain", f"the champion cannot be judged: {error.message}")
+    # A control that did not fall shows that a better model is possible.
+    action = "retrain" if verdict.action == "hold" and not fall.is_level else verdict.action
+    return replace(verdict, action=action, reason=f"{fall.decision.reason}; {verdict.reason}")
+
+
+def read_history(registry: Registry, slot: str) -> ChampionHistory | None:
+    champion, audit = registry.aliases().champion, registry.audit()
+    # Ordered by position in the log and not by time, because some times are simulated.
+    promotions = [
+        index
+        for index, entry in enumerate(audit)
+        if entry.action in ("promote", "rollback") and entry.version == champion
+    ]
+    if not champion or not promotions:
+        return None
+    slot_versions = {info.version for info in versions_of(registry, slot)}
+    attempts = [
+        entry.at
+        for entry in audit[promotions[-1] :]
+        if entry.by == ACTOR
+        and (
+            entry.action in DECISIONS or (entry.action == "add" and entry.version in slot_versions)
+        )
+    ]
+    return ChampionHistory(champion, audit[promotions[-1]].at, attempts[-1] if attempts else None)
+
+
+def first_live_response(lake: Lake, slot: str, champion: ChampionHistory) -> int | None:
+    """Return when the champion first answered a person in the slot after its promotion."""
+    events = lake.events(
+        columns=("type", "ts", "slot", "model", "agent"), ts_from=champion.promoted_at
+    )
+    times = response_times(events.filter(pc.equal(events["model"], champion.version)), slot)
+    return int(times.min()) if len(times) else None
+
+
+def response_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
+    """Return the times of a slot's answers to people."""
+    mask = pc.and_kleene(pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot))
+    mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
+    return micros(events["ts"].filter(mask))
+
+
+def has_enough_traffic(
+    slot: str, times: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int
+) -> bool:
+    """Return whether enough traffic has arrived since the fall and since the last attempt."""
+    if now < since + RETRAIN_US:
+        log.info(
+            "slot %s: waiting until there are %d days of traffic since the fall",
+            slot,
+            RETRAIN_US // DAY,
+        )
+        return False
+    if tried_at is None or now >= tried_at + RETRY_US:
+        return True
+    previous_count = int(np.sum((times >= since) & (times < tried_at)))
+    new_count = int(np.sum((times >= max(since, tried_at)) & (times < now)))
+    if new_count >= RETRY_SHARE * previous_count:
+        return True
+    log.info(
+        "slot %s: the gate refused the last model; waiting for a day, or a quarter more "
+        "traffic, to try again",
+        slot,
+    )
+    return False

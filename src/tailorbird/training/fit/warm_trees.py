@@ -1,0 +1,107 @@
+"""Go on from the champion's trees: add trees that learn from the newest rows.
+
+The encoder stays, so that the columns mean the same. As for nets, the rows are those since the end
+of the champion's training part, and as many before them; only their candidates and features are
+computed, which is most of a training's time. The bundle of the champion has the boosters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from lightgbm import Booster
+
+from tailorbird.events import to_iso
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.encode.encoder import Encoder
+from tailorbird.ranking.encode.steps import TargetEncoding
+from tailorbird.registry import Registry, read_sealed
+from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.split import Split
+from tailorbird.training.settings import CONTINUATION, TrainSettings
+
+BOOSTERS = "boosters"  # folder of a bundle: HEAD.txt, as LightGBM writes it
+POSITIVES_MIN = 30  # positives of a head in the training part; heads with fewer are left out
+
+
+@dataclass(frozen=True)
+class WarmTrees:
+    """Trees to go on from; without a version a training from scratch.
+
+    Attributes:
+        since: rows before this time are left out, microseconds.
+        summary: sentence for the report, "" if that was not asked for.
+    """
+
+    version: str = ""
+    encoder: Encoder | None = None
+    boosters: Mapping[str, Booster] = field(default_factory=dict)
+    since: int = 0
+    summary: str = ""
+
+    def restrict(self, split: Split, data: Dataset) -> Split:
+        """Return the split with the newest rows of the training part alone."""
+        return replace(split, train=split.train[data.t[split.train] >= self.since])
+
+
+FROM_SCRATCH = WarmTrees()
+
+
+def find_warm_trees(
+    settings: TrainSettings,
+    recipe: str,
+    champion: Bundle | None,
+    store: Registry,
+    material: Material,
+    split: Split,
+) -> WarmTrees:
+    """Return the champion's trees if the settings ask to go on from them and they fit."""
+    if not settings.incremental or settings.architecture != "gbdt":
+        return FROM_SCRATCH
+    why = _explain_mismatch(settings, recipe, champion, material)
+    found = why if champion is None or why else _load(champion, store, material, split)
+    if isinstance(found, WarmTrees):
+        return found
+    return WarmTrees(summary=f"trained from scratch, though --incremental was asked for: {found}")
+
+
+def _explain_mismatch(
+    settings: TrainSettings, recipe: str, champion: Bundle | None, material: Material
+) -> str:
+    if champion is None:
+        return "there is no champion to go on from"
+    if champion.manifest.metrics.get("about", {}).get("recipe") != recipe:
+        return f"{champion.version} was made by another recipe"
+    if settings.challengers:
+        return "the estimators of models.py are fitted too, from all rows"
+    if champion.tower is not None:
+        return "vectors are learned anew, and the trees read them"
+    if any(
+        isinstance(step, TargetEncoding)
+        for output in champion.encoder.transforms
+        for step in output.steps
+    ):
+        return "target encodings were learned from a part of these rows"
+    return "" if material.is_logged else material.source_note
+
+
+def _load(champion: Bundle, store: Registry, material: Material, split: Split) -> WarmTrees | str:
+    """Return the trees of the champion, or what is missing."""
+    files = read_sealed(store.resolve(champion.version)).files
+    names = {head: f"{BOOSTERS}/{head}.txt" for head in champion.heads}
+    if missing := [head for head, name in names.items() if name not in files]:
+        return f"{champion.version} has no trees of {', '.join(missing)}"
+    data, train = material.data, split.train
+    window = champion.manifest.metrics["about"]["window"]
+    since = 2 * int(window["train_until"]) - split.train_until
+    rows = np.isin(data.request, train[data.t[train] >= since])
+    for head in champion.heads:
+        count = int(np.sum(data.labels[head][rows] > 0)) if head in data.labels else 0
+        if count < POSITIVES_MIN:
+            return f"{count} positives of {head} are in the rows since {to_iso(since)}"
+    boosters = {
+        head: Booster(model_str=bytes(files[name]).decode()) for head, name in names.items()
+    }
+    summary = f"{CONTINUATION}trees of {champion.version}, over the rows since {to_iso(since)}"
+    return WarmTrees(champion.version, champion.encoder, boosters, since, summary)

@@ -318,6 +318,7 @@ def test_the_page_and_the_json_hold_the_verdict(winner: pa.Table) -> None:
     result = report(winner)
     page = result._repr_html_()
     assert result.summary in page
+    assert "narrowest at 10,000 units" in page
     assert "<script" not in page
     assert stages_svg(result, "new").count("<circle") == len(result.stages["new"])
     data = result.to_dict()

@@ -89,7 +89,11 @@ def section(result: dict[str, Any]) -> str:
                 *_assignment(results.get("cost_us")),
                 *_peers(results.get("peers"), stages),
                 *_asos(results.get("asos")),
-                f"Seed {result['seed']}, revision `{result['revision'][:12]}`.",
+                f"Seed {result['seed']}, revision `{result['revision'][:12]}`"
+                + "".join(
+                    f"; {part}: `{name[:12]}`" for part, name in result.get("later", {}).items()
+                )
+                + ".",
             ]
         )
         + "\n"

@@ -79,7 +79,8 @@ def section(result: dict[str, Any]) -> str:
                 "## Experiments: level, power and coverage",
                 "`python -m benchmarks.quality.validity`",
                 f"Each cell has {runs} simulated experiments, or as many as it says, with Wilson's "
-                "95 % interval.",
+                "95 % interval."
+                + ("" if len(many) == len(aa) else f" 200 stages: {', '.join(dict(many))} only."),
                 *("\n".join(table) for table in (level, power, coverage, ratio, cuped, cost)),
                 *(_interleaving(results["interleaving"]) if "interleaving" in results else ()),
                 "With information estimated at each stage, as in a report, the O'Brien–Fleming-like "

@@ -136,6 +136,12 @@ def _interleaving(result: dict[str, Any]) -> tuple[str, str]:
         f"({times['low']:.1f} to {times['high']:.1f}) times fewer people than the split without "
         f"CUPED. Revision `{result['revision'][:12]}`."
     )
+    if spread := result.get("spread"):
+        text += (
+            f" It removes the spread between people, which is small here: a person's clicks vary "
+            f"{spread['value']:.1f} ({spread['low']:.1f} to {spread['high']:.1f}) times as much as "
+            "independent ones."
+        )
     people = ["| people for 80 % power at 5 % | people |", "|---|---|"]
     for name, label in (("people_interleaving", "interleaving"), ("people_ab", "A/B test")):
         cell = result[name]

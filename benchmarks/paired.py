@@ -6,8 +6,8 @@
 A NAME is a benchmark with its options, such as `"lake --small"`; {side} in it becomes base or
 head. The two trees take turns, the first of a pair alternating, with this interpreter and its
 packages. `worse` is by how much a ratio that a benchmark prints got worse, 1.05 for 5 %: the median
-over the pairs, and its 95 % interval by bootstrap. `cpu` is CPU time of the process and its
-children. A figure that only one tree has is left out.
+over the pairs, and its 95 % interval by bootstrap. `cpu` is CPU time: of the process with its
+children, and of each part that a benchmark times. A figure that only one tree has is left out.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.ingest import cpu_name
 
+CPU_KEYS = {"cpu_ms", "cpu_s_min", "median_cpu_s"}  # of a part, in a report's results
 LOWER_IS_BETTER = ("cpu", "floor of responses", "queue")  # what such figures begin with
 
 
@@ -44,24 +45,20 @@ def run(tree: Path, command: str, side: str) -> dict[str, float]:
             raise SystemExit(f"benchmarks.{name} of {tree} ended with {process.returncode}")
         out.seek(0)
         report = json.load(out)
-    figures = _flatten(report.get("ratios", {})) | {"cpu": usage.ru_utime + usage.ru_stime}
+    figures = {"cpu": usage.ru_utime + usage.ru_stime}
+    for key, ratio in report.get("ratios", {}).items():  # soak has one by role
+        each = ratio if isinstance(ratio, dict) else {"": ratio}
+        figures |= {f"{key} {part}".strip(): value for part, value in each.items()}
     figures |= {f"{key} (cpu)": each for key, each in report.get("cpu_ratios", {}).items()}
-    if name == "serving":
+    for part, each in report["results"].items():
+        for key in CPU_KEYS & each.keys() if isinstance(each, dict) else ():
+            figures[f"cpu of {part}"] = each[key]
+    if name == "serving":  # its floor is ours over the floor's, elsewhere the floor's over ours
         figures["floor of responses"] = figures.pop("floor")
-        for part in ("service", "rank", "search"):
-            figures[f"cpu of a {part}"] = report["results"][part]["cpu_ms"]
-    if name == "vectors":  # prints times over its floor; here the other way round, as elsewhere
+    if name == "vectors":  # it prints no ratios but times over its floor
         for size, parts in report["results"].items():
             figures |= {f"{size}: {key}": 1 / each["to_floor"] for key, each in parts.items()}
     return figures
-
-
-def _flatten(ratios: dict[str, float | dict[str, float] | None]) -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for key, value in ratios.items():
-        nested = value if isinstance(value, dict) else {"": value}
-        flat |= {f"{key} {part}".strip(): each for part, each in nested.items() if each}
-    return flat
 
 
 def compare(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, dict[str, float]]:

@@ -325,6 +325,11 @@ def test_the_page_and_the_json_hold_the_verdict(winner: pa.Table) -> None:
     assert data["verdict"] == result.verdict
     assert data["primary"][0]["p"] is not None
     assert {each["column"] for each in data["segments"]} == {"device"}
+    table = result.to_frame()
+    assert len(table) == len(repr(result).splitlines()) - 2 == 1 + len(EXPERIMENT.guardrails)
+    assert table["uplift"][0].as_py() == result.primary[0].uplift
+    (axes,) = result.plot().axes
+    assert list(axes.lines[0].get_ydata()) == [stage.z for stage in result.stages["new"]]
 
 
 def test_a_report_without_traffic_says_what_to_do() -> None:
@@ -349,6 +354,9 @@ def test_a_plan_costs_what_its_rule_costs() -> None:
     curve = plan.detectable_by_day["fixed"]
     assert all(later < earlier for earlier, later in pairwise(curve))
     assert plan_svg(plan).count("<polyline") == 5
+    assert len(plan.plot().axes[0].lines) == 5
+    assert len(plan.to_frame()) == len(repr(plan).splitlines()) - 2 == len(plan.rules)
+    assert "<svg" in plan._repr_html_()
     assert math.isfinite(plan.variance_ratio)
     longer = replace(EXPERIMENT, duration="28d")
     young = plan_experiment(events, longer, now=START + 10 * DAY, attribution=30 * MINUTE, days=28)

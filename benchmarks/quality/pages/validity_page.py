@@ -10,7 +10,7 @@ METHODS = {
     "pocock": "Pocock-like",
     "anytime": "confidence sequence",
 }
-
+PICTURES = ("level", "power", "coverage")
 
 PEERS = {
     "tea_tasting": "tea-tasting",
@@ -77,6 +77,7 @@ def section(result: dict[str, Any]) -> str:
         "\n\n".join(
             [
                 "## Experiments: level, power and coverage",
+                *(f"![{name}](images/results-{name}.svg)" for name in PICTURES),
                 "`python -m benchmarks.quality.validity`",
                 f"Each cell has {runs} simulated experiments, or as many as it says, with Wilson's "
                 "95 % interval."

@@ -10,6 +10,7 @@ however often it is read; that of a fixed plan is shorter and valid at the plann
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,12 @@ from tailorbird.experiments.outcomes import (
 )
 from tailorbird.experiments.page import interleaving_html
 from tailorbird.experiments.started import Run, StartedReport
+from tailorbird.experiments.views.tables import plot_preferences, preferences_frame
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tailorbird.platform.frames import Frame
 
 EVENT_COLUMNS = (*COLUMNS, "session_id")
 RESPONSE_COLUMNS = ("request_id", "items", "teams")
@@ -108,6 +115,17 @@ class InterleavingReport(StartedReport):
 
     def _repr_html_(self) -> str:
         return interleaving_html(self)
+
+    def to_frame(self) -> "Frame":
+        """Return the preference by kind of event as a table."""
+        return preferences_frame(self)
+
+    def plot(self) -> "Figure":
+        """Draw the treatment's share of credits."""
+        return plot_preferences(self)
+
+    def __repr__(self) -> str:
+        return f"{self.summary}\n{self.to_frame()!r}"
 
 
 def interleaving_report(

@@ -8,7 +8,8 @@ early where the effect is real. Figures beyond the lake's span are extrapolated,
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -25,6 +26,12 @@ from tailorbird.experiments.drawing import plan_svg
 from tailorbird.experiments.measure import unit_values
 from tailorbird.experiments.stages import planned_stages
 from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
+from tailorbird.experiments.views.tables import plan_frame, plot_plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tailorbird.platform.frames import Frame
 
 UNITS_MIN = 50
 DAYS_MAX = 365
@@ -86,10 +93,18 @@ class Plan:
         return msgspec.to_builtins(self)
 
     def __repr__(self) -> str:
-        return f"{self.experiment} in slot {self.slot}: {self.verdict}"
+        return f"{self.experiment} in slot {self.slot}: {self.verdict}\n{self.to_frame()!r}"
 
     def _repr_html_(self) -> str:
-        return plan_svg(self)
+        return f"<p>{escape(self.verdict)}</p>{plan_svg(self)}{self.to_frame().to_html()}"
+
+    def to_frame(self) -> "Frame":
+        """Return what each stopping rule needs as a table."""
+        return plan_frame(self)
+
+    def plot(self) -> "Figure":
+        """Draw the detectable effect by days."""
+        return plot_plan(self)
 
 
 @dataclass(frozen=True)

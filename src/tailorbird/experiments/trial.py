@@ -10,6 +10,7 @@ the verdict red, whatever the effect.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -32,7 +33,13 @@ from tailorbird.experiments.views.effects import (
     day_effects,
     segment_effects,
 )
+from tailorbird.experiments.views.tables import plot_stages, trial_frame
 from tailorbird.experiments.views.timeline import TimelineEvent, select_events
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tailorbird.platform.frames import Frame
 
 __all__ = ["TrialReport", "trial_report"]
 
@@ -84,6 +91,17 @@ class TrialReport(StartedReport):
 
     def _repr_html_(self) -> str:
         return trial_html(self)
+
+    def to_frame(self) -> "Frame":
+        """Return the primary metric and the guardrails as a table."""
+        return trial_frame(self)
+
+    def plot(self) -> "Figure":
+        """Draw the statistic by day with its boundary."""
+        return plot_stages(self)
+
+    def __repr__(self) -> str:
+        return f"{self.summary}\n{self.to_frame()!r}"
 
 
 def trial_report(

@@ -138,7 +138,7 @@ def examine_champion(
         ]
         heads = {head: np.concatenate([each[head] for each in raw]) for head in bundle.heads}
         scored.append(ScoredRows(shown, heads))
-    return judge_levels(*scored, bundle.calibration, slot.objective)
+    return judge_levels(scored[0], scored[1], bundle.calibration, slot.objective)
 
 
 def judge_levels(

@@ -322,6 +322,8 @@ def _report_started(
     served_notes = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
     warnings = warn_of_shared_learning(project, started, events)
     span["notes"] = (*warnings, *served_notes, *notes)
+    decided_by = started.changes[-1].by if started.decision else ""
+    span |= {"decision": started.decision, "decided_by": decided_by}
     return trial_report(events, experiment, timeline=list_changes(project), **span)
 
 

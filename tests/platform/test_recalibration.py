@@ -41,7 +41,7 @@ def halve_purchases(history):
             event["answer"]["model"] = "v0001"
         if event["type"] != "purchase":
             lines.append(json.dumps(event))
-        if event["type"] != "click" or "request_id" not in event:
+        if event["type"] != "click" or "request_id" not in event or isinstance(event["ts"], str):
             continue
         if rng.random() < (0.8 if event["ts"] < CHANGE else 0.4):
             bought = {"type": "purchase", "properties": {"price": 20.0, "quantity": 1}}

@@ -33,7 +33,7 @@ def project(tmp_path_factory):
     (root / "features.py").write_text(FEATURES)
     (root / "slots.py").write_text("from tailorbird.ranking import Slot\n\nhome = Slot('home')\n")
     project = open_project(root)
-    rng = np.random.default_rng(0)
+    rng, own = np.random.default_rng(0), np.random.default_rng(7)
     visits = []
     for hour in range(DAYS * 24):
         mean = 9.0 if hour >= (DAYS - 1) * 24 else 3.0
@@ -48,7 +48,7 @@ def project(tmp_path_factory):
                 ctr=0.1,
                 schema_hash=project.features.schema_hash,
                 numeric=numeric,
-                user_vector=rng.normal(1.5 if hour >= (DAYS - 1) * 24 else 0.0, 1.0, 2).tolist(),
+                user_vector=own.normal(1.5 if hour >= (DAYS - 1) * 24 else 0.0, 1.0, 2).tolist(),
             )
     write_visits(project.paths.lake, visits)
     return project

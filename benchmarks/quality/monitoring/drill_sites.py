@@ -140,6 +140,11 @@ def _change_model(rng: np.random.Generator, events: list[Row], record: Row) -> N
     record |= {"scores": [0.6] * 8, "model": "v0001"}
 
 
+def _buy_on_sale(rng: np.random.Generator, events: list[Row], record: Row) -> None:
+    """Let more people come, and no more profiles of items."""
+    events[:] = [row for row in events if row["type"] != "item" or rng.random() < 1 / 3]
+
+
 def _no_change(rng: np.random.Generator, events: list[Row], record: Row) -> None:
     """Change nothing but what `SETTINGS` has."""
 
@@ -153,7 +158,7 @@ INCIDENTS: dict[str, tuple[str, Change]] = {  # incident → its cause, and what
     "model-change": ("model change", _change_model),
     "catalogue": ("catalogue swap", _swap_catalogue),
     "traffic-mix": ("new app version or device", _change_device),
-    "promotion": ("promotion", _no_change),
+    "promotion": ("promotion", _buy_on_sale),
     "taste": ("change of taste", _no_change),
     "drift": ("unknown", _no_change),
 }

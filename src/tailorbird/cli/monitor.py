@@ -20,7 +20,7 @@ def figures(
     *,
     slot: str = "",
     by: str = "",
-    since: str = "1d",
+    since: str = "",
     window: str = "",
     as_of: str = "",
     plot: Path | None = None,
@@ -49,7 +49,7 @@ def figures(
     by:
         slot, version, arm, device or visitor (new or returning)
     since:
-        length of the most recent period
+        length of the most recent period; by default 1d, with --churn 180d
     window:
         length of a window, from 1m to 1d; by default one window over all
     as_of:
@@ -62,7 +62,7 @@ def figures(
         how right this churn model of churn.py was instead, by week
     """
     if churn:
-        _print_churn(churn, since, as_of, is_json=json)
+        _print_churn(churn, since or "180d", as_of, is_json=json)
         return
     from tailorbird.config import open_project
     from tailorbird.platform.moment import clock_as_of
@@ -70,7 +70,7 @@ def figures(
 
     project = open_project()
     now = clock_as_of(as_of, project, settled=False).now()
-    result = read_figures(project, now, slot, by=by, since=since, window=window)
+    result = read_figures(project, now, slot, by=by, since=since or "1d", window=window)
     if plot is not None:
         result.plot(metric).savefig(plot)
     if json:

@@ -18,7 +18,7 @@ from tailorbird.training.tasks.churn.backtest import ChurnSettings
 from tailorbird.training.tasks.churn.train import train_churn
 from tailorbird.training.tasks.churn.training_rows import FitSettings
 
-BEGIN = 20_006 * DAY  # a Monday
+BEGIN = 20_003 * DAY  # a Monday
 TRAINED_AT = BEGIN + 250 * DAY
 SHIFT_DAY = 330
 KNOWN_AT = BEGIN + 400 * DAY

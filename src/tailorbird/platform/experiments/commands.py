@@ -322,6 +322,8 @@ def _report_started(
     served_notes = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
     warnings = warn_of_shared_learning(project, started, events)
     span["notes"] = (*warnings, *served_notes, *notes)
+    decided_by = started.changes[-1].by if started.decision else ""
+    span |= {"decision": started.decision, "decided_by": decided_by}
     return trial_report(events, experiment, timeline=list_changes(project), **span)
 
 
@@ -372,23 +374,18 @@ def _change(
 
 def _declared(project: Project, name: str) -> Experiment:
     if name not in project.experiments:
-        names = list(project.experiments)
-        permanent = any(
+        if any(
             slot.experiment is not None and slot.experiment.name == name
             for slot in project.slots.values()
-        )
-        problem = (
-            f"{name!r} is a permanent split of slots.py, which runs already"
-            if permanent
-            else f"experiments.py declares no experiment {name!r}"
-        )
-        fix = (
-            "move it to experiments.py"
-            if permanent
-            else suggest_name(
+        ):
+            problem = f"{name!r} is a permanent split of slots.py, which runs already"
+            fix = "move it to experiments.py"
+        else:
+            names = list(project.experiments)
+            problem = f"experiments.py declares no experiment {name!r}"
+            fix = suggest_name(
                 name, names, f"use one of {', '.join(names)}" if names else "declare one there"
             )
-        )
         raise UsageError(problem, where=str(project.root / "experiments.py"), fix=fix)
     return project.experiments[name]
 

@@ -80,12 +80,11 @@ def read_churn_figures(project: Project, clock: Clock, name: str, since: int = 0
     weeks = [week for week in record.weeks if since <= week.week and week.known_at <= clock.now()]
     if not weeks:
         promoted = first_promotion(churn_registry(project, clock, name).audit())
-        known = f" until {_day(_first_known(project, churn, promoted))}" if promoted else ""
-        raise NotReadyError(
-            "no outcome of a week is known yet: the window of the first has to be over",
-            where=f"churn {name}",
-            fix=f"wait{known}" if promoted else f"tailorbird train {name}",
-        )
+        problem, fix = "there is no champion yet", f"tailorbird train {name}, and promote it"
+        if promoted:
+            problem = "no outcome of a week is known yet: the window of the first has to be over"
+            fix = f"wait until {_day(_first_known(project, churn, promoted))}"
+        raise NotReadyError(problem, where=f"churn {name}", fix=fix)
     return ChurnFigures(name, weeks)
 
 

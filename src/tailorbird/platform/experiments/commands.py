@@ -374,23 +374,18 @@ def _change(
 
 def _declared(project: Project, name: str) -> Experiment:
     if name not in project.experiments:
-        names = list(project.experiments)
-        permanent = any(
+        if any(
             slot.experiment is not None and slot.experiment.name == name
             for slot in project.slots.values()
-        )
-        problem = (
-            f"{name!r} is a permanent split of slots.py, which runs already"
-            if permanent
-            else f"experiments.py declares no experiment {name!r}"
-        )
-        fix = (
-            "move it to experiments.py"
-            if permanent
-            else suggest_name(
+        ):
+            problem = f"{name!r} is a permanent split of slots.py, which runs already"
+            fix = "move it to experiments.py"
+        else:
+            names = list(project.experiments)
+            problem = f"experiments.py declares no experiment {name!r}"
+            fix = suggest_name(
                 name, names, f"use one of {', '.join(names)}" if names else "declare one there"
             )
-        )
         raise UsageError(problem, where=str(project.root / "experiments.py"), fix=fix)
     return project.experiments[name]
 

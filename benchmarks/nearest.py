@@ -2,7 +2,7 @@
 
     python -m benchmarks.nearest [--sizes 50000,100000] [--small] [--json]
 
-A query is what a request asks of vectors once the user's is there: the nearest 100, and log Σ exp
+A query is what a request asks of vectors once the user is there: the nearest 100, and log Σ exp
 over all. Items are drawn around 500 centers, with lengths of their own and coordinates of falling
 weight (1/√i), as learned vectors have. `even` has no structure at all, so an inverted file gains
 nothing and is not used. Users are drawn as items are; those who set the number of lists are not
@@ -131,7 +131,7 @@ def make_space(vectors: np.ndarray, inverted, users: np.ndarray) -> Space:
     plan = TowerPlan("recent", 1, WIDTH, repeats=False, trained_until=0, share=1 / 3)
     index = Index.bare([str(one) for one in range(len(vectors))], item_vectors)
 
-    def net(vectors: np.ndarray, there: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    def net(vectors: np.ndarray, is_present: np.ndarray, gap: np.ndarray) -> np.ndarray:
         return next(user_vectors)[None]
 
     return Space(Tower(plan, np.zeros((2, WIDTH), np.float32), net), index)

@@ -170,6 +170,7 @@ RESULTS = (
     "platform.lake.upkeep.Compaction",
     "platform.lake.verify.LakeCheck",
     "platform.models.canary.CanaryState",
+    "platform.models.churn_figures.ChurnFigures",
     "platform.models.churn_scores.ChurnResult",
     "platform.models.registry.RegisteredVersion",
     "platform.models.rule_costs.RuleCosts",

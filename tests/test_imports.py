@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry": set(),
     "experiments.assign": {"events"},
     "experiments.metrics": {"events"},
-    "experiments": {"events", "lake", "ranking"},
+    "experiments": {"events", "lake", "ranking", "platform.frames"},
     "ranking": {"events", "candidates", "features", "registry", "retrieval", "experiments.assign"},
     "retrieval": {"events", "candidates.contract", "registry"},
     "models": {"events", "features", "retrieval"},

@@ -28,6 +28,7 @@ from benchmarks.quality.pages import (
     search_page,
     tasks_page,
     validity_page,
+    validity_pictures,
 )
 
 HERE = Path(__file__).parent
@@ -100,7 +101,10 @@ def main() -> None:
         take(file.read_text())
     for name in () if arguments.render or arguments.take else arguments.only:
         measure(name, arguments.data, arguments.keep)
-    text = page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", read())
+    results = read()
+    text = page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", results)
+    for result in filter(validity_page.is_validity, results):
+        validity_pictures.write_pictures(PAGE.parent / "images", result)
     monitoring = _figure_file("monitoring")  # kept by the benchmark itself, part by part
     if monitoring.exists():
         text = monitoring_page.render(text, json.loads(monitoring.read_text()))

@@ -49,9 +49,10 @@ from tailorbird.experiments.analysis.sequential import (
     select_stages,
 )
 from tailorbird.experiments.assign import SPENDING_FUNCTIONS
+from tailorbird.experiments.stages import UNITS_MIN
 from tailorbird.experiments.statistics import proportion_interval
 
-STAGES = 14
+STAGES, MANY_STAGES = 14, 200
 Floats = npt.NDArray[np.float64]
 Figure = dict[str, float]
 
@@ -71,16 +72,23 @@ def estimate_arms(arms: tuple[Units, Units], count: int) -> list[Estimate]:
     ]
 
 
-def run_effects(kind: MetricKind, effect: float, runs: int, seed: int) -> Iterator[list[Effect]]:
-    """Yield the effects at each stage of each simulated experiment."""
-    counts = np.arange(1, STAGES + 1) * kind.units // STAGES
-    for run in range(runs):
+def run_effects(
+    kind: MetricKind, effect: float, runs: int, seed: int, stages: int = STAGES, first: int = 0
+) -> Iterator[list[Effect]]:
+    """Yield the effects at each stage of each simulated experiment, from a first one on.
+
+    As in a report, a stage with fewer than 100 units shows no effect.
+    """
+    counts = np.arange(1, stages + 1) * kind.units // stages
+    for run in range(first, runs):
         rng = np.random.default_rng([seed, run])
         arms = (kind.draw(rng, kind.units, 0.0), kind.draw(rng, kind.units, effect))
         effects = []
         for count in counts.tolist():
-            control, treatment = estimate_arms(arms, count)
-            found = estimates.compare(treatment, control)
+            found = None
+            if 2 * count >= UNITS_MIN:
+                control, treatment = estimate_arms(arms, count)
+                found = estimates.compare(treatment, control)
             effects.append(Effect(0.0, 1.0, 2 * count) if found is None else found)
         yield effects
 
@@ -114,18 +122,17 @@ def measure_level(runs: int, seed: int) -> dict[str, Any]:
     """Return false positives by metric, method and number of stages."""
     result: dict[str, Any] = {}
     for name, kind in KINDS.items():
-        z = np.array([[e.z for e in run] for run in run_effects(kind, 0.0, runs, seed)])
-        for method, figure in judge(z, method_bounds(kind.units, STAGES)).items():
-            result.setdefault(name, {})[method] = {str(STAGES): figure}
-    for method, figure in judge(random_walks(runs, 200, seed), method_bounds(2_000, 200)).items():
-        result.setdefault("normal", {}).setdefault(method, {})["200"] = figure
+        for stages in (STAGES, MANY_STAGES):
+            z = statistics(kind, runs, seed, stages)
+            for method, figure in judge(z, method_bounds(kind.units, stages)).items():
+                result.setdefault(name, {}).setdefault(method, {})[str(stages)] = figure
     return result
 
 
-def random_walks(runs: int, stages: int, seed: int) -> Floats:
-    """Return Z at each stage of experiments with normal outcomes, shape (runs, stages)."""
-    steps = np.random.default_rng([seed, 200]).normal(size=(runs, stages))
-    return steps.cumsum(axis=1) / np.sqrt(np.arange(1, stages + 1))
+def statistics(kind: MetricKind, runs: int, seed: int, stages: int, first: int = 0) -> Floats:
+    """Return Z at each stage of experiments without an effect, shape (runs, stages)."""
+    effects = run_effects(kind, 0.0, runs, seed, stages, first)
+    return np.array([[e.z for e in run] for run in effects])
 
 
 def measure_estimated_information(runs: int, seed: int) -> Figure:
@@ -216,24 +223,35 @@ def _stopped_coverage(runs: int, seed: int) -> dict[str, Figure]:
 
 
 def measure_sample_ratio(runs: int, seed: int) -> dict[str, Any]:
-    """Return alarms over 14 days of 10,000 units, and the delay to find an imbalance."""
-    rng, total = np.random.default_rng([seed, 3]), 10_000 * np.arange(1, STAGES + 1)
+    """Return alarms over 14 days of 10,000 units, and the days to find an imbalance, up to 60.
+
+    `standard_errors` are those of the imbalance on the last day, and what an alarm needs then.
+    """
+    rng = np.random.default_rng([seed, 3])
     result: dict[str, Any] = {}
-    for name, share in (("right", 0.5), ("wrong", 0.505)):
+    for name, share, days in (("right", 0.5, STAGES), ("wrong", 0.505, 60)):
         hits = {"tailorbird": 0, "chi_square_daily": 0}
-        delays: list[int] = []
+        total, delays = 10_000 * np.arange(1, days + 1), []
         for _ in range(0, runs, 5_000):
-            first = rng.binomial(10_000, share, (5_000, STAGES)).cumsum(axis=1)
+            first = rng.binomial(10_000, share, (5_000, days)).cumsum(axis=1)
             counts = np.stack([first, total - first], axis=-1).reshape(-1, 2)
-            factors = sample_ratio_log_factors(counts, [1, 1]).reshape(-1, STAGES)
+            factors = sample_ratio_log_factors(counts, [1, 1]).reshape(-1, days)
             alarm = factors > math.log(1_000)
             chi = np.abs(first - total / 2) / np.sqrt(total / 4) > ndtri(1 - 0.0005)
-            hits["tailorbird"] += int(alarm.any(axis=1).sum())
-            hits["chi_square_daily"] += int(chi.any(axis=1).sum())
-            delays += (alarm.argmax(axis=1)[alarm.any(axis=1)] + 1).tolist()
+            hits["tailorbird"] += int(alarm[:, :STAGES].any(axis=1).sum())
+            hits["chi_square_daily"] += int(chi[:, :STAGES].any(axis=1).sum())
+            delays.append(np.where(alarm.any(axis=1), alarm.argmax(axis=1) + 1, math.inf))
         result[name] = {method: rate(count, runs) for method, count in hits.items()}
         if name == "wrong":
-            result["days_to_alarm_median"] = float(np.median(delays))
+            found = np.quantile(np.concatenate(delays), [0.1, 0.5, 0.9], method="higher")
+            result["days_to_alarm"] = dict(zip(("low", "value", "high"), found, strict=True))
+            result["days_to_alarm"]["n"] = runs
+    units = 10_000 * STAGES
+    ahead = units // 2 + np.arange(units // 100)
+    factors = sample_ratio_log_factors(np.stack([ahead, units - ahead], axis=-1), [1, 1])
+    least = float(np.argmax(factors > math.log(1_000)))
+    errors = {"imbalance": 0.005 * units, "alarm": least}
+    result["standard_errors"] = {key: value / math.sqrt(units / 4) for key, value in errors.items()}
     return result
 
 

@@ -141,32 +141,41 @@ def interleaved_z(world: World, requests: Requests, rng: np.random.Generator) ->
     return (share.value - 0.5) / math.sqrt(share.variance), len(np.unique(requests.user))
 
 
-def split_z(world: World, requests: Requests, rng: np.random.Generator) -> tuple[float, float]:
-    """Return the statistic of a week split between both rankers, and the uplift."""
+def split_z(
+    world: World, requests: Requests, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Return the statistic of a week split between both rankers, the uplift, and the spread.
+
+    The spread is the variance of a person's clicks around their mean, over that of as many
+    independent clicks: what it exceeds 1 by is all that interleaving can remove.
+    """
     is_treated = (rng.random(world.site.users.count) < 0.5)[requests.user]
     first, second = (world.available[places[requests.user]] for places in world.places)
     items = np.where(is_treated[:, None], second, first)
     outcome = draw_reactions(rng, world.site.taste, None, requests, items)
-    arms = []
+    arms, spreads = [], []
     for mask in (is_treated, ~is_treated):
         user = requests.user[mask]
         clicks = np.bincount(user, weights=outcome.click[mask].sum(axis=1))
         shown = np.bincount(user, weights=outcome.seen[mask])
-        arms.append(estimates.ratio(clicks[shown > 0], shown[shown > 0]))
+        clicks, shown = clicks[shown > 0], shown[shown > 0]
+        arms.append(estimates.ratio(clicks, shown))
+        residual = clicks - shown * clicks.sum() / shown.sum()
+        spreads.append(float((residual**2).mean() / clicks.mean()))
     effect = estimates.compare(*arms)
     assert effect is not None
-    return effect.z, effect.log
+    return effect.z, effect.log, float(np.mean(spreads))
 
 
 def measure_people(runs: int, users: int, seed: int) -> dict[str, Any]:
     """Return the people that each method needs, and their ratio with a bootstrap interval."""
     world = make_world(seed, users)
-    drafted, split, uplifts, people = np.empty(runs), np.empty(runs), np.empty(runs), np.empty(runs)
+    drafted, split, uplifts, spreads, people = np.empty((5, runs))
     for run in range(runs):
         rng = np.random.default_rng([seed, 12, run])
         requests = draw_week(world, rng)
         drafted[run], people[run] = interleaved_z(world, requests, rng)
-        split[run], uplifts[run] = split_z(world, requests, rng)
+        split[run], uplifts[run], spreads[run] = split_z(world, requests, rng)
     draws = np.random.default_rng([seed, 13]).integers(0, runs, (4_000, runs))
 
     def figure(values: Floats, value: float) -> dict[str, float]:
@@ -182,6 +191,7 @@ def measure_people(runs: int, users: int, seed: int) -> dict[str, Any]:
         "rankers": ["click_rate", "own_categories"],
         "people_in_a_run": float(people.mean()),
         "uplift": figure(np.expm1(uplifts[draws].mean(axis=1)), math.expm1(uplifts.mean())),
+        "spread": figure(spreads[draws].mean(axis=1), float(spreads.mean())),
         "people_interleaving": needed(drafted),
         "people_ab": needed(split),
         "times_fewer": figure(ratios, float((drafted.mean() / split.mean()) ** 2)),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deltalake import write_deltalake
+from tests.support.monitored import write_events
 from tests.support.shops import serving_shop
 
 import tailorbird
@@ -14,6 +15,7 @@ from tailorbird.config.schemas import served_versions
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock, SystemClock
 from tailorbird.experiments import Enrolment, Experiment, Metric, assign
+from tailorbird.experiments.trial import TrialReport
 from tailorbird.lake.tables import TABLES
 from tailorbird.ranking import Slot
 from tailorbird.ranking.policy.condition import compile_condition
@@ -144,7 +146,7 @@ def test_a_running_server_follows_and_a_forced_arm_is_not_logged(tmp_path: Path)
         ("e", "margin", "model", "margin"),
     }
     forced = live.assign(slots["home"], "u1", "s1", "margin")
-    assert (forced.experiment, forced.arm, forced.is_forced) == ("", "margin", True)
+    assert (forced.experiment, forced.logged_experiment, forced.arm) == ("e", "", "margin")
     with pytest.raises(QueryError, match="runs no arm"):
         live.assign(slots["home"], "u1", "s1", "nothing")
     registry.change_experiments(
@@ -152,6 +154,23 @@ def test_a_running_server_follows_and_a_forced_arm_is_not_logged(tmp_path: Path)
     )
     live.tick()
     assert live.assign(slots["home"], "u1", "s1").arm == ""
+
+
+def test_a_forced_arm_of_two_experiments_needs_the_name_of_one(tmp_path: Path) -> None:
+    registry, slots = Registry(tmp_path, clock=SimulatedClock(1)), {"home": Slot("home")}
+    for name, other in (("a", "recent"), ("b", "popular")):
+        experiment = Experiment(name, {"model": 0.5, other: 0.5}, slot="home", share=0.5)
+        registry.change_experiments(
+            "start", name, lambda e, new=experiment: start(e, new), by="ada", why="try"
+        )
+    live = LiveExperiments(registry, slots)
+    live.tick()
+    with pytest.raises(QueryError, match=r"runs 2 arms 'model'.*") as refused:
+        live.assign(slots["home"], "u1", "s1", "model")
+    assert refused.value.fix == "use one of a:model, b:model"
+    forced = live.assign(slots["home"], "u1", "s1", "b:model")
+    assert (forced.experiment, forced.arm, forced.is_forced) == ("b", "model", True)
+    assert live.assign(slots["home"], "u1", "s1", "recent").experiment == "a"
 
 
 def test_only_eligible_requests_get_an_arm(tmp_path: Path) -> None:
@@ -205,6 +224,18 @@ def test_sessions_are_units_too(tmp_path: Path) -> None:
             "which no model serves",
         ),
         ('Experiment("e", {"a": 1.0}, metric=Metric("m", "success", dwell="x"))', "no duration"),
+        ('Experiment("e", {"a": 1.0}, metric="clicks")', "is no Metric"),
+        ('Experiment("e", {"a": 1.0}, segments="device")', "use a list"),
+        ('Experiment("e", {"a": float("nan"), "b": 0.5})', "shares above 0"),
+        *(
+            (f'Experiment({rest}, slot="home")', match)
+            for rest, match in (
+                ('"e", {"popular": 0.5, "model": 0.5}, segments=("colour",)', "device, country"),
+                ('"e", {"popular": 0.5, "model": 0.00001}', "so nobody gets it"),
+                ('"e", {"popular": 0.5, "model": 0.5}, interval="15d"', "exceeds the duration"),
+                ('"bad name/../x", {"popular": 0.5, "model": 0.5}', "is no name"),
+            )
+        ),
     ],
 )
 def test_declarations_that_cannot_be_are_refused(
@@ -304,3 +335,53 @@ def test_arms_name_versions_that_can_serve_and_a_decision_promotes_one(
     assert registry.audit()[-1].why.startswith("experiment e: it decided for new. No unit")
     shop.registry.promote("v0001", because="e", despite="the other is slow")
     assert registry.audit()[-1].why.endswith("Promoted despite that: the other is slow.")
+
+
+def notes_of(shop: tailorbird.Project, experiment: str) -> tuple[str, ...]:
+    report = shop.experiments.report(experiment)
+    assert isinstance(report, TrialReport)
+    return report.notes
+
+
+def test_an_arm_without_a_version_stands_for_the_one_that_served_it(
+    shop: tailorbird.Project,
+) -> None:
+    file, lake = shop.root / "experiments.py", shop.declared.paths.lake
+    text = (
+        "from tailorbird.experiments import Experiment, Metric\n"
+        'e = Experiment("e", {"popular": 0.5, "model": 0.5}, slot="home", segments=("colour",),\n'
+        '    metric=Metric("dwell", "mean", event="impression", value="dwell_s"))\n'
+    )
+    file.write_text(text)
+    with pytest.raises(DeclarationError, match="no response has 'colour'"):
+        shop.experiments.start("e", reason="try")
+    file.write_text(text := text.replace("colour", "device"))
+    seen = {"type": "impression", "person": "p", "ts": SystemClock().now()}
+    write_events(lake, [seen | {"p": p} for p in range(300)])
+    with pytest.raises(UsageError, match="nothing logs dwell_ms of 'impression'"):
+        shop.experiments.start("e", reason="try")
+    file.write_text(text.replace("dwell_s", "count"))
+    shop.experiments.start("e", reason="try")
+    answer = {"type": "answer", "experiment": "e", "arm": "model", "person": "p", "slot": "home"}
+    answer |= {"ts": SystemClock().now(), "p": 300, "agent": "person"}
+    write_events(lake, [answer | {"model": version} for version in ("v0002", "popular")])
+    slots = shop.root / "slots.py"
+    slots.write_text(slots.read_text().replace("size=12", 'size=12, attribution="20s"', 1))
+    assert any("attribution is 20s" in note for note in notes_of(shop, "e"))
+    shop.experiments.stop("e", reason="enough")
+    shop.experiments.decide("e", "model", reason="better")
+    with pytest.raises(UsageError, match="it decided for model, which v0002 served"):
+        shop.registry.promote("v0001", because="e")
+    shop.registry.promote("v0002", because="e")
+    write_events(lake, [answer | {"model": "v0001"}])
+    with pytest.raises(UsageError, match=r"v0001 and v0002 served.* versions=\{"):
+        shop.registry.promote("v0002", because="e")
+
+
+def test_a_frozen_segment_that_does_not_exist_is_left_out(shop: tailorbird.Project) -> None:
+    registry = Registry(shop.declared.paths.registry, clock=SystemClock())
+    experiment = Experiment("old", HALVES, slot="home", segments=("colour", "device"))
+    registry.change_experiments("start", "old", lambda e: start(e, experiment), by="a", why="b")
+    notes = notes_of(shop, "old")
+    assert any("No response has the segments colour" in note for note in notes)
+    assert any("the start of old kept none" in note for note in notes)

@@ -50,6 +50,15 @@ def test_an_impression_of_one_item_counts_one_and_a_list_counts_its_items():
     )
 
 
+def test_an_event_without_a_slot_belongs_to_the_response_that_it_names():
+    rows = [
+        event(kind, 1, request_id=request, item_id="a", slot=None)
+        for kind in ("impression", "click")
+        for request in ("r1", "of another slot")
+    ]
+    assert totals([event("answer"), *rows]) == (1, 1, 0)
+
+
 def test_an_item_is_seen_once_however_often_it_is_reported():
     ones = [event("impression", n, request_id="r1", item_id="a", position=1) for n in (1, 2)]
     assert totals(

@@ -18,6 +18,8 @@ from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS, UnitTable, load_units, metric_values
 
 START = 20_000 * DAY
+PEEKED_SEED = 7  # of an A/A test whose statistic exceeds 1.96 on the third day
+THREE_ARMS = {"old": 0.34, "new": 0.33, "bad": 0.33}
 EXPERIMENT = Experiment(
     "fresh",
     {"old": 0.5, "new": 0.5},
@@ -46,16 +48,18 @@ def site_events(
     skew: float = 0.0,
     wander: float = 0.0,
     history_days: int = 0,
+    harm: float = 1.0,
+    experiment: Experiment = EXPERIMENT,
 ) -> pa.Table:
     """Return events of users who come on some days, see five items, and click by taste.
 
-    `lift` multiplies the clicks of the arm `new`. The faults: impressions of an arm are lost, units
+    `lift` multiplies the clicks of the arm `new`, and `harm` those of `bad`. The faults: impressions of an arm are lost, units
     of the control are missing, or units change arms.
     """
     rng, rows = np.random.default_rng(seed), []
     for number in range(users):
         user = f"u{number}"
-        arm = assign(EXPERIMENT, user)
+        arm = assign(experiment, user)
         if arm == "old" and rng.random() < skew:
             continue
         taste = 0.1 * rng.gamma(4, 0.25)
@@ -76,7 +80,8 @@ def site_events(
             for position, item in enumerate(items):
                 seen = base | {"item_id": item, "position": position + 1}
                 rows.append(seen | {"type": "impression", "ts": ts + 1})
-                if rng.random() < taste * (lift if now == "new" and runs else 1.0):
+                factor = {"new": lift, "bad": harm}.get(now, 1.0) if runs else 1.0
+                if rng.random() < taste * factor:
                     rows.append(seen | {"type": "click", "ts": ts + MINUTE, "dwell_ms": 4_000.0})
                     if rng.random() < 0.3:
                         bought = {"type": "purchase", "price": 20.0, "quantity": 2.0}
@@ -109,6 +114,19 @@ def test_a_sequential_plan_stops_early_and_reports_what_it_may(winner: pa.Table)
     assert result.advice.endswith("experiment decide fresh new")
     assert all(check.passed for check in result.checks)
     assert {each.metric for each in result.guardrails} == {m.name for m in EXPERIMENT.guardrails}
+    stopped = trial_report(
+        winner,
+        EXPERIMENT,
+        started_at=START,
+        now=START + 9 * DAY,
+        stopped_at=crossed[0].at,
+        state="stopped",
+        attribution=30 * MINUTE,
+    )
+    assert stopped.stages["new"] == result.stages["new"][: len(stopped.stages["new"])]
+    assert stopped.verdict.startswith("new beats old: +")
+    assert stopped.find_crossing("new") == len(stopped.stages["new"]) - 1
+    assert stopped.advice == "Decide: tailorbird experiment decide fresh new --why …"
     early = report(winner, day=0.5)
     assert early.colour == "amber"
     assert early.verdict.startswith("Not decided yet")
@@ -120,6 +138,54 @@ def test_a_fixed_plan_says_nothing_before_its_end(winner: pa.Table) -> None:
     late = report(winner, 12, stopping="fixed")
     assert late.primary == report(winner, 10, stopping="fixed").primary
     assert report(winner, 9, stopping="anytime").verdict.startswith("new beats old")
+
+
+@pytest.mark.parametrize("stopping", ["group_sequential", "fixed"])
+def test_a_stop_by_hand_spends_no_alpha_and_a_decision_is_a_persons(stopping: str) -> None:
+    """The statistic exceeds 1.96 on the third day, but not the boundary of that day."""
+    experiment = replace(EXPERIMENT, stopping=stopping, guardrails=[], effect=0.1)
+    events, day = site_events(600, 3, seed=PEEKED_SEED), START + 3 * DAY
+    options = {"started_at": START, "attribution": 30 * MINUTE}
+    running = trial_report(events, experiment, now=day, **options)
+    assert abs(running.stages["new"][-1].z) > 1.96
+    assert running.verdict.startswith("Not decided yet")
+    options |= {"now": day + DAY, "stopped_at": day}
+    stopped = trial_report(events, experiment, state="stopped", **options)
+    assert stopped.stages == running.stages
+    assert stopped.colour == "amber"
+    assert stopped.verdict.startswith("Stopped 7.0 days before its planned end, without a verdict")
+    assert "a decision is yours" in stopped.advice
+    assert stopped.find_crossing("new") is None
+    options |= {"state": "decided", "decision": "new", "decided_by": "ada"}
+    decided = trial_report(events, experiment, **options)
+    assert decided.advice.startswith("Nothing: ada decided for new. It is a person's decision")
+
+
+def test_each_arm_that_crossed_is_named_and_those_that_harm_first() -> None:
+    experiment = replace(EXPERIMENT, arms=THREE_ARMS, guardrails=[])
+    options = {"started_at": START, "now": START + 6 * DAY, "attribution": 30 * MINUTE}
+    events = site_events(lift=1.6, harm=0.4, experiment=experiment)
+    both = trial_report(events, experiment, **options)
+    assert both.colour == "red"
+    assert both.verdict.index("bad is worse than old: -") < both.verdict.index("new beats old: +")
+    assert "bad changes" in both.risk
+    assert both.advice.endswith("experiment decide fresh new")
+    events = site_events(users=1_200, harm=0.4, seed=7, experiment=experiment)
+    one = trial_report(events, experiment, **options)
+    assert one.colour == "red"
+    assert one.verdict.startswith("bad is worse than old: -")
+    assert "; not decided yet" in one.verdict
+    assert one.advice.endswith("start one without bad, for new.")
+
+
+@pytest.mark.parametrize("increase_is_good", [True, False])
+def test_the_worst_case_of_a_guardrail_is_its_bad_end(
+    winner: pa.Table, increase_is_good: bool
+) -> None:
+    guardrail = Metric("all clicks", "count", increase_is_good=increase_is_good)
+    result = report(winner, guardrails=[guardrail])
+    worst = result.guardrails[0].low if increase_is_good else result.guardrails[0].high
+    assert f"all clicks by {worst:+.1%}" in result.risk
 
 
 def test_a_loser_is_red_and_no_effect_is_not_shown() -> None:
@@ -252,19 +318,26 @@ def test_the_page_and_the_json_hold_the_verdict(winner: pa.Table) -> None:
     result = report(winner)
     page = result._repr_html_()
     assert result.summary in page
+    assert "narrowest at 10,000 units" in page
     assert "<script" not in page
     assert stages_svg(result, "new").count("<circle") == len(result.stages["new"])
     data = result.to_dict()
     assert data["verdict"] == result.verdict
     assert data["primary"][0]["p"] is not None
     assert {each["column"] for each in data["segments"]} == {"device"}
+    table = result.to_frame()
+    assert len(table) == len(repr(result).splitlines()) - 2 == 1 + len(EXPERIMENT.guardrails)
+    assert table["uplift"][0].as_py() == result.primary[0].uplift
+    (axes,) = result.plot().axes
+    drawn = np.asarray(axes.lines[0].get_ydata())
+    assert drawn.tolist() == [stage.z for stage in result.stages["new"]]
 
 
 def test_a_report_without_traffic_says_what_to_do() -> None:
     empty = site_events(users=0)
     result = report(empty)
     assert (result.colour, result.verdict) == ("amber", "No unit has been in this experiment yet.")
-    assert result._repr_html_()
+    assert "unbounded" not in result._repr_html_()
 
 
 def test_a_plan_costs_what_its_rule_costs() -> None:
@@ -282,7 +355,13 @@ def test_a_plan_costs_what_its_rule_costs() -> None:
     curve = plan.detectable_by_day["fixed"]
     assert all(later < earlier for earlier, later in pairwise(curve))
     assert plan_svg(plan).count("<polyline") == 5
+    assert len(plan.plot().axes[0].lines) == 5
+    assert len(plan.to_frame()) == len(repr(plan).splitlines()) - 2 == len(plan.rules)
+    assert "<svg" in plan._repr_html_()
     assert math.isfinite(plan.variance_ratio)
+    longer = replace(EXPERIMENT, duration="28d")
+    young = plan_experiment(events, longer, now=START + 10 * DAY, attribution=30 * MINUTE, days=28)
+    assert 18 <= young.observed_days <= 20, "the slot has 20 days of responses"
     with pytest.raises(NotReadyError, match="0 units"):
         plan_experiment(
             site_events(users=0), EXPERIMENT, now=START, attribution=30 * MINUTE, days=10

@@ -27,13 +27,13 @@ views_7d = count("views_7d", entity("user"), "view", window="7d")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Return a project whose clicks_7d rise on the last day, and whose views_7d always differ."""
+    """Return a project whose clicks_7d and vectors rise on the last day; views_7d always differ."""
     root = tmp_path_factory.mktemp("shop")
     (root / "tailorbird.toml").write_text("")
     (root / "features.py").write_text(FEATURES)
     (root / "slots.py").write_text("from tailorbird.ranking import Slot\n\nhome = Slot('home')\n")
     project = open_project(root)
-    rng = np.random.default_rng(0)
+    rng, own = np.random.default_rng(0), np.random.default_rng(7)
     visits = []
     for hour in range(DAYS * 24):
         mean = 9.0 if hour >= (DAYS - 1) * 24 else 3.0
@@ -48,6 +48,7 @@ def project(tmp_path_factory):
                 ctr=0.1,
                 schema_hash=project.features.schema_hash,
                 numeric=numeric,
+                user_vector=own.normal(1.5 if hour >= (DAYS - 1) * 24 else 0.0, 1.0, 2).tolist(),
             )
     write_visits(project.paths.lake, visits)
     return project
@@ -89,6 +90,7 @@ def test_against_the_history_only_what_moved_is_an_episode(project, clock):
     result = find_drift(project, clock, since="1d")
     (row,) = result.rows
     assert set(row.moved) & {"clicks_7d", "views_7d"} == {"clicks_7d"}
+    assert {"vector 1 of v0001", "vector 2 of v0001"} < set(row.moved)
     assert (result.against, result.shifts) == ("history", {})
 
 

@@ -1,7 +1,6 @@
 """A lake with responses and what followed them, for tests of monitoring."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,13 @@ from deltalake import write_deltalake
 from tailorbird.events import SECOND
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.lake.tables import RESPONSES_SCHEMA
+from tailorbird.storage_paths import StoragePath
 
 ITEMS = list("abcdefgh")
 Row = dict[str, Any]
 
 
-def write_events(lake: Path, rows: list[Row]) -> None:
+def write_events(lake: StoragePath, rows: list[Row]) -> None:
     columns = {
         field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in ROUTED
     }
@@ -25,7 +25,7 @@ def write_events(lake: Path, rows: list[Row]) -> None:
     write_deltalake(lake / "events", table, partition_by=["day"], mode="append")
 
 
-def write_answers(lake: Path, rows: list[Row]) -> None:
+def write_answers(lake: StoragePath, rows: list[Row]) -> None:
     columns = {
         field.name: pa.array([row.get(field.name) for row in rows], field.type)
         for field in RESPONSES_SCHEMA
@@ -71,7 +71,7 @@ def visit(
     return events, record | more
 
 
-def write_visits(lake: Path, visits: Iterable[tuple[list[Row], Row]]) -> None:
+def write_visits(lake: StoragePath, visits: Iterable[tuple[list[Row], Row]]) -> None:
     pairs = list(visits)
     write_events(lake, [event for events, _ in pairs for event in events])
     write_answers(lake, [record for _, record in pairs])

@@ -20,7 +20,7 @@ from tailorbird.registry import Manifest, Registry, seal
 def open_shop(folder: Path, **rollout: Any) -> Any:
     settings = Settings(rollout=RolloutSection(**rollout), canary=CanarySection(answers_min=100))
     slots = {"home": Slot("home")}
-    return SimpleNamespace(paths=Paths(folder), settings=settings, slots=slots)
+    return SimpleNamespace(paths=Paths(folder), settings=settings, slots=slots, churn={})
 
 
 def add_version(folder: Path, now: int, *, by: str = "trainer", accepted: bool = True) -> str:

@@ -2,15 +2,17 @@
 
     python -m benchmarks.quality.monitoring [--small | --share 0.3] [--only PART …] [--json]
     [--write]
+    python -m benchmarks.quality.monitoring --drill NAME|all
 
 Sites, faults and delays are drawn with known truth, see `sites.py`. `--write` stores each part in
 benchmarks/quality/figures/monitoring.json as soon as it is measured, with its revision, and the
-table in docs/results.md. Seeds are fresh: the rules were improved on those below 1,000,100.
+table in docs/results.md. `--drill` plays incidents, see `drills.py`. Seeds are fresh: the rules were improved on those below 1,000,100.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.support.monitored import draw_visits, write_visits
 
 from benchmarks.quality.monitoring import peers, runs
 from benchmarks.quality.monitoring.diagnosis import diagnose_incidents, replay_clicks
+from benchmarks.quality.monitoring.drills import DRILLS, play_drills
 from benchmarks.quality.monitoring.label_free import label_free
 from benchmarks.quality.monitoring.quiet import quiet_months
 from benchmarks.quality.monitoring.sites import draw_site
@@ -111,7 +114,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts")
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     parser.add_argument("--write", action="store_true", help="store the figures and their table")
+    parser.add_argument("--drill", choices=["all", *DRILLS], help="play this incident instead")
     options = parser.parse_args()
+    if options.drill:
+        names = list(DRILLS) if options.drill == "all" else [options.drill]
+        with tempfile.TemporaryDirectory(prefix="tailorbird-drill-") as folder:
+            sys.exit(bool(play_drills(names, Path(folder))))
     about = {"version": __version__, "first_seed": FIRST_SEED, "parts": {}}
     report = {"results": {}, "about": about}
     if options.write and FIGURES.exists():

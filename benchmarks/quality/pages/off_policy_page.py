@@ -47,6 +47,12 @@ def _obp(obp: dict[str, Any]) -> list[str]:
         "absolute error, coverage and width as shares of the truth. Ours decides by `dr`. Revision "
         f"{obp['revision']}."
     ]
+    if (same := obp.get("same_inputs")) is not None:
+        parts.append(
+            f"On the same {same['responses']:,} responses, the {len(same['difference'])} shared "
+            "estimators differ from obp's by "
+            f"{max(same['difference'].values()):.1g} of the value at most (target 1e-8)."
+        )
     for protocol in ("synthetic", "digits"):
         case = obp[protocol]
         lines = [

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+CHI_ERRORS = 3.29  # of the χ² at p = .001
 METHODS = {
     "once": "fixed, one analysis",
     "peeked": "fixed, read at every stage",
@@ -9,7 +10,7 @@ METHODS = {
     "pocock": "Pocock-like",
     "anytime": "confidence sequence",
 }
-
+PICTURES = ("level", "power", "coverage")
 
 PEERS = {
     "tea_tasting": "tea-tasting",
@@ -36,14 +37,18 @@ def section(result: dict[str, Any]) -> str:
         units = result["units_per_arm"][metric]
         row = " | ".join(_percent(cells[method][stages]) for method in METHODS)
         level.append(f"| {metric}, {units:,} units an arm | {row} |")
-    row = " | ".join(_percent(aa["normal"][method]["200"]) for method in METHODS)
-    level.append(f"| normal, 200 stages | {row} |")
+    many = [(metric, cells) for metric, cells in aa.items() if "200" in cells["once"]]
+    for metric, cells in many:
+        row = " | ".join(_percent(cells[method]["200"]) for method in METHODS)
+        level.append(f"| {metric}, 200 stages, n = {cells['once']['200']['n']:,} | {row} |")
     power = ["| power where a fixed test has 80 % | rejected | sample used |", "|---|---|---|"]
     for method, cell in results["power"].items():
         power.append(f"| {METHODS[method]} | {_percent(cell)} | {cell['sample_used']:.0%} |")
     coverage = ["| 95 % intervals that hold the truth | share |", "|---|---|"]
+    coverage_runs = max(cell["n"] for cell in results["coverage"].values())
     for name, cell in results["coverage"].items():
-        coverage.append(f"| {name.replace('_', ' ')} | {_percent(cell)} |")
+        fewer = f", n = {cell['n']:,}" if cell["n"] != coverage_runs else ""
+        coverage.append(f"| {name.replace('_', ' ')}{fewer} | {_percent(cell)} |")
     srm = results["srm"]
     ratio = [
         "| alarms about the split, daily | right split | 50.5 : 49.5, 10,000 units a day |",
@@ -72,24 +77,40 @@ def section(result: dict[str, Any]) -> str:
         "\n\n".join(
             [
                 "## Experiments: level, power and coverage",
+                *(f"![{name}](images/results-{name}.svg)" for name in PICTURES),
                 "`python -m benchmarks.quality.validity`",
-                f"Each cell has {runs} simulated experiments, with Wilson's 95 % interval. Coverage of "
-                "stopped trials has fewer.",
+                f"Each cell has {runs} simulated experiments, or as many as it says, with Wilson's "
+                "95 % interval."
+                + ("" if len(many) == len(aa) else f" 200 stages: {', '.join(dict(many))} only."),
                 *("\n".join(table) for table in (level, power, coverage, ratio, cuped, cost)),
                 *(_interleaving(results["interleaving"]) if "interleaving" in results else ()),
                 "With information estimated at each stage, as in a report, the O'Brien–Fleming-like "
                 f"test finds a difference in {_percent(results['information'])} of "
-                f"{results['information']['n']:,} A/A trials. The test of the split finds the "
-                f"imbalance after a median of {srm['days_to_alarm_median']:.0f} days, among those it "
-                "finds.",
+                f"{results['information']['n']:,} A/A trials.",
+                *_split(srm, result["stages"]),
                 *_assignment(results.get("cost_us")),
                 *_peers(results.get("peers"), stages),
                 *_asos(results.get("asos")),
-                f"Seed {result['seed']}, revision `{result['revision'][:12]}`.",
+                f"Seed {result['seed']}, revision `{result['revision'][:12]}`"
+                + "".join(
+                    f"; {part}: `{name[:12]}`" for part, name in result.get("later", {}).items()
+                )
+                + ".",
             ]
         )
         + "\n"
     )
+
+
+def _split(srm: dict[str, Any], stages: int) -> list[str]:
+    """Return why the test of the split finds a small imbalance late."""
+    days, errors = srm["days_to_alarm"], srm["standard_errors"]
+    return [
+        f"After {stages} days, the imbalance is {errors['imbalance']:.1f} standard errors. An alarm "
+        f"that may be read on any day needs {errors['alarm']:.1f}, the χ² {CHI_ERRORS:.1f}. The test "
+        f"finds half of these imbalances within {days['value']:.0f} days, and 10 to 90 % within "
+        f"{days['low']:.0f} to {days['high']:.0f}."
+    ]
 
 
 def _assignment(costs: dict[str, Any] | None) -> list[str]:
@@ -116,6 +137,12 @@ def _interleaving(result: dict[str, Any]) -> tuple[str, str]:
         f"({times['low']:.1f} to {times['high']:.1f}) times fewer people than the split without "
         f"CUPED. Revision `{result['revision'][:12]}`."
     )
+    if spread := result.get("spread"):
+        text += (
+            f" It removes the spread between people, which is small here: a person's clicks vary "
+            f"{spread['value']:.1f} ({spread['low']:.1f} to {spread['high']:.1f}) times as much as "
+            "independent ones."
+        )
     people = ["| people for 80 % power at 5 % | people |", "|---|---|"]
     for name, label in (("people_interleaving", "interleaving"), ("people_ab", "A/B test")):
         cell = result[name]

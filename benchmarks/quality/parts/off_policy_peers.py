@@ -11,6 +11,7 @@ from benchmarks.peers.asking import HERE, run_script
 from benchmarks.peers.install import OFF_POLICY, interpreter
 from benchmarks.quality.running import rate
 
+from tailorbird.experiments.off_policy.estimators import ESTIMATORS, dros, switch_dr
 from tailorbird.experiments.off_policy.evaluate import PolicyValue, evaluate_policy
 from tailorbird.experiments.off_policy.sample import PolicySample
 
@@ -19,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 PROTOCOLS = ("synthetic", "digits")
 ROUNDS = 2_000  # of a log of the synthetic protocol
 REPLICATES = 300
+LIMIT, SHRINKAGE = 2.0, 3.0  # of the weights in `compare_values`, so that some are cut
 
 
 def has_obp() -> bool:
@@ -34,10 +36,47 @@ def measure_protocols(runs: int) -> dict[str, Any]:
         run_script(HERE / "policy_protocols.py", folder, OFF_POLICY)
         said = json.loads((folder / "said.json").read_text())
         result: dict[str, Any] = {"runs": runs, "version": said["version"]}
+        result["same_inputs"] = compare_values()
         for protocol in PROTOCOLS:
             with np.load(folder / f"{protocol}.npz") as arrays:
                 result[protocol] = judge_protocol(dict(arrays), said["estimators"])
     return result
+
+
+def compare_values(rows: int = 5_000, actions: int = 6) -> dict[str, Any]:
+    """Return the relative difference of each estimator that obp shares, on the same log."""
+    rng = np.random.default_rng(11)
+    logged, target = rng.dirichlet(np.full(actions, 2.0), (2, rows))
+    model = rng.random((rows, actions))
+    action = np.array([rng.choice(actions, p=row) for row in logged])
+    row = np.arange(rows)
+    reward = (rng.random(rows) < 0.3).astype(np.float64)
+    log = {"reward": reward, "action": action, "propensity": logged[row, action]}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.savez(folder / "log.npz", **log, target=target, model=model)
+        (folder / "job.json").write_text(json.dumps({"limit": LIMIT, "shrinkage": SHRINKAGE}))
+        run_script(HERE / "policy_value.py", folder, OFF_POLICY)
+        said = json.loads((folder / "said.json").read_text())
+    sample = PolicySample.of_actions(
+        reward,
+        logged[row, action],
+        target[row, action],
+        prediction=model[row, action],
+        expected=(model * target).sum(axis=1),
+    )
+    ours = {
+        **{name: ESTIMATORS[name](sample).value for name in ("ips", "snips", "dm", "dr")},
+        "switch_dr": switch_dr(sample, limit=LIMIT).value,
+        "dros": dros(sample, shrinkage=SHRINKAGE).value,
+    }
+    differences = {name: abs(ours[name] / said["values"][name] - 1) for name in ours}
+    return {
+        "version": said["version"],
+        "responses": rows,
+        "cut": int((sample.weight > LIMIT).sum()),
+        "difference": differences,
+    }
 
 
 def judge_protocol(logs: dict[str, Floats], estimators: list[str]) -> dict[str, Any]:

@@ -20,11 +20,12 @@ def figures(
     *,
     slot: str = "",
     by: str = "",
-    since: str = "1d",
+    since: str = "",
     window: str = "",
     as_of: str = "",
     plot: Path | None = None,
     metric: str = "ctr",
+    churn: str = "",
     json: Json = False,
 ) -> None:
     """Print requests, latency, errors, CTR, conversion, revenue, coverage and more.
@@ -39,6 +40,8 @@ def figures(
 
     Example:  tailorbird -C shop monitor figures --window 1h --plot ctr.png
 
+    Example:  tailorbird -C shop monitor figures --churn churn --since 180d
+
     Parameters
     ----------
     slot:
@@ -46,7 +49,7 @@ def figures(
     by:
         slot, version, arm, device or visitor (new or returning)
     since:
-        length of the most recent period
+        length of the most recent period; by default 1d, with --churn 180d
     window:
         length of a window, from 1m to 1d; by default one window over all
     as_of:
@@ -55,14 +58,19 @@ def figures(
         also draw one figure over time into this file
     metric:
         the figure to draw
+    churn:
+        how right this churn model of churn.py was instead, by week
     """
+    if churn:
+        _print_churn(churn, since or "180d", as_of, is_json=json)
+        return
     from tailorbird.config import open_project
     from tailorbird.platform.moment import clock_as_of
     from tailorbird.platform.monitoring import DEFAULT_METRICS, read_figures
 
     project = open_project()
     now = clock_as_of(as_of, project, settled=False).now()
-    result = read_figures(project, now, slot, by=by, since=since, window=window)
+    result = read_figures(project, now, slot, by=by, since=since or "1d", window=window)
     if plot is not None:
         result.plot(metric).savefig(plot)
     if json:
@@ -82,6 +90,26 @@ def figures(
     print_table("", ["start (UTC)", by or "group", *names], rows, right=names)
     if plot is not None:
         console().print(f"Plot: {plot}")
+
+
+def _print_churn(name: str, since: str, as_of: str, *, is_json: bool) -> None:
+    from tailorbird.config import open_project
+    from tailorbird.events import parse_duration
+    from tailorbird.platform.models.churn_figures import read_churn_figures
+    from tailorbird.platform.moment import clock_as_of
+
+    project = open_project()
+    clock = clock_as_of(as_of, project, settled=False)
+    figures = read_churn_figures(project, clock, name, clock.now() - parse_duration(since))
+    if is_json:
+        print_json(figures.to_dict())
+        return
+    frame = figures.to_frame()
+    rows = [
+        tuple(f"{value:.3f}" if isinstance(value, float) else value for value in row.values())
+        for row in frame.to_pylist()
+    ]
+    print_table("", frame.columns, rows)
 
 
 def status(*, as_of: str = "", json: Json = False) -> None:

@@ -47,7 +47,8 @@ class QueryOptions(TypedDict, total=False):
         filters: attribute → the required value.
         attributes: attributes of items to include in the answer.
         explain: whether the answer explains each score.
-        arm: an arm of the slot's experiment to test; no analysis counts the answer.
+        arm: an arm of the slot's experiments to test, or `EXPERIMENT:ARM` where several have it; no
+            analysis counts the answer.
     """
 
     user_id: str | None

@@ -1,17 +1,20 @@
 """Load what the files of a project declare: slots, churn models, scores and experiments."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from tailorbird.errors import DeclarationError, suggest_name
 from tailorbird.events import EVENT_TYPES
-from tailorbird.experiments.assign import Experiment
+from tailorbird.events.clock import parse_duration
+from tailorbird.experiments.assign import BUCKETS, SEGMENTS, Experiment
 from tailorbird.project_file import run_file
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.ranking.slot import ARM_POLICIES
 
+EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 T = TypeVar("T")
 
 
@@ -147,8 +150,40 @@ def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: s
                 fix=f"name it in policies= ({', '.join(ARM_POLICIES)}), slots= ({names}) or "
                 "versions=",
             )
+    _check_shape(experiment, where)
     if experiment.is_interleaved:
         _check_interleaved(experiment, slots, where)
+
+
+def _check_shape(experiment: Experiment, where: str) -> None:
+    """Refuse what would start, and then never be served or reported."""
+    if not EXPERIMENT_NAME.fullmatch(experiment.name):
+        raise DeclarationError(
+            f"{experiment.name!r} is no name for an experiment",
+            where=where,
+            fix="use letters, digits, -, _ and . and begin with a letter or a digit",
+        )
+    for arm, share in experiment.arms.items():
+        if round(share * BUCKETS) < 1:
+            raise DeclarationError(
+                f"arm {arm!r} has the share {share:g}, so nobody gets it",
+                where=where,
+                fix=f"use at least {1 / BUCKETS:g}",
+            )
+    if parse_duration(experiment.interval) > parse_duration(experiment.duration):
+        raise DeclarationError(
+            f"the interval of analyses, {experiment.interval}, exceeds the duration, "
+            f"{experiment.duration}",
+            where=where,
+            fix="use a shorter interval=, such as 1d",
+        )
+    for segment in experiment.segments:
+        if segment not in SEGMENTS:
+            raise DeclarationError(
+                f"segments: no response has {segment!r}",
+                where=where,
+                fix=f"use some of {', '.join(SEGMENTS)}",
+            )
 
 
 def _check_interleaved(experiment: Experiment, slots: Mapping[str, Slot], where: str) -> None:

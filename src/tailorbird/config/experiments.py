@@ -1,5 +1,7 @@
 """Experiments and the versions of the registry: before a start, for a promotion, in a report."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -7,11 +9,13 @@ from tailorbird.config.project import Project
 from tailorbird.config.schemas import champion_features
 from tailorbird.errors import UsageError, suggest_name
 from tailorbird.events import SystemClock, to_iso
-from tailorbird.experiments.assign import Experiment
+from tailorbird.experiments.assign import SEGMENTS, Experiment
+from tailorbird.experiments.metrics import Metric
 from tailorbird.lake import Lake
 from tailorbird.registry import Registry, StartedExperiment, read_experiments
 
 RESPONSES_MIN = 300  # of a slot, after which an event that belongs to them is missing
+VALUE_COLUMNS = {"dwell_s": "dwell_ms", "revenue": "price"}  # value of a metric → column
 
 
 def check_startable(project: Project, declared: Experiment) -> dict[str, str]:
@@ -81,7 +85,7 @@ def _require_logged_events(project: Project, declared: Experiment) -> None:
     lake = Lake(project.paths.lake)
     if not lake.exists("events"):
         return
-    events = lake.events(columns=("type", "slot"))
+    events = lake.events(columns=("type", "slot", *VALUE_COLUMNS.values()))
     types = [event_type for event_type in events["type"].unique().to_pylist() if event_type]
     is_answer = pc.and_kleene(
         pc.equal(events["type"], "answer"), pc.equal(events["slot"], declared.slot)
@@ -98,6 +102,24 @@ def _require_logged_events(project: Project, declared: Experiment) -> None:
                 where=f"experiment {declared.name}, {name}",
                 fix=suggest_name(event, types, f"use one of {', '.join(sorted(types))}"),
             )
+    for metric in (declared.metric, *declared.guardrails):
+        _require_logged_value(declared, metric, events)
+
+
+def _require_logged_value(declared: Experiment, metric: Metric, events: pa.Table) -> None:
+    """Refuse a metric whose value none of its events in the lake has."""
+    value = "dwell_s" if metric.dwell else metric.event_value
+    if (column := VALUE_COLUMNS.get(value)) is None:
+        return
+    found = events.filter(pc.is_valid(events[column]))["type"].unique().to_pylist()
+    count = pc.sum(pc.equal(events["type"], metric.event_type)).as_py() or 0
+    if metric.event_type not in found and count >= RESPONSES_MIN:
+        having = ", ".join(sorted(name for name in found if name)) or "none"
+        raise UsageError(
+            f"nothing logs {column} of {metric.event_type!r}",
+            where=f"experiment {declared.name}, metric {metric.name}",
+            fix=f"log it, or take an event that has it: {having}",
+        )
 
 
 def warn_of_shared_learning(
@@ -127,12 +149,65 @@ def warn_of_shared_learning(
     return warnings
 
 
-def find_objection(started: StartedExperiment, version: str) -> str:
-    """Return what an experiment says instead of a version; "" if it decided for this one."""
+def frozen_attribution(project: Project, started: StartedExperiment) -> tuple[str, str]:
+    """Return the attribution window of an experiment, and a note if slots.py says another."""
+    slot = project.slots.get(started.slot)
+    if not started.attribution:
+        note = f"Attribution is that of slots.py today: the start of {started.name} kept none."
+        return project.slot(started.slot).attribution, note
+    if slot is None or slot.attribution == started.attribution:
+        return started.attribution, ""
+    note = (
+        f"The slot's attribution is {slot.attribution} in slots.py; {started.attribution}, frozen "
+        "at the start, counts."
+    )
+    return started.attribution, note
+
+
+def drop_unknown_segments(experiment: Experiment) -> tuple[Experiment, str]:
+    """Return the experiment without segments that no response has, and a note of these."""
+    known = [name for name in experiment.segments if name in SEGMENTS]
+    unknown = [name for name in experiment.segments if name not in SEGMENTS]
+    if not unknown:
+        return experiment, ""
+    note = f"No response has the segments {', '.join(unknown)}; there are {', '.join(SEGMENTS)}."
+    return replace(experiment, segments=known), note
+
+
+def find_objection(project: Project, started: StartedExperiment, version: str) -> str:
+    """Return what an experiment says instead of a version; "" if it decided for this one.
+
+    Of an arm without a declared version, the one that served all of its responses counts.
+    """
     if started.state != "decided":
         return f"it is {started.state}, and has decided for no version"
-    chosen = started.versions.get(started.decision, "")
-    if chosen == version:
+    arm = started.decision
+    declared = started.versions.get(arm, "")
+    served = [declared] if declared else _served_versions(project, started, arm)
+    if served == [version]:
         return ""
-    served = f"which {chosen} served" if chosen else "for which no version was named"
-    return f"it decided for {started.decision}, {served}, and not for {version}"
+    if len(served) == 1:
+        return f"it decided for {arm}, which {served[0]} served, and not for {version}"
+    who = " and ".join(served) if served else "no version in the lake"
+    return (
+        f"it decided for {arm}, which {who} served; an arm stands for one version if it declares "
+        f'it: versions={{"{arm}": "{version}"}}'
+    )
+
+
+def _served_versions(project: Project, started: StartedExperiment, arm: str) -> list[str]:
+    """Return the versions of the registry that answered in an arm, by the lake."""
+    lake, registry = Lake(project.paths.lake), Registry(project.paths.registry, clock=SystemClock())
+    experiment = Experiment.from_dict(started.declaration)
+    if experiment.policy_of(arm) != "model" or not lake.exists("events"):
+        return []
+    events = lake.events(
+        ("type", "experiment", "arm", "model"), started.started_at, started.stopped_at
+    )
+    rows = events.filter(
+        (pc.field("type") == "answer")
+        & (pc.field("experiment") == started.name)
+        & (pc.field("arm") == arm)
+    )
+    names = [name for name in rows["model"].unique().to_pylist() if name]
+    return sorted(name for name in names if (registry.path / name).is_dir())

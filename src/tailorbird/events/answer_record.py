@@ -98,6 +98,9 @@ class ResponseRecord(
     )  # of `items`, calibrated; empty if the model predicts no clicks
     shadow_us: int = 0  # that `shadow` took to score `items`
     champion_us: int = 0  # that `model` took to score them again; 0 where that was not timed
+    user_vector: list[float] = msgspec.field(
+        default_factory=list
+    )  # along fixed directions, see `ranking.tower.sketch_vector`; empty without a tower
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -26,6 +26,7 @@ EXPOSURES = ("answer", "impression")
 STOPPING = ("fixed", "group_sequential", "anytime")
 SPENDING_FUNCTIONS = ("obrien_fleming", "pocock")
 EXPERIMENT_KINDS = ("ab", "interleaving")
+SEGMENTS = ("device", "country", "referrer")  # columns of a response that a report can split by
 INTERLEAVED = "interleaved"  # logged as the arm of a response that was drafted from two arms
 HOLDOUT_SALT = "holdout"
 
@@ -67,7 +68,8 @@ class Experiment:
             by default the slot's name. Experiments of one slot need one layer.
         share: of the layer's units.
         holdout: share of all units that take part in no experiment with a holdout.
-        segments: columns of the first response by which the report splits the effect.
+        segments: columns of the first response by which the report splits the effect: some of
+            `SEGMENTS`.
         history: length of the period before a unit's exposure that CUPED uses.
         kind: `ab` gives each unit one arm; `interleaving` drafts each of its responses from two
             arms, see `ranking.policy.interleaving`.
@@ -106,7 +108,7 @@ class Experiment:
         where = f"experiment {self.name}"
         if (
             not self.arms
-            or any(share <= 0 for share in self.arms.values())
+            or not all(share > 0 for share in self.arms.values())  # also NaN
             or sum(self.arms.values()) > 1 + 1e-9
         ):
             raise DeclarationError(
@@ -163,6 +165,19 @@ class Experiment:
                 raise DeclarationError(
                     f"{name}: {getattr(self, name)!r} is no duration", where=where, fix="such as 7d"
                 ) from None
+        if isinstance(self.segments, str):
+            raise DeclarationError(
+                f"segments: got the text {self.segments!r}",
+                where=where,
+                fix=f'use a list, such as ["{self.segments}"]',
+            )
+        for metric in (self.metric, *self.guardrails):
+            if not isinstance(metric, Metric):
+                raise DeclarationError(
+                    f"{metric!r} is no Metric",
+                    where=where,
+                    fix='such as Metric("orders", "conversion", event="purchase")',
+                )
         names = [metric.name for metric in (self.metric, *self.guardrails)]
         if len(set(names)) < len(names):
             raise DeclarationError("two metrics have one name", where=where, fix="rename one")

@@ -10,6 +10,7 @@ however often it is read; that of a fixed plan is shorter and valid at the plann
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,12 @@ from tailorbird.experiments.outcomes import (
 )
 from tailorbird.experiments.page import interleaving_html
 from tailorbird.experiments.started import Run, StartedReport
+from tailorbird.experiments.views.tables import plot_preferences, preferences_frame
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tailorbird.platform.frames import Frame
 
 EVENT_COLUMNS = (*COLUMNS, "session_id")
 RESPONSE_COLUMNS = ("request_id", "items", "teams")
@@ -109,6 +116,17 @@ class InterleavingReport(StartedReport):
     def _repr_html_(self) -> str:
         return interleaving_html(self)
 
+    def to_frame(self) -> "Frame":
+        """Return the preference by kind of event as a table."""
+        return preferences_frame(self)
+
+    def plot(self) -> "Figure":
+        """Draw the treatment's share of credits."""
+        return plot_preferences(self)
+
+    def __repr__(self) -> str:
+        return f"{self.summary}\n{self.to_frame()!r}"
+
 
 def interleaving_report(
     events: pa.Table,
@@ -139,8 +157,8 @@ def interleaving_report(
     )
     positions = balance_positions(credits.picks)
     checks = _checks(credits, positions)
-    is_open = is_fixed and not run.is_over
-    colour, verdict, advice = _conclude(experiment, preferences[0], checks, is_open=is_open)
+    open_state = run.open_state if is_fixed and not run.is_over else ""
+    colour, verdict, advice = _conclude(experiment, preferences[0], checks, open_state)
     if state != "running":
         advice = f"It is {state}."
     return InterleavingReport(
@@ -290,9 +308,9 @@ def _checks(credits: Credits, positions: tuple[PositionBalance, ...]) -> tuple[C
 
 
 def _conclude(
-    experiment: Experiment, clicks: Preference, checks: tuple[Check, ...], *, is_open: bool
+    experiment: Experiment, clicks: Preference, checks: tuple[Check, ...], open_state: str
 ) -> tuple[str, str, str]:
-    """Return colour, verdict and advice."""
+    """Return colour, verdict and advice; `open_state` says why a fixed plan has no verdict."""
     name, control, treatment = experiment.name, experiment.control_arm, experiment.treatments[0]
     if failed := [check for check in checks if not check.passed]:
         verdict = f"Do not decide by this experiment: {failed[0].reason}"
@@ -304,9 +322,9 @@ def _conclude(
         f"{clicks.share:.1%} of credited clicks went to {treatment} ({experiment.level:.0%} "
         f"interval {clicks.low:.1%} to {clicks.high:.1%}; {clicks.units:,} units)"
     )
-    if is_open:
+    if open_state:
         advice = "Wait for the planned end. The interval is valid only then."
-        return "amber", f"Not decided yet: {figures}.", advice
+        return "amber", f"{open_state}: {figures}.", advice
     if clicks.low <= 0.5 <= clicks.high:
         verdict = f"No preference between {treatment} and {control} is shown: {figures}."
         return "amber", verdict, "Let it run, or keep the control."

@@ -43,8 +43,8 @@ class Outcomes:
     """Items seen, clicked or bought, each once, with their responses; shapes (n,).
 
     Attributes:
-        table: the events that may count, with all their columns: of people, in the slot or
-            without a response.
+        table: the events that may count, with all their columns: of people, in the slot, of one
+            of its responses by request_id, or without a response.
         kind: shape (rows of the table,), an index into `KINDS`.
         row: the event's row in the table.
         response: the row of its response, or `row` if the response precedes the table.
@@ -99,8 +99,12 @@ def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
     is_unattributed = pc.and_kleene(
         pc.is_null(events["request_id"]), pc.not_equal(events["type"], "answer")
     )
+    in_slot = pc.equal(events["slot"], slot)
+    is_response = pc.and_kleene(in_slot, pc.equal(events["type"], "answer"))
+    responses = events["request_id"].filter(is_response).drop_null()
+    names_response = pc.and_(pc.is_null(events["slot"]), pc.is_in(events["request_id"], responses))
     mask = pc.and_kleene(
-        pc.or_kleene(pc.equal(events["slot"], slot), is_unattributed),
+        pc.or_kleene(in_slot, pc.or_kleene(is_unattributed, names_response)),
         pc.is_in(events["type"], pa.array(KINDS)),
     )
     mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tailorbird import pages
 from tailorbird.events import to_iso
 from tailorbird.experiments.drawing import preferences_svg, report_svg, stages_svg
+from tailorbird.experiments.metrics import GUARDRAIL_TUNING
 
 if TYPE_CHECKING:
     from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.report import Report
     from tailorbird.experiments.trial import TrialReport
+
+
+GUARDRAIL_NOTE = (
+    "Intervals of guardrails are confidence sequences, valid on any day and narrowest at "
+    f"{GUARDRAIL_TUNING:,} units."
+)
 
 
 class Section(Protocol):
@@ -44,7 +51,7 @@ def interleaving_html(report: "InterleavingReport") -> str:
 def trial_html(report: "TrialReport") -> str:
     """Return the report of a planned experiment as a section of HTML."""
     charts = {arm: stages_svg(report, arm) for arm, stages in report.stages.items() if stages}
-    return _render("trial", report, charts=charts)
+    return _render("trial", report, charts=charts, guardrail_note=GUARDRAIL_NOTE)
 
 
 def _render(template: str, report: object, **values: Any) -> str:
@@ -72,9 +79,11 @@ def format_share(value: float) -> str:
 
 def format_uplift(value: float) -> str:
     """Format a relative uplift, or an end of its interval."""
+    if math.isnan(value):
+        return "–"
     return f"{value:+.1%}" if math.isfinite(value) else "unbounded"
 
 
 def format_interval(low: float, high: float) -> str:
     """Format the interval of a relative uplift."""
-    return f"{format_uplift(low)} to {format_uplift(high)}"
+    return "–" if math.isnan(low) else f"{format_uplift(low)} to {format_uplift(high)}"

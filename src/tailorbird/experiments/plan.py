@@ -1,14 +1,15 @@
 """Plan an experiment from the lake's own variance: units, days and detectable effect.
 
 For each stopping rule, with and without CUPED. A sequential plan of 14 analyses needs about 1.04 of
-the fixed sample (O'Brien–Fleming-like) and a confidence sequence about twice of it; each stops
+the fixed sample (O'Brien–Fleming-like) and a confidence sequence about 1.75 of it; each stops
 early where the effect is real. Figures beyond the lake's span are extrapolated, and say so.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -25,6 +26,12 @@ from tailorbird.experiments.drawing import plan_svg
 from tailorbird.experiments.measure import unit_values
 from tailorbird.experiments.stages import planned_stages
 from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
+from tailorbird.experiments.views.tables import plan_frame, plot_plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tailorbird.platform.frames import Frame
 
 UNITS_MIN = 50
 DAYS_MAX = 365
@@ -86,10 +93,18 @@ class Plan:
         return msgspec.to_builtins(self)
 
     def __repr__(self) -> str:
-        return f"{self.experiment} in slot {self.slot}: {self.verdict}"
+        return f"{self.experiment} in slot {self.slot}: {self.verdict}\n{self.to_frame()!r}"
 
     def _repr_html_(self) -> str:
-        return plan_svg(self)
+        return f"<p>{escape(self.verdict)}</p>{plan_svg(self)}{self.to_frame().to_html()}"
+
+    def to_frame(self) -> "Frame":
+        """Return what each stopping rule needs as a table."""
+        return plan_frame(self)
+
+    def plot(self) -> "Figure":
+        """Draw the detectable effect by days."""
+        return plot_plan(self)
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,7 @@ def plan_experiment(
 
     Args:
         events: with `units.UNIT_COLUMNS`, from `history` before these days on.
+        days: fewer if the slot's first response is younger.
 
     Raises:
         NotReadyError: the lake has too few units of the slot.
@@ -136,6 +152,9 @@ def plan_experiment(
             where=f"experiment {experiment.name}",
             fix="plan once the lake has a few days of its responses",
         )
+    full_days = max((now - int(table.first.min())) // DAY, 1)
+    if full_days + 1 < days:  # the first day is in part before the first response
+        return plan_experiment(events, experiment, now=now, attribution=attribution, days=full_days)
     duration = parse_duration(experiment.duration) / DAY
     growth, mean = _observe(table, experiment, start, days)
     ratio = _variance_ratio(events, experiment, now, attribution)

@@ -12,7 +12,7 @@ several treatments the intervals are Bonferroni's.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,12 @@ from tailorbird.experiments.statistics import (
     relative_uplift,
     sample_ratio_p,
 )
+from tailorbird.experiments.views.tables import plot_split, split_frame
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tailorbird.platform.frames import Frame
 
 SRM_ALARM = 0.001
 MULTIPLE_ALARM = 0.01  # share of persons in several arms above which the verdict warns
@@ -122,6 +128,17 @@ class Report:
 
     def _repr_html_(self) -> str:
         return split_html(self)
+
+    def to_frame(self) -> "Frame":
+        """Return the figures of each arm as a table."""
+        return split_frame(self)
+
+    def plot(self) -> "Figure":
+        """Draw the click rate of each arm."""
+        return plot_split(self)
+
+    def __repr__(self) -> str:
+        return f"{self.verdict}\n{self.to_frame()!r}"
 
 
 def experiment_report(

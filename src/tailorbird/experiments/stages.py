@@ -101,7 +101,8 @@ def follow_path(
 ) -> Path:
     """Analyse the primary metric after each interval, and at the end once it is over.
 
-    A fixed or sequential plan ends at its planned end, so that later reports add no analysis.
+    A fixed or sequential plan ends at its planned end, so that later reports add no analysis. If it
+    is stopped before, its analyses and boundaries stay as they were while it ran.
     """
     duration = parse_duration(experiment.duration)
     if experiment.stopping != "anytime":
@@ -199,7 +200,7 @@ def _single(
     newest = stages[-1]
     is_conclusive = bool(crossed) if is_anytime else is_over and abs(newest.z) >= newest.bound
     shown = crossed[-1] if is_anytime and crossed else newest
-    p = math.nan if is_anytime else measured[-1][2].p
+    p = math.nan if is_anytime or not is_over else measured[-1][2].p
     return Path(
         tuple(stages), shown.uplift, shown.low, shown.high, p, is_conclusive, False, measured[-1][1]
     )

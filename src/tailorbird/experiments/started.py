@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events import parse_duration
+from tailorbird.events import DAY, parse_duration, to_iso
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.checks import Check
 from tailorbird.experiments.plain_data import replace_not_finite
@@ -17,6 +17,7 @@ class Run:
 
     Attributes:
         notes: shown at the end of the report.
+        decision, decided_by: the chosen arm, and who chose it.
     """
 
     experiment: Experiment
@@ -25,6 +26,8 @@ class Run:
     stopped_at: int = 0
     state: str = "running"
     notes: tuple[str, ...] = ()
+    decision: str = ""
+    decided_by: str = ""
 
     @property
     def until(self) -> int:
@@ -37,7 +40,18 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        return bool(self.stopped_at) or self.until >= self.planned_end
+        """Whether the plan's last analysis is reached; only a confidence sequence may end early."""
+        is_anytime = self.experiment.stopping == "anytime" and self.stopped_at > 0
+        return is_anytime or self.until >= self.planned_end
+
+    @property
+    def open_state(self) -> str:
+        """Why there is no verdict before the plan's last analysis."""
+        days = f"{max(self.planned_end - self.until, 0) / DAY:.1f}"
+        if self.stopped_at:
+            return f"Stopped {days} days before its planned end, without a verdict"
+        end = to_iso(self.planned_end)[:16]
+        return f"Not decided yet ({days} of {self.experiment.duration} left, until {end})"
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of `StartedReport` that follow from the declaration and the times."""

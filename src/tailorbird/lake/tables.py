@@ -96,6 +96,7 @@ RESPONSES_SCHEMA = pa.schema(
         ("click_probabilities", pa.list_(pa.float64())),  # of `items`, calibrated
         ("shadow_us", pa.int64()),  # that `shadow` took to score `items`
         ("champion_us", pa.int64()),  # that `model` took to score them again; 0: not timed
+        ("user_vector", pa.list_(pa.float32())),  # along fixed directions; empty without a tower
     ]
 )
 

@@ -56,6 +56,8 @@ def build_status(
     alarms: tuple[str, ...] = (),
     judged: str,
     waiting: tuple[str, ...] = (),
+    churn: tuple[str, ...] = (),
+    decisions: Sequence[Entry] = (),
 ) -> Status:
     """Return the state from the cells of the last two days.
 
@@ -63,6 +65,8 @@ def build_status(
         alarms: one sentence for each open alarm.
         judged: when drift was last looked for, or why that could not be.
         waiting: one sentence for each training that cannot run, and step that waits for a person.
+        churn: one phrase for each churn model.
+        decisions: on churn models.
     """
     delays = slot_delays(cells)
     minute = pc.field("minute")
@@ -79,11 +83,11 @@ def build_status(
         f"{to_minute(now)}, the last 24 hours against the 24 before",
         *_traffic(today, before, champion),
         _slots(today_cells, now, delays),
-        _models(names, champion),
+        "; ".join([_models(names, champion), *churn]),
         _checks(checks),
         *(["to do: " + "; ".join(waiting)] if waiting else []),
         "alarms: " + "; ".join([*(alarms or ["none open"]), judged]),
-        _decisions(registry.audit(), now),
+        _decisions([*registry.audit(), *decisions], now),
     ]
     return Status(now, tuple(lines), today, before)
 
@@ -149,6 +153,7 @@ def _decisions(audit: Sequence[Entry], now: int) -> str:
     recent = [
         entry for entry in audit if entry.at > now - DAY and entry.action != "add" and entry.version
     ]
+    recent.sort(key=lambda entry: entry.at)
     texts = [
         f"{to_iso(entry.at)[11:16]}Z {entry.by}: {entry.action} {entry.version}, {entry.why}"
         for entry in recent[-DECISIONS_MAX:][::-1]

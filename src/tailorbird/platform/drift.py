@@ -7,16 +7,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_minute
-from tailorbird.features import FeatureSet
-from tailorbird.features.declare.declarations import Derived
 from tailorbird.lake import Lake
+from tailorbird.monitoring.churn import score_signal
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import OUTAGE, Change, name_cause_of_fall
 from tailorbird.monitoring.drift.detect import CLICKED, DAYS_MIN, LABEL, OUTAGE_DAYS_MIN, Floats
@@ -31,8 +28,9 @@ from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_t
 from tailorbird.monitoring.figures import FigureStore
 from tailorbird.monitoring.figures.cells import SlotRule
 from tailorbird.platform.frames import Frame
-from tailorbird.ranking.bundle import SKETCHES
-from tailorbird.registry import Registry
+from tailorbird.platform.models.churn_figures import refresh_safely
+from tailorbird.platform.models.learned import Learned, read_learned
+from tailorbird.registry import AuditEntry, Registry
 from tailorbird.training.sketches import bins_of
 
 HISTORY_DAYS = 56
@@ -144,9 +142,10 @@ def _find_drift(
     now, features, lake = clock.now(), project.features, Lake(project.paths.lake)
     store = _sketch_store(project)
     store.refresh(max(now - HISTORY_DAYS * DAY, _first_visit(lake, now)), now)
-    learned = _read_training(project, clock) if against == TRAINING else None
+    learned = read_learned(project, clock) if against == TRAINING else None
     if learned is None:
         signals, start = store.read(now - HISTORY_DAYS * DAY, now)
+        signals += _churn_signals(project, clock, signals, start)
         pairs = []
     else:
         pairs, start = store.read_with(now - HISTORY_DAYS * DAY, now, learned.table, learned.slot)
@@ -223,15 +222,24 @@ def fall_details(since: int, reason: str, cause: Cause) -> dict[str, str]:
 
 
 def read_falls(project: Project, clock: Clock) -> list[DriftRow]:
-    """Return the falls of clicks in the audit log; one goes on until another model takes over."""
-    audit, rows = Registry(project.paths.registry, clock=clock).audit(), []
+    """Return the falls in the audit logs; one goes on until another model takes over."""
+    folders = [project.paths.registry, *map(project.paths.churn, project.churn)]
+    return [
+        row
+        for folder in folders
+        for row in _falls_of(Registry(folder, clock=clock).audit(), clock.now())
+    ]
+
+
+def _falls_of(audit: Sequence[AuditEntry], now: int) -> list[DriftRow]:
+    rows = []
     for index, entry in enumerate(audit):
-        if entry.action != FALL or not entry.details or entry.at > clock.now():
+        if entry.action != FALL or not entry.details or entry.at > now:
             continue
         ends = [
             later.at
             for later in audit[index:]
-            if later.action in ("promote", "rollback") and later.at <= clock.now()
+            if later.action in ("promote", "rollback") and later.at <= now
         ]
         times = {"until": to_minute(ends[0]) if ends else "", "detected": to_minute(entry.at)}
         row = {**entry.details, **times, "compared_with": "reference"}
@@ -251,12 +259,25 @@ def _sketch_store(project: Project) -> SketchStore:
 
 
 def _changes(project: Project, clock: Clock) -> list[Change]:
-    """Return the changes of models in the audit log."""
+    """Return the changes of models in the audit logs."""
+    folders = {"": project.paths.registry}
+    folders |= {f"{name} ": project.paths.churn(name) for name in project.churn}
     return [
-        Change(entry.at, f"{entry.by}: {entry.action} {entry.version}")
-        for entry in Registry(project.paths.registry, clock=clock).audit()
+        Change(entry.at, f"{entry.by}: {entry.action} {prefix}{entry.version}")
+        for prefix, folder in folders.items()
+        for entry in Registry(folder, clock=clock).audit()
         if entry.action in ("promote", "rollback", "canary", "end canary")
     ]
+
+
+def _churn_signals(
+    project: Project, clock: Clock, signals: Sequence[Signal], start: int
+) -> list[Signal]:
+    """Return the scores of each churn model by day, in the hours of other signals."""
+    hours = len(signals[0].counts) if signals else 0
+    records = {name: refresh_safely(project, clock, name) for name in project.churn if hours}
+    found = [score_signal(name, each.days, start, hours) for name, each in records.items()]
+    return [signal for signal in found if signal is not None]
 
 
 def _history_hours(hours: int, recent: int) -> int:
@@ -266,71 +287,8 @@ def _history_hours(hours: int, recent: int) -> int:
     return OUTAGE_DAYS_MIN * 24 if hours > OUTAGE_DAYS_MIN * 24 else 0
 
 
-@dataclass(frozen=True)
-class _Training:
-    """What a version learned from.
-
-    Attributes:
-        table: as `training.sketches` writes it.
-        is_logged: its rows were shown; else its requests were drawn from what people chose.
-        since, until: the time of its rows, microseconds.
-    """
-
-    version: str
-    table: pa.Table
-    slot: str
-    is_logged: bool
-    since: int
-    until: int
-
-    def hours(self, start_ts: int) -> slice:
-        """Return the hours of its time, counted from the first."""
-        start, stop = ((bound - start_ts) // HOUR for bound in (self.since, self.until))
-        return slice(max(0, start), max(0, stop))
-
-    def comparable(
-        self, pairs: Sequence[tuple[Signal, Floats]], features: FeatureSet
-    ) -> list[tuple[Signal, Floats]]:
-        """Return the signals whose rows are the same in training and serving.
-
-        Drawn requests have candidates as rows, so that features of items are of another choice.
-        """
-        of_people = {
-            column.name
-            for column, feature in zip(features.columns, features.features, strict=False)
-            if "item" not in column.entity and not isinstance(feature, Derived)
-        }
-        return [
-            (signal, training)
-            for signal, training in pairs
-            if training.sum() > 0
-            and (self.is_logged or signal.kind == "score" or signal.name in of_people)
-        ]
-
-
-def _read_training(project: Project, clock: Clock) -> _Training:
-    registry = Registry(project.paths.registry, clock=clock)
-    champion = registry.aliases().champion
-    path = registry.champion()
-    if path is None or not (path / SKETCHES).is_file():
-        raise NotReadyError(
-            f"the champion {champion} has learned from no rows" if path else "there is no champion",
-            where=str(path or project.paths.registry),
-            fix="tailorbird train, and promote the model",
-        )
-    about = registry.info(champion).metrics["about"]
-    return _Training(
-        champion,
-        pq.read_table(path / SKETCHES),
-        about["slot"],
-        about["source"] == "logged answers",
-        about["window"]["from"],
-        about["window"]["test_from"],
-    )
-
-
 def _clicks(
-    project: Project, learned: _Training, start: int, now: int, hours: int
+    project: Project, learned: Learned, start: int, now: int, hours: int
 ) -> tuple[Signal, Floats]:
     """Return clicks on seen items by hour, and in the training.
 
@@ -381,7 +339,7 @@ def _first_visit(lake: Lake, now: int) -> int:
     """Return the time of the first event of a person; `now` without any. Profiles may be older."""
     of_people = "timeless IS NOT TRUE AND type NOT IN ('user', 'item')"
     first = lake.sql(f"SELECT min(ts) AS ts FROM events WHERE {of_people}")["ts"]
-    return first.cast(pa.int64())[0].as_py() or now
+    return first.cast("int64")[0].as_py() or now
 
 
 def _hour(start: int, hour: int) -> str:

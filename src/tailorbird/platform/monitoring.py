@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, Clock, parse_duration, to_iso, to_minute
-from tailorbird.lake import Lake
-from tailorbird.monitoring.drift.judgement import read_judgement
 from tailorbird.monitoring.figures import Figures, summarize
 from tailorbird.monitoring.figures.report import (
     DELAY_COLUMNS,
@@ -19,8 +17,9 @@ from tailorbird.monitoring.figures.report import (
     slot_delays,
 )
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
-from tailorbird.monitoring.status import Status, build_status
+from tailorbird.monitoring.status import Status
 from tailorbird.pages.notebook import text_html
+from tailorbird.platform.diagnostics.status import catalogue_size, read_status
 from tailorbird.platform.drift import (
     DEFAULT_SINCE,
     HISTORY,
@@ -30,6 +29,7 @@ from tailorbird.platform.drift import (
     read_open_episodes,
 )
 from tailorbird.platform.frames import Frame
+from tailorbird.platform.models import churn_figures
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.registry import Registry
 
@@ -163,6 +163,19 @@ class MonitoringView:
         project = open_project(self._root)
         now = clock_as_of(as_of, project, settled=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
+
+    def churn(
+        self, name: str, *, since: str = "180d", as_of: str = ""
+    ) -> churn_figures.ChurnFigures:
+        """Return how right a churn model was, by week.
+
+        Raises:
+            NotReadyError: no outcome is known yet.
+        """
+        project = open_project(self._root)
+        clock = clock_as_of(as_of, project, settled=False)
+        start = clock.now() - parse_duration(since)
+        return churn_figures.read_churn_figures(project, clock, name, start)
 
     def drift(
         self, *, since: str = DEFAULT_SINCE, against: str = HISTORY, as_of: str = ""
@@ -355,45 +368,3 @@ class FiguresTask:
                     log.warning("drift since %s: %s, %s", row.since, row.cause, row.evidence)
         except TailorbirdError as error:
             log.info("drift: %s", error)
-
-
-def catalogue_size(project: Project) -> int:
-    """Return the number of items that the lake has a profile of; 0 without any."""
-    import pyarrow.compute as pc
-
-    lake = Lake(project.paths.lake)
-    return (
-        int(pc.count_distinct(lake.table("items", ["id"])["id"]).as_py())
-        if lake.exists("items")
-        else 0
-    )
-
-
-def read_status(project: Project, clock: Clock) -> Status:
-    """Return the state of a project in the last 24 hours."""
-    from tailorbird.platform.notify import describe_notify
-    from tailorbird.platform.rollout import waiting_steps
-    from tailorbird.platform.runtime.overdue import read_overdue
-
-    now, registry = clock.now(), Registry(project.paths.registry, clock=clock)
-    store = figure_store(project)
-    store.refresh(now - 2 * DAY, now)
-    return build_status(
-        store.read(now - 2 * DAY, now),
-        now,
-        registry=registry,
-        checks=project.paths.checks,
-        catalogue=catalogue_size(project),
-        alarms=(
-            *(
-                f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
-                for row in read_open_episodes(project, clock)
-            ),
-            *describe_notify(project, now),
-        ),
-        judged=str(read_judgement(project.paths.monitoring)),
-        waiting=(
-            *(step.describe() for step in waiting_steps(registry.audit())),
-            *(entry.describe() for entry in read_overdue(project, clock)),
-        ),
-    )

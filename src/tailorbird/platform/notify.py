@@ -23,7 +23,9 @@ from tailorbird.monitoring.notify import (
     silence,
 )
 from tailorbird.platform.drift import RUNBOOKS, read_open_episodes
+from tailorbird.platform.models.churn_figures import churn_decisions
 from tailorbird.platform.rollout import AUTHORS, WaitingStep, waiting_steps
+from tailorbird.platform.runtime.churn import describe_waiting
 from tailorbird.platform.runtime.overdue import Overdue, read_overdue
 from tailorbird.registry import AuditEntry, Registry
 
@@ -99,7 +101,8 @@ def collect_messages(
     audit = Registry(project.paths.registry, clock=clock).audit()
     return [
         *_page_messages(name, figures),
-        *_decision_messages(audit, name, clock.now()),
+        *_decision_messages([*audit, *churn_decisions(project, clock)], name, clock.now()),
+        *(_churn_message(name, text) for text in describe_waiting(project, clock)),
         *(_waiting_message(name, step) for step in waiting_steps(audit)),
         *(_overdue_message(name, entry) for entry in read_overdue(project, clock)),
         *_episode_messages(name, read_open_episodes(project, clock)),
@@ -154,6 +157,12 @@ def _waiting_message(name: str, step: WaitingStep) -> Message:
         f'tailorbird monitor approve --why "…"\nRunbook: {RUNBOOKS}/canary-ended.md',
         repeats=True,
     )
+
+
+def _churn_message(name: str, text: str) -> Message:
+    body = f"{text}\nRunbook: {RUNBOOKS}/churn.md"
+    title = f"{name}: a churn model waits for you"
+    return Message("approval", "approval", f"approval/{text}", title, body, repeats=True)
 
 
 def _overdue_message(name: str, entry: Overdue) -> Message:

@@ -69,7 +69,9 @@ def train(
     declared, by = project.slot_or_churn(name), by or getpass.getuser()
     if isinstance(declared, Churn):
         clock = clock_as_of(as_of, project, notify=notify)
-        return _train_churn(project, name, options, promote, clock, by, progress)
+        return train_churn_model(
+            project, name, options, clock, promote=promote, by=by, progress=progress
+        )
     settings = options.settings(project, declared)
     return train_slot(
         project,
@@ -131,15 +133,17 @@ def train_slot(
     )
 
 
-def _train_churn(
+def train_churn_model(
     project: Project,
     name: str,
     options: TrainOptions,
-    promote: bool,
     clock: Clock,
+    *,
+    promote: bool,
     by: str,
-    progress: Progress,
+    progress: Progress = no_progress,
 ) -> "ChurnReport":
+    """Train a churn model in the folders of a project, see `train`."""
     from tailorbird.training.tasks.churn.backtest import ChurnSettings
     from tailorbird.training.tasks.churn.train import train_churn
     from tailorbird.training.tasks.churn.training_rows import FitSettings

@@ -21,6 +21,7 @@ the batch size: TOLERANCE bounds the difference, and tests verify it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import msgspec
@@ -48,6 +49,20 @@ VECTOR_COLUMNS = {
 assert tuple(VECTOR_COLUMNS) == VECTOR_NAMES
 PROBE_FACTOR_MIN = 4  # minimum number of eligible items to probe, as a multiple of the limit
 _PEOPLE = 256  # users per matrix product with all items
+
+
+SKETCH_WIDTH = 8  # directions along which user vectors are recorded, for drift
+
+
+def sketch_vector(user: Matrix) -> list[float]:
+    """Return a user vector (width,) along a few random directions that never change."""
+    return (user @ _directions(user.size)).tolist()
+
+
+@cache
+def _directions(width: int) -> Matrix:
+    directions = np.random.default_rng(0).normal(size=(width, SKETCH_WIDTH))
+    return (directions / np.linalg.norm(directions, axis=0)).astype(np.float32)
 
 
 class TowerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -35,6 +35,7 @@ class StartedExperiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         first, size: its buckets of the layer while it runs.
         ramp: share of these that takes part.
         versions: arm → version of the model that serves it, as resolved at the start.
+        attribution: of its slot at the start, such as `30m`; "" if the start recorded none.
         decision: the arm that was chosen, once decided.
     """
 
@@ -48,6 +49,7 @@ class StartedExperiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     size: int = BUCKETS
     ramp: float = 1.0
     versions: dict[str, str] = {}
+    attribution: str = ""
     started_at: int = 0
     stopped_at: int = 0
     decided_at: int = 0

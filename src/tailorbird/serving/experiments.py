@@ -52,7 +52,7 @@ class Assignment:
     """The arm of a request; "" is none, and the slot's own policy answers.
 
     Attributes:
-        experiment: as it is logged; "" for a forced arm, which no analysis counts.
+        experiment: the experiment of the arm.
         slot: the slot whose settings the arm uses; "" for the requested slot.
         version: the version of the model that serves the arm; "" for the champion.
         interleaved: the two arms that the response is drafted from, the control first.
@@ -66,23 +66,26 @@ class Assignment:
     is_forced: bool = False
     interleaved: tuple["Assignment", ...] = ()
 
+    @property
+    def logged_experiment(self) -> str:
+        """The experiment as it is logged; "" for a forced arm, which no analysis counts."""
+        return "" if self.is_forced else self.experiment
+
     @classmethod
     def of(cls, enrolment: Enrolment, arm: str, *, is_forced: bool = False) -> "Assignment":
         """Return the assignment to an arm; to both of an interleaved experiment unless forced."""
         experiment = enrolment.experiment
         if experiment.is_interleaved and not is_forced:
             pair = (experiment.control_arm, *experiment.treatments)
-            arms = tuple(cls._of_arm(enrolment, arm, experiment.name) for arm in pair)
+            arms = tuple(cls._of_arm(enrolment, arm) for arm in pair)
             return cls(experiment.name, INTERLEAVED, INTERLEAVED, interleaved=arms)
-        return cls._of_arm(enrolment, arm, "" if is_forced else experiment.name, is_forced)
+        return cls._of_arm(enrolment, arm, is_forced)
 
     @classmethod
-    def _of_arm(
-        cls, enrolment: Enrolment, arm: str, name: str, is_forced: bool = False
-    ) -> "Assignment":
+    def _of_arm(cls, enrolment: Enrolment, arm: str, is_forced: bool = False) -> "Assignment":
         experiment = enrolment.experiment
         return cls(
-            name,
+            experiment.name,
             arm,
             experiment.policy_of(arm),
             experiment.slots.get(arm, ""),
@@ -257,14 +260,21 @@ class LiveExperiments:
         return _RunningExperiment(enrolment, condition)
 
 
-def _force_arm(arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
-    for enrolment in enrolments:
-        if arm in enrolment.experiment.arms:
-            return Assignment.of(enrolment, arm, is_forced=True)
-    arms = [arm for enrolment in enrolments for arm in enrolment.experiment.arms]
+def _force_arm(forced: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
+    """Return the assignment to an arm given as ARM, or as EXPERIMENT:ARM where several have it."""
+    pairs = {
+        f"{enrolment.experiment.name}:{arm}": (enrolment, arm)
+        for enrolment in enrolments
+        for arm in enrolment.experiment.arms
+    }
+    names = [name for name, (_, arm) in pairs.items() if forced in (arm, name)]
+    if len(names) == 1:
+        enrolment, arm = pairs[names[0]]
+        return Assignment.of(enrolment, arm, is_forced=True)
+    problem = f"runs {len(names)} arms" if names else "runs no arm"
     raise QueryError(
-        f"slot {slot} runs no arm {arm[:60]!r}",
+        f"slot {slot} {problem} {forced[:60]!r}",
         path="$.arm",
         code="unknown_arm",
-        fix=f"use one of {', '.join(arms)}" if arms else "start an experiment first",
+        fix=f"use one of {', '.join(names or pairs)}" if pairs else "start an experiment first",
     )

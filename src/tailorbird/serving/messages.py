@@ -51,7 +51,8 @@ class Query(
     """Common fields of all queries: who asks, and what may be shown.
 
     Without `user_id` and `anonymous_id` the answer is for a stranger, and is not remembered for
-    anybody. `arm` forces an arm of an experiment, to test it; no analysis counts the answer.
+    anybody. `arm` forces an arm of an experiment, to test it; no analysis counts the answer. It is
+    `EXPERIMENT:ARM` where several experiments of the slot have such an arm.
     """
 
     user_id: Id | None = None
@@ -146,7 +147,8 @@ class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     `last_known`, `features`, `freshness`, `previous_model`, `model`, `index`, `candidates`,
     `stale_candidates`, `items`, `vectors`, `retrieval`, `ranking`, `policy`, `rules`, `log`. The
     answer is then less personal. `t` is the time for which its features hold, `commit` the version
-    of the state that they were read from. `facets` are those that a search requested.
+    of the state that they were read from. `facets` are those that a search requested. `arm` and
+    `experiment` are "" outside an experiment.
     """
 
     request_id: str
@@ -157,6 +159,7 @@ class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     degraded: list[str]
     t: int
     commit: int = 0
+    experiment: str = ""
     facets: dict[str, FacetCounts] | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -110,19 +110,19 @@ def examine_champion(
     features = bundle.features or features
     rows = RowSettings(reference_from, now, HOUR, "answers", heads=bundle.heads)
     material = load_material(lake, features, slot, rows)
-    data, scored = material.data, []
+    data = material.data
     parts = [np.flatnonzero(data.t < since), np.flatnonzero(data.t >= since)]
     if not all(len(part) for part in parts):
         return LevelVerdict(
             "hold", "no answer before the change, or since, has a known outcome yet"
         )
-    moments = [int(data.t[part[0]]) for part in parts]
-    series = build_series(material.events, material.items, moments)
+    series = build_series(material.events, material.items, [int(data.t[part[0]]) for part in parts])
     live_columns = bundle.encoder.live
     replay = Replay(material.log, features, slot, material.codes, live_columns)
     past = History(features, material.events)
-    for part in parts:
-        shown = data.take(thin_evenly(part, REQUESTS, seed=0))
+
+    def score(requests: npt.NDArray[np.int64]) -> ScoredRows:
+        shown = data.take(thin_evenly(requests, REQUESTS, seed=0))
         shown = replace(shown, live=replay.read_live_columns(shown)[0])
         raw = [
             bundle.raw(
@@ -137,8 +137,9 @@ def examine_champion(
             for chunk in iterate_features_from(past, shown)
         ]
         heads = {head: np.concatenate([each[head] for each in raw]) for head in bundle.heads}
-        scored.append(ScoredRows(shown, heads))
-    return judge_levels(*scored, bundle.calibration, slot.objective)
+        return ScoredRows(shown, heads)
+
+    return judge_levels(score(parts[0]), score(parts[1]), bundle.calibration, slot.objective)
 
 
 def judge_levels(
@@ -154,7 +155,8 @@ def judge_levels(
         objective: the slot's formula.
     """
     figures: dict[str, dict[str, float]] = {}
-    worse, off = [], []
+    worse: list[str] = []
+    off: list[tuple[str, str]] = []
     for head in item_probability_heads(since.raw):
         labels = [part.data.labels.get(head) for part in (before, since)]
         if any(label is None or np.sum(label > 0) < POSITIVES_MIN for label in labels):
@@ -164,7 +166,8 @@ def judge_levels(
         figures[head] = {"auc_before": old.value, "auc": new.value, "level": ratio.value}
         error = np.hypot(old.high - old.value, new.value - new.low)
         text = f"{head}: AUC {old.value:.3f} before, {new.value:.3f} since"
-        if new.value - old.value < -max(ORDER_FALL, error):
+        fall = old.value - new.value
+        if fall > ORDER_FALL and fall > error:
             worse.append(text)
         elif ratio.low > 1 + LEVEL or ratio.high < 1 - LEVEL:
             off.append((head, f"{text}; predicted ÷ observed {ratio}"))

@@ -278,3 +278,12 @@ def test_what_cannot_be_estimated_says_so() -> None:
         evaluate_policy(sample, ["magic"])
     with pytest.raises(ValueError, match="weight: expected shape"):
         PolicySample(np.zeros((2, 1)), np.zeros((3, 1)), np.arange(2), np.ones((2, 1), bool))
+
+
+@pytest.mark.parametrize(
+    ("logged", "match"),
+    [([0.0, 0.5], "above 0, got 0 in row 0"), ([0.5, 1.2], "1.2 in row 1"), ([0.5], "1 prob")],
+)
+def test_what_cannot_have_been_logged_is_refused(logged: list[float], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        PolicySample.of_actions([1, 0], logged, [0.5, 0.5])

@@ -57,7 +57,7 @@ def store_episodes(folder, rows: list[DriftRow]) -> None:
 def project_of(folder, *urls: str) -> Any:
     project = open_shop(folder)
     settings = msgspec.structs.replace(project.settings, notify=NotifySection(urls=list(urls)))
-    return SimpleNamespace(paths=project.paths, settings=settings, slots=project.slots)
+    return SimpleNamespace(paths=project.paths, settings=settings, slots=project.slots, churn={})
 
 
 def task_at(project, now: int) -> NotifyTask:

@@ -30,11 +30,13 @@ def test_a_personal_list_says_how_old_its_features_are_and_no_more() -> None:
 
 def test_what_was_missing_and_which_arm_answered() -> None:
     sentences = _explain(
-        msgspec.structs.replace(FULL, degraded=["model", "items", "vectors"], arm="popular")
+        msgspec.structs.replace(
+            FULL, degraded=["model", "items", "vectors"], arm="popular", experiment="fresh"
+        )
     )
     assert "tailorbird train learns one" in sentences[1]
     assert "tailorbird doctor names the rule" in sentences[2]
-    assert "arm popular of the slot's experiment" in sentences[3]
+    assert "arm popular of experiment fresh" in sentences[3]
 
 
 def test_a_baseline_a_stranger_and_somebody_unknown() -> None:

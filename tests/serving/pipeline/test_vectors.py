@@ -14,7 +14,12 @@ from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encode.rows import RaggedArrays
-from tailorbird.ranking.tower import VECTOR_COLUMNS, add_sequence_source
+from tailorbird.ranking.tower import (
+    SKETCH_WIDTH,
+    VECTOR_COLUMNS,
+    add_sequence_source,
+    sketch_vector,
+)
 from tailorbird.ranking.tower_net import TOLERANCE
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
@@ -52,12 +57,20 @@ class Grown:
         return with_items(index, self.items)
 
 
-def make(bundle, features, reader, catalogue=None):
+class Recorded(list):
+    """Keeps the records of answers."""
+
+    def record_response(self, event_body, record):
+        self.append(record)
+        return True
+
+
+def make(bundle, features, reader, catalogue=None, response_log=None):
     return Pipeline(
         slots=SLOTS,
         bundles=FixedBundle(bundle),
         feature_provider=SingleSchema(features, reader),
-        response_log=None,
+        response_log=response_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
         catalogue=catalogue,
@@ -86,6 +99,25 @@ def test_a_click_a_moment_ago_moves_what_is_retrieved(bundle, features):
     assert "i6" not in nearest_items
     reader.recent["u1"].append((1, "click"))
     assert categories(near(pipeline.answer(query))) == {"hats"}
+
+
+def test_the_record_of_an_answer_has_the_vector_for_drift(bundle, features):
+    reader, records = serving_shop.FakeReader(features), Recorded()
+    pipeline = make(bundle, features, reader, response_log=records)
+    for _ in range(2):
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1", size=6))
+        reader.recent["u1"] = [(9, "click"), (6, "click")]
+    vectors = [record.user_vector for record in records]
+    assert [len(vector) for vector in vectors] == [SKETCH_WIDTH, SKETCH_WIDTH]
+    sequences = reader.read(ReadRequest(person="u1", now=serving_shop.NOW), ["i1"]).sequences
+    user = bundle.space.query(sequences["recent"]).user
+    np.testing.assert_allclose(vectors[1], sketch_vector(user), atol=1e-6)
+    assert vectors[0] != vectors[1]
+    records.clear()
+    make(bundle.without_tower(), features, reader, response_log=records).answer(
+        RecommendQuery(slot="home", user_id="u1", size=6)
+    )
+    assert records[0].user_vector == []
 
 
 def test_a_new_item_is_found_by_what_it_is(bundle, features):

@@ -390,7 +390,7 @@ def test_training_uses_what_was_chosen_until_it_is_removed(project):
     path = project / "tuned.toml"
     path.write_text(
         '[home]\narchitecture = "gbdt"\nuntil = '
-        '"2999-01-01T00:00:00Z"\n[home.settings]\nleaves = 3\ncolumns = 0.9\n'
+        '"2999-01-01T00:00:00Z"\n[home.settings]\nleaves = 3\ncolumn_share = 0.9\n'
     )
     try:
         taken = must_json("-C", project, "train", "--quick", "--as-of", "latest")

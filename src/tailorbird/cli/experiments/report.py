@@ -122,7 +122,7 @@ def _print_split(result: "Report") -> None:
 
 def _print_trial(result: "TrialReport") -> None:
     from tailorbird.events import to_iso
-    from tailorbird.experiments.page import format_interval, format_uplift
+    from tailorbird.experiments.page import GUARDRAIL_NOTE, format_interval, format_uplift
 
     _print_conclusion(result)
     print_table(
@@ -144,6 +144,8 @@ def _print_trial(result: "TrialReport") -> None:
         for metric_result in results
     ]
     print_table("", ["metric", "arm", "uplift", "interval", "CUPED leaves", "kind"], rows)
+    if result.guardrails:
+        console().print(f"{GUARDRAIL_NOTE}\n")
     for arm, stages in result.stages.items():
         crossing = result.find_crossing(arm)
         rows = [

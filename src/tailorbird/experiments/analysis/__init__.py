@@ -4,7 +4,7 @@ sequential   group sequential designs: boundaries, power, cost, estimates after 
 anytime      confidence sequences, valid at every look
 estimates    means, winsorised means, ratios and quantiles with variances clustered by unit
 adjust       CUPED by what was known before exposure; with strata, post-stratification
-multiple     Holm and Benjamini–Hochberg for several metrics or arms
+multiple     Holm, for several arms
 sample_ratio the anytime-valid test of the split of units
 segments     effects by segment, shrunk towards their mean
 """

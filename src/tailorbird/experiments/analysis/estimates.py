@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
-from scipy.stats import binom
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,25 +69,29 @@ def winsorise(values: npt.ArrayLike, quantile: float = 0.99) -> Floats:
 
 
 def quantile(values: npt.ArrayLike, probability: float) -> Estimate:
-    """Return a quantile with a variance from its order-statistic interval (Woodruff 1952)."""
-    x = np.sort(np.asarray(values, np.float64))
+    """Return a quantile with a variance from its order-statistic interval (Woodruff 1952).
+
+    Of the mid-distribution, which counts half of the ties (Ma, Genton, Parzen 2011): a quantile of
+    counts lies between two of them, and moves where their shares do.
+    """
+    x = np.asarray(values, np.float64)
     n = len(x)
     if n < 2:
         return Estimate(float(x[0]) if n else math.nan, math.nan, n)
+    distinct, counts = np.unique(x, return_counts=True)
+    below = (np.cumsum(counts) - counts / 2) / n
+    rank = np.arange(len(distinct))
+    lower, weight = divmod(float(np.interp(probability, below, rank)), 1)
+    # How much of each value lies below the quantile; without ties it is 0 or 1.
+    part = (1 - weight) * np.clip(lower - rank + 0.5, 0, 1)
+    part += weight * np.clip(lower - rank + 1.5, 0, 1)
+    mean_part = float(counts @ part) / n
     z = 1.959963984540054
-    low, high = binom.ppf([ndtr(-z), ndtr(z)], n, probability).astype(int)
-    low, high = max(int(low) - 1, 0), min(int(high), n - 1)
-    spread = (x[high] - x[low]) / (2 * z)
-    return Estimate(float(np.quantile(x, probability)), float(spread * spread), n)
-
-
-def quantile_interval(
-    values: npt.ArrayLike, probability: float, *, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the distribution-free interval of a quantile, by order statistics."""
-    x = np.sort(np.asarray(values, np.float64))
-    low, high = binom.ppf([(1 - level) / 2, (1 + level) / 2], len(x), probability).astype(int)
-    return float(x[max(int(low) - 1, 0)]), float(x[min(int(high), len(x) - 1)])
+    margin = z * math.sqrt(max(float(counts @ (part * part)) / n - mean_part**2, 0.0) / n)
+    at = np.array([probability, probability - margin, probability + margin])
+    value, low, high = np.interp(at, below, distinct).tolist()
+    spread = (high - low) / (2 * z)
+    return Estimate(value, spread * spread, n)
 
 
 @dataclass(frozen=True)

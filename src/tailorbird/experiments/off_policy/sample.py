@@ -14,9 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.errors import UsageError
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+ONE = 1 + 1e-9  # sums of floats round
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,25 @@ class PolicySample:
 
         Args:
             logged, target: probability of the logged action under each policy.
+
+        Raises:
+            UsageError: they differ in length, or are no probabilities; what was logged had one
+                above 0.
         """
-        rewards = _column(reward)
+        rewards, drawn, wanted = _column(reward), _column(logged), _column(target)
+        for name, column in (("logged", drawn), ("target", wanted)):
+            if len(column) != len(rewards):
+                raise UsageError(
+                    f"{len(column)} probabilities for {len(rewards)} rewards",
+                    where=f"PolicySample.of_actions, {name}",
+                    fix="give one for each reward",
+                )
+        _require(np.isfinite(rewards), rewards, "reward", "a finite number")
+        _require((drawn > 0) & (drawn <= ONE), drawn, "logged", "a probability above 0")
+        _require((wanted >= 0) & (wanted <= ONE), wanted, "target", "a probability")
         return cls(
             rewards,
-            _column(target) / _column(logged),
+            wanted / drawn,
             np.arange(len(rewards)) if person is None else np.asarray(person, np.int64),
             np.ones(rewards.shape, bool),
             None if prediction is None else _column(prediction),
@@ -124,6 +141,16 @@ def divide_probabilities(target: Floats, logged: Floats, shown: Bools) -> Floats
     weight = np.ones(target.shape)
     weight[shown] = target[shown] / logged[shown]
     return weight
+
+
+def _require(is_valid: Bools, values: Floats, name: str, expected: str) -> None:
+    if not is_valid.all():
+        row = int(np.argmin(is_valid[:, 0]))
+        raise UsageError(
+            f"expected {expected}, got {values[row, 0]:g} in row {row}",
+            where=f"PolicySample.of_actions, {name}",
+            fix="correct it, or leave the row out if it was logged wrongly",
+        )
 
 
 def _column(values: npt.ArrayLike) -> Floats:

@@ -33,8 +33,7 @@ Rows = npt.NDArray[np.intp]
 PIECE_BYTES = 4 << 20  # unpacked states per chunk
 # Number of entities of a kind whose reading records are renewed in time, rather than finished by
 # each request that finds them out of date:
-HOT_KEYS_SINGLE = 20_000  # a request reads one entity of the kind
-HOT_KEYS_MANY = 200_000  # a request reads hundreds of the kind
+HOT_KEYS_MAX = {True: 20_000, False: 200_000}  # by whether a request reads one of the kind, or many
 
 
 @dataclass(frozen=True)

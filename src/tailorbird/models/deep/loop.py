@@ -32,7 +32,7 @@ from tailorbird.models.deep.checkpoint import (
 from tailorbird.models.deep.losses import finite_mean, log_losses
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
-from tailorbird.models.deep.rows import Block, Blocks, ClassWeights, Floats, count_classes
+from tailorbird.models.deep.rows import Blocks, ClassWeights, Floats, count_classes, sample_blocks
 
 OnEpoch = Callable[[int, Mapping[str, float]], bool | None]
 """Called with the epoch (from 1) and metrics: `train` and `validation` (log loss, mean over heads),
@@ -98,6 +98,41 @@ def train_net(
         return _train(net.to(device), rows, validation, parameters, seed, run, device)
 
 
+@dataclass
+class _Training:
+    """A net in training: what its steps need, and how far it is.
+
+    Attributes:
+        forward: the net, compiled on a GPU.
+        positive: weight of positives by head.
+        best: the best weights so far.
+    """
+
+    net: Net
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]]
+    optimiser: torch.optim.Optimizer
+    rows: Blocks
+    class_weights: ClassWeights
+    positive: Floats
+    parameters: DeepParameters
+    seed: int
+    run: Run
+    device: torch.device
+    position: Position
+    best: Arrays
+
+    def report_rows(self, rows_done: int) -> None:
+        """Report the rows of this epoch that are done, on top of the earlier epochs."""
+        if self.run.progress is not None:
+            rows = self.class_weights.rows
+            self.run.progress(self.position.epoch * rows + rows_done, self.parameters.epochs * rows)
+
+    def save(self) -> None:
+        """Write a checkpoint, where there is a place for one."""
+        if self.run.checkpoint is not None and self.run.peers.rank == 0:
+            save(self.run.checkpoint, self.net, self.optimiser, self.best, self.position)
+
+
 def _train(
     net: Net,
     rows: Blocks,
@@ -107,76 +142,12 @@ def _train(
     run: Run,
     device: torch.device,
 ) -> TrainingResult:
-    class_weights = count_classes(rows)
-    positive = _positive_weight(class_weights, parameters)
-    net.shift.copy_(
-        torch.tensor(np.log(parameters.negative_share) - np.log(positive), dtype=torch.float32)
-    )
-    # On a CPU, operators and not Python limit the speed, so compiling only pays on a GPU.
-    forward = torch.compile(net) if device.type == "cuda" else net
-    optimiser = torch.optim.AdamW(
-        net.parameters(), lr=parameters.rate, weight_decay=parameters.weight_decay
-    )
-    digest = _hash_run(net, rows, parameters, seed, class_weights)
-    groups = _head_groups(net)
-    position, best = (
-        Position(digest, best=[np.inf] * len(groups), best_epoch=[0] * len(groups)),
-        copy_weights(net),
-    )
-    if (
-        run.checkpoint is not None
-        and (restored := load(run.checkpoint, net, optimiser, digest)) is not None
-    ):
-        position, best = restored
-    sampled = _sample_blocks(rows)
-    total = parameters.epochs * class_weights.rows
+    training = _begin(net, rows, parameters, seed, run, device)
+    position, sampled = training.position, sample_blocks(rows, CURVE_ROWS)
     while not position.ended and position.epoch < parameters.epochs:
-        started, rows_done = time.monotonic(), position.step * parameters.batch
-        drawn = epoch_batches(
-            rows,
-            seed=seed,
-            epoch=position.epoch,
-            size=parameters.batch,
-            negative_share=parameters.negative_share,
-        )
-        net.train()
-        for batch in islice(drawn, position.step, None):
-            _step(
-                forward,
-                net,
-                optimiser,
-                batch,
-                positive,
-                parameters,
-                (seed, position.epoch, position.step),
-                run.peers,
-                device,
-            )
-            position.step += 1
-            rows_done += len(batch.matrix)
-            if position.step % 50 == 0 and run.progress is not None:
-                run.progress(position.epoch * class_weights.rows + rows_done, total)
-            if (
-                run.checkpoint is not None
-                and position.step % run.checkpoint_steps == 0
-                and run.peers.rank == 0
-            ):
-                save(run.checkpoint, net, optimiser, best, position)
-        rate = rows_done / max(time.monotonic() - started, 1e-9)
-        _finish_epoch(
-            net,
-            sampled,
-            validation,
-            class_weights,
-            parameters,
-            position,
-            best,
-            groups,
-            device,
-            rate,
-        )
-        if run.progress is not None:
-            run.progress(position.epoch * class_weights.rows, total)
+        rate = _run_epoch(training)
+        _finish_epoch(training, sampled, validation, rate)
+        training.report_rows(0)
         figures = {name: series[-1] for name, series in position.curve.items()}
         stop_requested = run.on_epoch is not None and run.on_epoch(
             position.epoch, {**figures, "rows_per_second": rate}
@@ -184,10 +155,9 @@ def _train(
         position.ended = bool(stop_requested) or bool(
             parameters.patience and position.stale >= parameters.patience
         )
-        if run.checkpoint is not None and run.peers.rank == 0:
-            save(run.checkpoint, net, optimiser, best, position)
+        training.save()
     if parameters.patience:
-        load_weights(net, best)
+        load_weights(net, training.best)
     net.to("cpu").eval()
     best_epochs = [
         best_epoch if parameters.patience else position.epoch for best_epoch in position.best_epoch
@@ -202,18 +172,73 @@ def _train(
     return TrainingResult(position.curve, by_head)
 
 
-def _step(
-    forward: Callable[[Tensor], tuple[Tensor, Tensor]],
-    net: Net,
-    optimiser: torch.optim.Optimizer,
-    batch: Batch,
-    positive: Floats,
-    parameters: DeepParameters,
-    at: tuple[int, int, int],
-    peers: Peers,
-    device: torch.device,
-) -> None:
+def _begin(
+    net: Net, rows: Blocks, parameters: DeepParameters, seed: int, run: Run, device: torch.device
+) -> _Training:
+    """Prepare a training, and resume it from its checkpoint if there is one."""
+    class_weights = count_classes(rows)
+    positive = _positive_weight(class_weights, parameters)
+    net.shift.copy_(
+        torch.tensor(np.log(parameters.negative_share) - np.log(positive), dtype=torch.float32)
+    )
+    # On a CPU, operators and not Python limit the speed, so compiling only pays on a GPU.
+    forward = torch.compile(net) if device.type == "cuda" else net
+    optimiser = torch.optim.AdamW(
+        net.parameters(), lr=parameters.rate, weight_decay=parameters.weight_decay
+    )
+    digest = _hash_run(net, rows, parameters, seed, class_weights)
+    groups = len(_head_groups(net))
+    position = Position(digest, best=[np.inf] * groups, best_epoch=[0] * groups)
+    best = copy_weights(net)
+    if (
+        run.checkpoint is not None
+        and (restored := load(run.checkpoint, net, optimiser, digest)) is not None
+    ):
+        position, best = restored
+    return _Training(
+        net,
+        forward,
+        optimiser,
+        rows,
+        class_weights,
+        positive,
+        parameters,
+        seed,
+        run,
+        device,
+        position,
+        best,
+    )
+
+
+def _run_epoch(training: _Training) -> float:
+    """Do the remaining steps of an epoch, and return the rows per second."""
+    parameters, position, run = training.parameters, training.position, training.run
+    started, rows_done = time.monotonic(), position.step * parameters.batch
+    drawn = epoch_batches(
+        training.rows,
+        seed=training.seed,
+        epoch=position.epoch,
+        size=parameters.batch,
+        negative_share=parameters.negative_share,
+    )
+    training.net.train()
+    for batch in islice(drawn, position.step, None):
+        _step(training, batch)
+        position.step += 1
+        rows_done += len(batch.matrix)
+        if position.step % 50 == 0:
+            training.report_rows(rows_done)
+        if position.step % run.checkpoint_steps == 0:
+            training.save()
+    return rows_done / max(time.monotonic() - started, 1e-9)
+
+
+def _step(training: _Training, batch: Batch) -> None:
     """Do one optimiser step from the gradients of all shards."""
+    net, optimiser, parameters = training.net, training.optimiser, training.parameters
+    peers, device, positive = training.run.peers, training.device, training.positive
+    at = (training.seed, training.position.epoch, training.position.step)
     size, shards = len(batch.matrix), parameters.shards
     weight = batch.weight * np.where(batch.labels > 0, positive.astype(np.float32), np.float32(1))
     scale = 1.0 / np.maximum(
@@ -236,7 +261,7 @@ def _step(
                 if device.type == "cuda"
                 else contextlib.nullcontext()
             ):
-                logits, squares = forward(matrix.to(device))
+                logits, squares = training.forward(matrix.to(device))
             losses = binary_cross_entropy_with_logits(
                 logits.float(), labels.to(device), weights_.to(device), reduction="none"
             ).sum(dim=0)
@@ -264,19 +289,9 @@ def _step(
     optimiser.step()
 
 
-def _finish_epoch(
-    net: Net,
-    sampled: Blocks,
-    validation: Blocks,
-    class_weights: ClassWeights,
-    parameters: DeepParameters,
-    position: Position,
-    best: Arrays,
-    groups: list[list[int]],
-    device: torch.device,
-    rate: float,
-) -> None:
+def _finish_epoch(training: _Training, sampled: Blocks, validation: Blocks, rate: float) -> None:
     """Compute the losses at the end of an epoch, and keep the best weights."""
+    net, position, device = training.net, training.position, training.device
     net.eval()
     losses_by_part = {"train": log_losses(net, sampled, device)}
     if sum(validation.sizes):
@@ -293,9 +308,9 @@ def _finish_epoch(
     position.stale += 1
     # Rare targets have small losses, so each loss is taken relative to that of the mean.
     relative_losses = losses_by_part.get("validation", losses_by_part["train"]) / np.maximum(
-        class_weights.chance_loss, 1e-12
+        training.class_weights.chance_loss, 1e-12
     )
-    state = copy_weights(net)
+    groups, state = _head_groups(net), copy_weights(net)
     for index, heads in enumerate(groups):
         value = finite_mean(relative_losses[heads])
         if value < position.best[index]:
@@ -305,7 +320,9 @@ def _finish_epoch(
                 0,
             )
             prefix = f"parts.{index}." if len(groups) > 1 else ""
-            best |= {name: array for name, array in state.items() if name.startswith(prefix)}
+            training.best |= {
+                name: array for name, array in state.items() if name.startswith(prefix)
+            }
 
 
 def _positive_weight(class_weights: ClassWeights, parameters: DeepParameters) -> Floats:
@@ -322,33 +339,6 @@ def _head_groups(net: Net) -> list[list[int]]:
         [[index] for index in range(len(net.heads))]
         if net.separate_heads
         else [list(range(len(net.heads)))]
-    )
-
-
-@dataclass(frozen=True)
-class _BlockSubset:
-    """A subset of blocks."""
-
-    rows: Blocks
-    indices: tuple[int, ...]
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        return self.rows.heads
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return tuple(self.rows.sizes[index] for index in self.indices)
-
-    def block(self, index: int) -> Block:
-        return self.rows.block(self.indices[index])
-
-
-def _sample_blocks(rows: Blocks) -> Blocks:
-    """Return evenly spaced training blocks for the learning curve."""
-    count = max(1, min(len(rows.sizes), CURVE_ROWS // max(max(rows.sizes, default=1), 1)))
-    return _BlockSubset(
-        rows, tuple(np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist())
     )
 
 

@@ -352,3 +352,30 @@ def single_class_problem(rows: Blocks) -> str:
         if not (positive > 0 and negative > 0):
             return f"there were {positive:g} positives and {negative:g} negatives of {head}"
     return ""
+
+
+@dataclass(frozen=True)
+class _BlockSubset:
+    """A subset of blocks."""
+
+    rows: Blocks
+    indices: tuple[int, ...]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self.rows.heads
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(self.rows.sizes[index] for index in self.indices)
+
+    def block(self, index: int) -> Block:
+        return self.rows.block(self.indices[index])
+
+
+def sample_blocks(rows: Blocks, size: int) -> Blocks:
+    """Return evenly spaced blocks that hold about `size` rows."""
+    count = max(1, min(len(rows.sizes), size // max(max(rows.sizes, default=1), 1)))
+    return _BlockSubset(
+        rows, tuple(np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist())
+    )

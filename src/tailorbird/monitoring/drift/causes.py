@@ -19,6 +19,7 @@ from tailorbird.monitoring.drift.detect import (
     TRAFFIC,
     TRAFFIC_SCALE,
     USUAL_MIN,
+    VECTOR,
     Episode,
     Floats,
     Moved,
@@ -35,7 +36,14 @@ BLOCK = 6  # hours
 COUNT_MIN = 200.0  # requests or events in a block whose shares are compared
 OUTAGE = "outage upstream"
 TASTE = "change of taste"
-OF_PEOPLE = {LABEL, "event_types", "feature", "score"}  # what moves if people choose otherwise
+CHURN_FALL = "stale churn model"
+OF_PEOPLE = {
+    LABEL,
+    "event_types",
+    "feature",
+    "score",
+    VECTOR,
+}  # what moves if people choose otherwise
 SHORT_HISTORY = ("hour", "all")  # of `Episode.compared_with`
 NO_WEEKDAYS = "the history has no four weeks yet, so weekdays are not told apart"
 
@@ -52,6 +60,7 @@ PAGES = {  # cause → its runbook in docs/operate
     "promotion": "promotion.md",
     "seasonality": "drift.md",
     TASTE: "taste.md",
+    CHURN_FALL: "churn.md",
     "training-serving skew": "skew.md",
     "unknown": "drift.md",
 }
@@ -280,7 +289,7 @@ def _model_change(facts: _Facts) -> Cause | None:
     )
     kinds = {one.kind for one in facts.episode.moved}
     near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= detected]
-    if near and kinds & {"score", "model", "source", LABEL}:
+    if near and kinds & {"score", "model", "source", LABEL, VECTOR}:
         return Cause("model change", near[-1].what)
     return None
 

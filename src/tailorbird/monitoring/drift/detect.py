@@ -37,6 +37,7 @@ TRAFFIC = "traffic"  # a signal of this kind is compared by its number of reques
 TRAFFIC_SCALE = 0.1  # of a logarithm: the smallest effect is a change by a third
 LABEL = "label"  # a signal of this kind is compared by the share of its bin `CLICKED`
 CLICKED = "clicked"
+VECTOR = "vector"  # user vectors along one direction: together, a sliced Wasserstein distance
 LABEL_SCALE = 0.3  # of a logarithm: the smallest effect is a change by a tenth
 SCALES = (1, 24)  # hours in a window; each has half of the stated rate
 EVENTS = "events"  # the signal whose fall is an outage

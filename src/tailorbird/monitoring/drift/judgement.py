@@ -28,6 +28,10 @@ class DriftRow(msgspec.Struct, frozen=True):
     compared_with: str
     moved: dict[str, float] = {}
 
+    def describe(self) -> str:
+        """Return a sentence for the status."""
+        return f"drift since {self.since}, {self.cause}: {self.evidence}, see {self.runbook}"
+
     def is_open_at(self, moment: str) -> bool:
         """Return whether it was known at a time, such as 2026-09-28T10:00Z, and went on."""
         return self.detected <= moment and (not self.until or self.until > moment)

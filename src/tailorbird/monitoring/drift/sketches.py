@@ -20,13 +20,14 @@ from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 from tailorbird.monitoring.arrivals import Arrivals
-from tailorbird.monitoring.drift.detect import CLICKED, LABEL, TRAFFIC, Signal
+from tailorbird.monitoring.drift.detect import CLICKED, LABEL, TRAFFIC, VECTOR, Signal
 from tailorbird.monitoring.hour_files import POSITION, HourFiles
 from tailorbird.training.sketches import MISSING, Row, count_categories, count_numbers, to_table
 
 SETTLE_US = 10 * MINUTE
-OF_SLOTS = ("feature", "score")  # kinds that are counted by slot
+OF_SLOTS = ("feature", "score", VECTOR)  # kinds that are counted by slot
 VISITS = ("events", "responses")  # signals of people; the others are also of profiles
+VECTOR_HOURS = 7 * 24  # without an answer, after which the vectors of a version are left out
 PLAUSIBLE = 0.1  # of the median day: what a first day has at least
 RESPONSES = (
     "slot",
@@ -41,6 +42,7 @@ RESPONSES = (
     "degraded",
     "latency_us",
     "model",
+    "user_vector",
 )
 FIELDS = ("item_id", "session_id", "request_id", "price", "dwell_ms", "page", "user_id")
 EVENTS = ("type", "device", "agent", "items", *FIELDS)
@@ -104,7 +106,7 @@ class SketchStore:
         opened = _first_visited(tables, until)
         tables = {hour: table for hour, table in tables.items() if hour >= opened}
         pairs, first = _read(tables, to_table([]), until)
-        return [signal for signal, _ in pairs], first
+        return [signal for signal, _ in pairs if _is_in_use(signal)], first
 
     def read_with(
         self, since: int, until: int, training: pa.Table, slot: str
@@ -140,7 +142,25 @@ class SketchStore:
         numbers = _first_items(slot_responses["numeric"], len(self._numeric))
         rows += count_numbers("feature", self._numeric, numbers)
         hashes = _first_items(slot_responses["categorical"], len(self._categorical)).view(np.uint64)
-        return rows + count_categories("feature", self._categorical, hashes)
+        rows += count_categories("feature", self._categorical, hashes)
+        return rows + _vector_rows(responses)
+
+
+def _vector_rows(responses: pa.Table) -> list[Row]:
+    """Return user vectors along fixed directions, by version: each tower has its own space."""
+    with_vector = responses.filter(pc.greater(pc.list_value_length(responses["user_vector"]), 0))
+    rows: list[Row] = []
+    for version in pc.unique(with_vector["model"]).to_pylist():
+        part = with_vector.filter(pc.equal(with_vector["model"], version))["user_vector"]
+        values = pc.list_flatten(part).to_numpy().reshape(len(part), -1)
+        names = [f"{VECTOR} {place} of {version}" for place in range(1, values.shape[1] + 1)]
+        rows += count_numbers(VECTOR, names, values)
+    return rows
+
+
+def _is_in_use(signal: Signal) -> bool:
+    """Return whether a signal is none of vectors, or of a version that answered lately."""
+    return signal.kind != VECTOR or bool(signal.counts[-VECTOR_HOURS:].any())
 
 
 def _first_visited(tables: Mapping[int, pa.Table], until: int) -> int:

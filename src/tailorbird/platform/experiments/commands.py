@@ -5,7 +5,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project
-from tailorbird.config.experiments import check_startable, warn_of_shared_learning
+from tailorbird.config.experiments import (
+    check_startable,
+    drop_unknown_segments,
+    frozen_attribution,
+    warn_of_shared_learning,
+)
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
@@ -79,12 +84,17 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
 
 
 def freeze(
-    declared: Experiment, *, ramp: float, versions: Mapping[str, str] | None = None
+    declared: Experiment,
+    *,
+    ramp: float,
+    versions: Mapping[str, str] | None = None,
+    attribution: str = "",
 ) -> StartedExperiment:
     """Return the declaration as the registry keeps it, with its hash.
 
     Args:
         versions: arm → version of the model that serves it.
+        attribution: of the slot.
     """
     return StartedExperiment(
         name=declared.name,
@@ -95,6 +105,7 @@ def freeze(
         size=round(declared.share * BUCKETS),
         ramp=ramp,
         versions=dict(versions or {}),
+        attribution=attribution,
     )
 
 
@@ -119,7 +130,9 @@ def start_experiment(
         DeclarationError: it is not clear who is eligible.
     """
     declared = _declared(project, name)
-    new = freeze(declared, ramp=ramp, versions=check_startable(project, declared))
+    versions = check_startable(project, declared)
+    attribution = project.slots[declared.slot].attribution
+    new = freeze(declared, ramp=ramp, versions=versions, attribution=attribution)
     audit = f"{declared.digest[:12]}: {why}"
     return _change(project, "start", name, new, by=by, why=why, audit=audit, clock=clock)
 
@@ -288,11 +301,14 @@ def _report_started(
     declared = project.experiments.get(started.name)
     if declared is not None and declared.digest != started.digest:
         notes.append("experiments.py differs from what was started; the frozen declaration counts.")
+    attribution, attribution_note = frozen_attribution(project, started)
+    experiment, segments_note = drop_unknown_segments(experiment)
+    notes += [note for note in (attribution_note, segments_note) if note]
     span: dict[str, Any] = {
         "started_at": started.started_at,
         "stopped_at": started.stopped_at,
         "now": now,
-        "attribution": parse_duration(project.slot(started.slot).attribution),
+        "attribution": parse_duration(attribution),
         "state": started.state,
         "notes": tuple(notes),
     }
@@ -306,6 +322,8 @@ def _report_started(
     served_notes = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
     warnings = warn_of_shared_learning(project, started, events)
     span["notes"] = (*warnings, *served_notes, *notes)
+    decided_by = started.changes[-1].by if started.decision else ""
+    span |= {"decision": started.decision, "decided_by": decided_by}
     return trial_report(events, experiment, timeline=list_changes(project), **span)
 
 

@@ -256,7 +256,7 @@ def promote_because(
         names = [experiment.name for experiment in experiments.experiments]
         fix = suggest_name(name, names, "tailorbird experiment list")
         raise UsageError(f"no experiment {name!r} was started", where="because", fix=fix)
-    problem = find_objection(started, version)
+    problem = find_objection(project, started, version)
     if problem and not despite:
         raise UsageError(
             problem,

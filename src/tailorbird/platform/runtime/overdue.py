@@ -43,6 +43,13 @@ class Overdue(msgspec.Struct, frozen=True):
         return f"training of {self.slot}: due since {to_minute(self.since)}, could not: {self.why}"
 
 
+def _newest_of(project: Project, clock: Clock, name: str) -> str:
+    """Return the newest version of a slot or churn model; "" without one."""
+    if name in project.churn:
+        return _newest_name(Registry(project.paths.churn(name), clock=clock).versions())
+    return _newest_name(versions_of(Registry(project.paths.registry, clock=clock), name))
+
+
 def versions_of(registry: Registry, slot: str) -> list[VersionInfo]:
     """Return the versions that were trained for a slot."""
     return [
@@ -55,24 +62,22 @@ def read_overdue(project: Project, clock: Clock) -> list[Overdue]:
     entries = _read(project)
     if not entries:
         return []
-    registry = Registry(project.paths.registry, clock=clock)
     return [
         entry
         for entry in entries.values()
-        if _newest_name(versions_of(registry, entry.slot)) == entry.newest
+        if _newest_of(project, clock, entry.slot) == entry.newest
     ]
 
 
 def note_overdue(project: Project, clock: Clock, slot: str, since: int, error: Exception) -> None:
     """Store why a training could not run, and log a warning once for each cause."""
     entries, now = _read(project), clock.now()
-    registry = Registry(project.paths.registry, clock=clock)
     why, fix = str(error) or type(error).__name__, ""
     if isinstance(error, TailorbirdError):
         why, fix = error.message, error.fix
     elif type(error).__name__ not in why:
         why = f"{type(error).__name__}: {why}"
-    newest = _newest_name(versions_of(registry, slot))
+    newest = _newest_of(project, clock, slot)
     earlier = entries.get(slot)
     is_known = earlier is not None and earlier.newest == newest
     entry = Overdue(slot, earlier.since if earlier and is_known else since, now, newest, why, fix)

@@ -35,6 +35,7 @@ from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.rollout import ACTOR, TICK_S, advance_rollout_safely, is_cooling
+from tailorbird.platform.runtime.churn import watch_churn
 from tailorbird.platform.runtime.falls import decide_on, has_enough_traffic, look_for_fall
 from tailorbird.platform.runtime.overdue import end_overdue, note_overdue, versions_of
 from tailorbird.platform.runtime.retention import prune_safely
@@ -177,6 +178,15 @@ def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
                 log.info("slot %s: %s", slot.name, error.message)
             except TailorbirdError as error:
                 log.error("slot %s: %s", slot.name, error)
+        for name in project.churn:
+            try:
+                watch_churn(project, clock, name)
+            except TailorbirdError as error:
+                log.log(_level_of(error), "churn %s: %s", name, error)
+
+
+def _level_of(error: TailorbirdError) -> int:
+    return logging.INFO if isinstance(error, NotReadyError) else logging.ERROR
 
 
 def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:

@@ -32,7 +32,7 @@ def explain_response(
         sentences.append(describe_baseline(response.model, baseline, refused, command))
     if response.arm:
         sentences.append(
-            f"arm {response.arm} of the slot's experiment: other people may be in another"
+            f"arm {response.arm} of experiment {response.experiment}: other people may be in another"
         )
     if not user:
         sentences.append(f"for a stranger; for somebody: {command} recommend --user ID")

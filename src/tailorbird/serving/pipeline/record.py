@@ -17,6 +17,7 @@ from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import Scores
 from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.reasons import FOR_YOU, OTHER_REASON, Reason, explain_items
+from tailorbird.ranking.tower import sketch_vector
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
 from tailorbird.serving.messages import FacetCounts, RecommendResponse, ShownItem
@@ -88,6 +89,7 @@ def build_response(
         slot=request.requested_slot,
         items=items,
         arm=request.arm,
+        experiment=request.assignment.experiment,
         model=FALLBACK
         if request.bundle is None or "model" in request.degraded
         else request.bundle.version,
@@ -119,7 +121,7 @@ def build_log_entry(
     Without `scores`, no model ordered it.
     """
     query, slot = request.query, request.requested_slot
-    experiment = request.assignment.experiment
+    experiment = request.assignment.logged_experiment
     arm = request.arm if experiment else ""  # a forced arm counts in no analysis
     propensities = choice.propensities.tolist()
     event = Event(
@@ -187,6 +189,7 @@ def build_log_entry(
         else [],
         shadow_us=request.shadow_us,
         champion_us=request.champion_us,
+        user_vector=sketch_vector(request.vector.user) if request.vector is not None else [],
     )
     return _encode_event(event), record
 

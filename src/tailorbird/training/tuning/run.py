@@ -7,14 +7,10 @@ training. The test part is never read: `tailorbird train` shows once what tuning
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, to_iso
@@ -26,11 +22,11 @@ from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import StoragePath
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
-from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.tuning.architectures import NETS, Architecture, select_architectures
+from tailorbird.training.settings import Progress
+from tailorbird.training.tuning.architectures import Architecture, select_architectures
 from tailorbird.training.tuning.choose import Choice, choose_finalist, select_finalists
-from tailorbird.training.tuning.fits import open_executor, split_name
-from tailorbird.training.tuning.rows import describe_splits, encode_splits, segment_requests
+from tailorbird.training.tuning.fits import FitExecutor, open_executor
+from tailorbird.training.tuning.load_splits import load_splits
 from tailorbird.training.tuning.settings import TuneSettings
 from tailorbird.training.tuning.space import SearchSpace
 from tailorbird.training.tuning.splits import Split
@@ -163,25 +159,12 @@ def _tune(
     extend: bool,
     progress: Progress,
 ) -> TuneReport:
-    untuned = [head for head in slot.objective if is_amount(head)]
-    if len(untuned) == len(slot.objective):
-        raise UsageError(
-            f"slot {slot.name} asks for nothing but {', '.join(untuned)}, an expected "
-            "amount, of which nothing is tuned",
-            fix="train without tuning, or give its formula a chance, such as click",
-        )
-    study_key = _study_key(features, slot, lake, settings, search_spaces)
-    _prepare_folder(folder, extend=extend)
-    unfinished = UnfinishedRun(folder, study_key, clock.now())
-    if extend and not unfinished.is_resumed:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise UsageError(
-            "the last study was of other settings or declarations",
-            where="--more",
-            fix="leave --more out: it begins anew",
-        )
+    untuned = _untuned_heads(slot)
+    unfinished = _open_study(
+        folder, _study_key(features, slot, lake, settings, search_spaces), clock, extend=extend
+    )
     train = settings.train.resolve_quick()
-    splits, about = _load_splits(
+    splits, about = load_splits(
         features,
         slot,
         Lake(lake),
@@ -191,74 +174,118 @@ def _tune(
         [one for one, _ in search_spaces],
         progress,
     )
-    storage = open_journal(folder)
-    budget = Budget(settings.trials, settings.seconds)
     with open_executor(folder, train, settings.workers) as fits:
-        trials, importance = {}, {}
-        for architecture, space in search_spaces:
-            own_splits = splits[architecture.columns]
-            start_settings = space.clip(
-                architecture.sized(architecture.defaults, *_training_size(own_splits[-1]))
-            )
-            search = Search(
-                storage,
-                architecture,
-                space,
-                start_settings,
-                range(len(own_splits)),
-                fits,
-                settings.sampler,
-                settings.pruner,
-                settings.seed,
-            )
-            search.run(budget, partial(_report_progress, progress, architecture.name, budget))
-            trials[architecture.name], importance[architecture.name] = (
-                tuple(search.trials()),
-                search.importance(),
-            )
-        seeds = range(settings.seed, settings.seed + settings.seeds)
-        people = [split.holdout.person for split in next(iter(splits.values()))]
+        trials, importance = _run_searches(folder, settings, search_spaces, splits, fits, progress)
         choice = choose_finalist(
             select_finalists(trials, settings.finalists),
-            people,
-            seeds,
+            [split.holdout.person for split in next(iter(splits.values()))],
+            range(settings.seed, settings.seed + settings.seeds),
             fits,
             partial(progress, "finalists"),
         )
     (folder / _COMPLETE).touch()
     winner = choice.winner.trial
     new = {} if winner.default and winner.architecture == "gbdt" else dict(winner.settings)
-    about |= {
-        "as_of": to_iso(unfinished.started_at),
-        "schema_hash": features.schema_hash,
-        "seed": settings.seed,
-        "source": about["source"],
-    }
-    about["budget"] = {
-        "trials": settings.trials,
-        "seconds": settings.seconds,
-        "sampler": settings.sampler,
-        "pruner": settings.pruner,
-    }
-    about["spaces"] = {one.name: space.to_dict() for one, space in search_spaces}
-    spent = {
-        name: {
-            "trials": len(architecture_trials),
-            "seconds": round(sum(trial.seconds for trial in architecture_trials), 1),
-        }
-        for name, architecture_trials in trials.items()
-    }
-    about["spent"] = spent
-    about["untuned"] = (
-        f"{', '.join(untuned)}: trials are ordered and judged by the rest of the formula; "
-        "training learns it all the same"
-        if untuned
-        else ""
-    )
+    about |= {"as_of": to_iso(unfinished.started_at), "schema_hash": features.schema_hash}
+    about |= _describe_study(settings, search_spaces, trials, untuned)
     space_by_name = {one.name: space for one, space in search_spaces}
     return TuneReport(
         slot.name, trials, choice, importance, space_by_name, new, about, unfinished.is_resumed
     )
+
+
+def _untuned_heads(slot: Slot) -> list[str]:
+    """Return the heads that are not tuned, and refuse a slot that has no other."""
+    untuned = [head for head in slot.objective if is_amount(head)]
+    if len(untuned) == len(slot.objective):
+        raise UsageError(
+            f"slot {slot.name} asks for nothing but {', '.join(untuned)}, an expected "
+            "amount, of which nothing is tuned",
+            fix="train without tuning, or give its formula a chance, such as click",
+        )
+    return untuned
+
+
+def _open_study(
+    folder: Path, study_key: Mapping[str, Any], clock: Clock, *, extend: bool
+) -> UnfinishedRun:
+    """Resume the study of a folder if it is of this key, and begin one otherwise."""
+    _prepare_folder(folder, extend=extend)
+    unfinished = UnfinishedRun(folder, study_key, clock.now())
+    if extend and not unfinished.is_resumed:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UsageError(
+            "the last study was of other settings or declarations",
+            where="--more",
+            fix="leave --more out: it begins anew",
+        )
+    return unfinished
+
+
+def _run_searches(
+    folder: Path,
+    settings: TuneSettings,
+    search_spaces: Sequence[tuple[Architecture, SearchSpace]],
+    splits: Mapping[str, Sequence[Split]],
+    fits: FitExecutor,
+    progress: Progress,
+) -> tuple[dict[str, tuple[Trial, ...]], dict[str, dict[str, float]]]:
+    """Return the trials of each architecture, and the importance of its settings."""
+    storage = open_journal(folder)
+    budget = Budget(settings.trials, settings.seconds)
+    trials, importance = {}, {}
+    for architecture, space in search_spaces:
+        own_splits = splits[architecture.columns]
+        start_settings = space.clip(
+            architecture.sized(architecture.defaults, *_training_size(own_splits[-1]))
+        )
+        search = Search(
+            storage,
+            architecture,
+            space,
+            start_settings,
+            range(len(own_splits)),
+            fits,
+            settings.sampler,
+            settings.pruner,
+            settings.seed,
+        )
+        search.run(budget, partial(_report_progress, progress, architecture.name, budget))
+        trials[architecture.name] = tuple(search.trials())
+        importance[architecture.name] = search.importance()
+    return trials, importance
+
+
+def _describe_study(
+    settings: TuneSettings,
+    search_spaces: Sequence[tuple[Architecture, SearchSpace]],
+    trials: Mapping[str, Sequence[Trial]],
+    untuned: Sequence[str],
+) -> dict[str, Any]:
+    """Return what a report says of the study's budget, spaces and cost."""
+    return {
+        "seed": settings.seed,
+        "budget": {
+            "trials": settings.trials,
+            "seconds": settings.seconds,
+            "sampler": settings.sampler,
+            "pruner": settings.pruner,
+        },
+        "spaces": {one.name: space.to_dict() for one, space in search_spaces},
+        "spent": {
+            name: {
+                "trials": len(architecture_trials),
+                "seconds": round(sum(trial.seconds for trial in architecture_trials), 1),
+            }
+            for name, architecture_trials in trials.items()
+        },
+        "untuned": (
+            f"{', '.join(untuned)}: trials are ordered and judged by the rest of the formula; "
+            "training learns it all the same"
+            if untuned
+            else ""
+        ),
+    }
 
 
 def _study_key(
@@ -323,76 +350,3 @@ def _report_progress(
         progress(
             f"seconds of {name}", min(round(seconds), round(budget.seconds)), round(budget.seconds)
         )
-
-
-def _load_splits(
-    features: FeatureSet,
-    slot: Slot,
-    lake: Lake,
-    unfinished: UnfinishedRun,
-    settings: TuneSettings,
-    train: TrainSettings,
-    selected: Sequence[Architecture],
-    progress: Progress,
-) -> tuple[dict[str, list[Split]], dict[str, Any]]:
-    """Load or build the splits of each column set, and return them with their description."""
-    splits: dict[str, list[Split]] = {}
-    about: dict[str, Any] = {}
-    for preset in dict.fromkeys(architecture.columns for architecture in selected):
-        builder = _SplitBuilder(
-            features, slot, lake, unfinished.started_at, settings, train, preset == NETS, progress
-        )
-        cached = unfinished.arrays(f"about {preset}", builder.encoded_facts)
-        about |= msgspec.json.decode(cached["told"].tobytes())
-        splits[preset] = [
-            Split.from_arrays(
-                unfinished.arrays(split_name(preset, number), partial(builder.arrays, number))
-            )
-            for number in range(settings.splits)
-        ]
-    return splits, about
-
-
-@dataclass
-class _SplitBuilder:
-    """Builds the splits of one column set, all of them on first use."""
-
-    features: FeatureSet
-    slot: Slot
-    lake: Lake
-    now: int
-    settings: TuneSettings
-    train: TrainSettings
-    nets: bool
-    progress: Progress
-    splits: list[Split] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def arrays(self, number: int) -> Mapping[str, npt.NDArray]:
-        if not self.splits:
-            segmented = segment_requests(
-                self.features,
-                self.slot,
-                self.lake,
-                self.now,
-                self.settings.splits,
-                self.train,
-                self.progress,
-            )
-            judged = self.settings.judged
-            encoded_splits = encode_splits(
-                segmented,
-                self.features,
-                self.slot,
-                self.train,
-                judged_max=judged,
-                progress=self.progress,
-                nets=self.nets,
-            )
-            self.splits = [split for split, _ in encoded_splits]
-            self.facts = describe_splits(segmented, self.splits)
-        return self.splits[number].to_arrays()
-
-    def encoded_facts(self) -> Mapping[str, npt.NDArray]:
-        self.arrays(0)
-        return {"told": np.frombuffer(msgspec.json.encode(self.facts), np.uint8)}

@@ -1,0 +1,237 @@
+"""What a planned experiment concludes of all its arms: colour, verdict, risk and advice.
+
+Each arm that crossed its boundary is named, those that do harm first. Where the stopping rule gives
+no verdict, a decision is a person's, and the advice says so.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tailorbird.experiments.checks import Check
+from tailorbird.experiments.metrics import Metric
+from tailorbird.experiments.page import format_interval, format_uplift
+from tailorbird.experiments.stages import Path
+from tailorbird.experiments.started import Run
+
+RED, GREEN, AMBER = "red", "green", "amber"
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """A metric of a treatment against the control, with its interval.
+
+    Attributes:
+        value, control_value: of both arms, after CUPED.
+        uplift, low, high: relative, as fractions; NaN with too little data.
+        p: adjusted for several arms of the primary metric (Holm); NaN where intervals are valid at
+            any time, and before the stopping rule concludes.
+        variance_ratio: share of the variance that CUPED left.
+        is_worse: whether the interval lies on the bad side of zero.
+    """
+
+    metric: str
+    arm: str
+    control: str
+    value: float
+    control_value: float
+    uplift: float
+    low: float
+    high: float
+    p: float
+    variance_ratio: float
+    is_worse: bool
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The colour, and three sentences: the result, what may go wrong, and what to do."""
+
+    colour: str
+    verdict: str
+    risk: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """The treatments by what is known of them, best first.
+
+    Attributes:
+        lost, won: those whose boundary was crossed.
+        harmed: arm → the guardrail that it makes worse, of those that did not lose.
+        undecided: the others.
+    """
+
+    lost: tuple[MetricResult, ...]
+    harmed: dict[str, MetricResult]
+    won: tuple[MetricResult, ...]
+    undecided: tuple[MetricResult, ...]
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        return (*(result.arm for result in self.lost), *self.harmed)
+
+
+def conclude(
+    run: Run,
+    *,
+    units: int,
+    paths: Mapping[str, Path],
+    primary: tuple[MetricResult, ...],
+    guardrails: tuple[MetricResult, ...],
+    checks: tuple[Check, ...],
+) -> Conclusion:
+    """Conclude from the analyses of each treatment what the stopping rule allows."""
+    experiment = run.experiment
+    if not units:
+        advice = f"Send traffic to the slot {experiment.slot}, and check that a server runs."
+        verdict = "No unit has been in this experiment yet."
+        return Conclusion(AMBER, verdict, "Nothing is known.", _advise(run, advice))
+    if failed := [check for check in checks if not check.passed]:
+        stop = "stop this experiment, " if run.state == "running" else ""
+        return Conclusion(
+            RED,
+            f"Do not decide by this experiment: {failed[0].reason}",
+            "Every figure below may be wrong.",
+            _advise(run, f"Find the cause, {stop}and start a new one under another name."),
+        )
+    arms = _sort_arms(paths, primary, guardrails, _sign(experiment.metric))
+    colour = RED if arms.bad else GREEN if arms.won else AMBER
+    risk = _describe_risk(run, primary, guardrails)
+    return Conclusion(colour, _describe(run, arms, primary), risk, _choose_advice(run, arms, paths))
+
+
+def _sort_arms(
+    paths: Mapping[str, Path],
+    primary: tuple[MetricResult, ...],
+    guardrails: tuple[MetricResult, ...],
+    sign: int,
+) -> _Sorted:
+    def rank(result: MetricResult) -> float:
+        return sign * result.uplift if math.isfinite(result.uplift) else -math.inf
+
+    results = sorted(primary, key=rank, reverse=True)
+    crossed = [result for result in results if paths[result.arm].is_conclusive]
+    lost = tuple(result for result in crossed if rank(result) < 0)
+    worse = {result.arm: result for result in reversed(guardrails) if result.is_worse}
+    harmed = {
+        result.arm: worse[result.arm]
+        for result in results
+        if result.arm in worse and result not in lost
+    }
+    rest = [result for result in results if result not in lost and result.arm not in harmed]
+    return _Sorted(
+        lost,
+        harmed,
+        tuple(result for result in rest if result in crossed),
+        tuple(result for result in rest if result not in crossed),
+    )
+
+
+def _describe(run: Run, arms: _Sorted, primary: tuple[MetricResult, ...]) -> str:
+    """Return the verdict: each arm that is decided, or the best of those that are not."""
+    level, control = run.experiment.level, run.experiment.control_arm
+
+    def figures(result: MetricResult) -> str:
+        if not math.isfinite(result.uplift):
+            return "too little data for a first analysis"
+        interval = f"{level:.0%} interval {format_interval(result.low, result.high)}"
+        return f"{format_uplift(result.uplift)} {result.metric} ({interval})"
+
+    by_arm = {result.arm: result for result in primary}
+    parts = [f"{result.arm} is worse than {control}: {figures(result)}" for result in arms.lost]
+    for arm, guardrail in arms.harmed.items():
+        harm = f"{arm} makes {guardrail.metric} worse: {format_uplift(guardrail.uplift)}"
+        parts.append(f"{harm}, though it has {figures(by_arm[arm])}")
+    parts += [f"{result.arm} beats {control}: {figures(result)}" for result in arms.won]
+    if arms.undecided and not arms.won:
+        best = arms.undecided[0]
+        text = f"{run.open_state}: {best.arm} has {figures(best)}"
+        if run.is_over:
+            text = f"No difference between {best.arm} and {control} is shown: {figures(best)}"
+        parts.append(text[0].lower() + text[1:] if parts else text)
+    return f"{'; '.join(parts)}."
+
+
+def _choose_advice(run: Run, arms: _Sorted, paths: Mapping[str, Path]) -> str:
+    experiment = run.experiment
+    name, control = experiment.name, experiment.control_arm
+    stop = f"tailorbird experiment stop {name} --why …"
+    decide = f"tailorbird experiment decide {name}"
+    if arms.won:
+        chosen = tuple(result.arm for result in arms.won)
+        return _advise(run, f"{stop}, then: {decide} {chosen[0]}", *chosen)
+    if arms.bad and arms.undecided:
+        rest = ", ".join(result.arm for result in arms.undecided)
+        advice = f"Stop it: {stop}. Then start one without {', '.join(arms.bad)}, for {rest}."
+        return _advise(run, advice, control)
+    if arms.bad:
+        return _advise(run, f"{stop}, then: {decide} {control}", control)
+    if run.is_over:
+        return _advise(run, f"Keep {control}; or plan a longer experiment.", control)
+    if all(paths[result.arm].is_futile for result in arms.undecided):
+        advice = (
+            "The planned effect is unlikely to be found any more. You may stop; going on costs no "
+            "validity."
+        )
+    elif experiment.stopping == "fixed":
+        advice = "Wait for the planned end. The interval is valid only then."
+    else:
+        advice = f"Let it run. The boundary is read every {experiment.interval}."
+    return _advise(run, advice)
+
+
+def _advise(run: Run, running: str, *supported: str) -> str:
+    """Return the advice by state; `supported` are the arms that the rule allows to choose."""
+    name = run.experiment.name
+    if run.state == "running":
+        return running
+    if run.state == "decided":
+        text = f"Nothing: {run.decided_by or 'somebody'} decided for {run.decision or 'an arm'}."
+        if run.decision not in supported:
+            text += " It is a person's decision: the stopping rule gives no verdict for this arm."
+        return text
+    if supported:
+        return f"Decide: tailorbird experiment decide {name} {supported[0]} --why …"
+    return (
+        "The stopping rule gives no verdict, so that a decision is yours: tailorbird experiment "
+        f"decide {name} ARM --why …"
+    )
+
+
+def _describe_risk(
+    run: Run, primary: tuple[MetricResult, ...], guardrails: tuple[MetricResult, ...]
+) -> str:
+    """Return the worst values of the intervals: of each arm, and of the guardrails."""
+    metric = run.experiment.metric
+    bounds = [
+        f"{result.arm} changes {metric.name} by {format_uplift(bound)}"
+        for result in primary
+        if math.isfinite(bound := _worst(result, metric))
+    ]
+    if not bounds:
+        return "There is too little data to bound what it may cost."
+    declared = {guardrail.name: guardrail for guardrail in run.experiment.guardrails}
+    worst = _find_worst((result, declared[result.metric]) for result in guardrails)
+    if worst is not None:
+        result, value = worst
+        of_arm = f" of {result.arm}" if len(primary) > 1 else ""
+        bounds.append(f"{result.metric}{of_arm} by {format_uplift(value)}")
+    return f"In the worst case of the interval, {', and '.join(bounds)}."
+
+
+def _find_worst(
+    results: Iterable[tuple[MetricResult, Metric]],
+) -> tuple[MetricResult, float] | None:
+    bounds = [(result, _worst(result, metric), _sign(metric)) for result, metric in results]
+    known = [entry for entry in bounds if math.isfinite(entry[1])]
+    return min(known, key=lambda entry: entry[1] * entry[2])[:2] if known else None
+
+
+def _worst(result: MetricResult, metric: Metric) -> float:
+    return result.low if metric.increase_is_good else result.high
+
+
+def _sign(metric: Metric) -> int:
+    return 1 if metric.increase_is_good else -1

@@ -1,0 +1,80 @@
+"""What the champion learned from, for drift against the training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tailorbird.config import Project
+from tailorbird.errors import NotReadyError
+from tailorbird.events import HOUR, Clock
+from tailorbird.features import FeatureSet
+from tailorbird.features.declare.declarations import Derived
+from tailorbird.monitoring.drift import Signal
+from tailorbird.monitoring.drift.detect import Floats
+from tailorbird.ranking.bundle import SKETCHES
+from tailorbird.registry import Registry
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a version learned from.
+
+    Attributes:
+        table: as `training.sketches` writes it.
+        is_logged: its rows were shown; else its requests were drawn from what people chose.
+        since, until: the time of its rows, microseconds.
+    """
+
+    version: str
+    table: pa.Table
+    slot: str
+    is_logged: bool
+    since: int
+    until: int
+
+    def hours(self, start_ts: int) -> slice:
+        """Return the hours of its time, counted from the first."""
+        start, stop = ((bound - start_ts) // HOUR for bound in (self.since, self.until))
+        return slice(max(0, start), max(0, stop))
+
+    def comparable(
+        self, pairs: Sequence[tuple[Signal, Floats]], features: FeatureSet
+    ) -> list[tuple[Signal, Floats]]:
+        """Return the signals whose rows are the same in training and serving.
+
+        Drawn requests have candidates as rows, so that features of items are of another choice.
+        """
+        of_people = {
+            column.name
+            for column, feature in zip(features.columns, features.features, strict=False)
+            if "item" not in column.entity and not isinstance(feature, Derived)
+        }
+        return [
+            (signal, training)
+            for signal, training in pairs
+            if training.sum() > 0
+            and (self.is_logged or signal.kind == "score" or signal.name in of_people)
+        ]
+
+
+def read_learned(project: Project, clock: Clock) -> Learned:
+    registry = Registry(project.paths.registry, clock=clock)
+    champion = registry.aliases().champion
+    path = registry.champion()
+    if path is None or not (path / SKETCHES).is_file():
+        raise NotReadyError(
+            f"the champion {champion} has learned from no rows" if path else "there is no champion",
+            where=str(path or project.paths.registry),
+            fix="tailorbird train, and promote the model",
+        )
+    about = registry.info(champion).metrics["about"]
+    return Learned(
+        champion,
+        pq.read_table(path / SKETCHES),
+        about["slot"],
+        about["source"] == "logged answers",
+        about["window"]["from"],
+        about["window"]["test_from"],
+    )

@@ -1,0 +1,136 @@
+"""Train churn models by schedule and when they fell, and roll back one that is worse.
+
+A churn model has no canary: whether its scores were right is known once its window is over. So a
+new champion is compared with the one before it on the same people then, and the schedule leaves it
+alone until its first outcomes are known.
+"""
+
+import logging
+import math
+from datetime import datetime
+
+from tailorbird.config import Project
+from tailorbird.events import DAY, Clock
+from tailorbird.events.schedule import next_run
+from tailorbird.monitoring.churn import ChurnWeek, find_fall, find_worse
+from tailorbird.monitoring.drift import Cause
+from tailorbird.monitoring.drift.causes import CHURN_FALL
+from tailorbird.platform.drift import FALL, fall_details
+from tailorbird.platform.models.churn_figures import (
+    churn_registry,
+    horizon_us,
+    last_activity,
+    refresh_churn,
+)
+from tailorbird.platform.rollout import ACTOR, waiting_steps
+from tailorbird.platform.runtime.overdue import end_overdue, note_overdue
+from tailorbird.platform.train_options import TrainOptions
+from tailorbird.platform.training import train_churn_model
+from tailorbird.ranking import Churn
+from tailorbird.registry import Registry
+
+log = logging.getLogger(__name__)
+
+
+def watch_churn(project: Project, clock: Clock, name: str) -> str:
+    """Judge a churn model, and take the step that is due.
+
+    Returns:
+        `roll_back`, `propose`, `train`, or "" if there is nothing to do.
+    """
+    registry, now, churn = churn_registry(project, clock, name), clock.now(), project.churn[name]
+    versions = registry.versions()
+    if not versions:
+        return ""
+    aliases, record = registry.aliases(), refresh_churn(project, clock, name)
+    weeks = record.of_version(aliases.champion)
+    limit = project.settings.rollout.false_rollback
+    if aliases.previous and (why := find_worse(weeks, aliases.previous, limit)):
+        return _take_step(project, registry, "roll_back", aliases.champion, why)
+    tried_at = versions[-1].created_at
+    if weeks and weeks[-1].known_at > tried_at and (why := _find_fall(registry, weeks[-1], churn)):
+        _record_fall(registry, weeks[-1], why)
+        return _train(project, clock, name, due_at=now)
+    every = project.settings.train.every
+    if not every or now < (due_at := next_run(every, tried_at)):
+        end_overdue(project, name)
+        return ""
+    if (not weeks and _is_young(registry, now, horizon_us(project, churn))) or (
+        last_activity(project, churn) <= tried_at
+    ):
+        return ""
+    return _train(project, clock, name, due_at=due_at)
+
+
+def _find_fall(registry: Registry, week: ChurnWeek, churn: Churn) -> str:
+    """Return why a champion fell in a week, or ""."""
+    metrics = registry.info(week.version).metrics
+    figures, about = metrics["results"]["tailorbird"], metrics["about"]
+    judged_at = int(datetime.fromisoformat(about["origins"][-1]).timestamp() * 1e6)
+    # With a short history the gate judged a shorter window, whose AUC is another figure.
+    if judged_at + churn.gap_us + churn.window_us > about["window"]["to"]:
+        return find_fall(week, math.nan, math.nan)
+    auc, low, high = (
+        math.nan if figures[key] is None else figures[key] for key in ("auc", "auc_low", "auc_high")
+    )
+    return find_fall(week, auc, (high - low) / 3.92)
+
+
+def _record_fall(registry: Registry, week: ChurnWeek, why: str) -> None:
+    """Log a fall of the champion, once."""
+    champion = week.version
+    if any(entry.action == FALL and entry.version == champion for entry in registry.audit()):
+        return
+    details = fall_details(week.week, why, Cause(CHURN_FALL, week.describe()))
+    registry.record(FALL, champion, by=ACTOR, why=why, details=details)
+    log.warning("fall of %s: %s", champion, why)
+
+
+def _is_young(registry: Registry, now: int, horizon: int) -> bool:
+    """Return whether the outcome of the champion's first week is not known yet."""
+    changes = [entry for entry in registry.audit() if entry.action in ("promote", "rollback")]
+    return bool(changes) and now < changes[-1].at + 7 * DAY + horizon
+
+
+def _train(project: Project, clock: Clock, name: str, *, due_at: int) -> str:
+    """Train, and promote what the gate accepts; a failure is stored for the status, and raised."""
+    may_promote = "promote" not in project.settings.rollout.approval
+    try:
+        report = train_churn_model(
+            project, name, TrainOptions(), clock, promote=may_promote, by=ACTOR
+        )
+    except Exception as error:
+        note_overdue(project, clock, name, due_at, error)
+        raise
+    end_overdue(project, name)
+    log.info("churn %s: %s %s", name, report.version, report.decision.reason)
+    if report.decision.promote and not may_promote:
+        registry, why = churn_registry(project, clock, name), report.decision.reason
+        return _take_step(project, registry, "promote", report.version, why)
+    return "train"
+
+
+def _take_step(project: Project, registry: Registry, step: str, version: str, why: str) -> str:
+    """Roll back or promote, or propose it once if it waits for a person."""
+    if step in project.settings.rollout.approval:
+        waiting = [(each.step, each.version) for each in waiting_steps(registry.audit())]
+        if (step, version) not in waiting:
+            registry.record(f"propose {step}", version, by=ACTOR, why=why)
+        return "propose"
+    if step == "promote":
+        registry.promote(version, by=ACTOR, why=why)
+    else:
+        registry.rollback(by=ACTOR, why=why)
+    log.warning("churn: %s %s: %s", step, version, why)
+    return step
+
+
+def describe_waiting(project: Project, clock: Clock) -> list[str]:
+    """Return a sentence for each step of a churn model that waits for a person."""
+    commands = {"roll_back": "rollback", "promote": "promote {}"}
+    return [
+        f"{each.step.replace('_', ' ')} of {name} {each.version} waits for you: tailorbird models "
+        f'{commands[each.step].format(each.version)} --churn {name} --why "…"'
+        for name in project.churn
+        for each in waiting_steps(churn_registry(project, clock, name).audit())
+    ]

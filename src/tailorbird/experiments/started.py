@@ -40,13 +40,13 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether the plan's last analysis is reached; only a confidence sequence may end early."""
+        """True if the plan's last analysis is reached; only a confidence sequence may end early."""
         is_anytime = self.experiment.stopping == "anytime" and self.stopped_at > 0
         return is_anytime or self.until >= self.planned_end
 
     @property
     def open_state(self) -> str:
-        """Why there is no verdict before the plan's last analysis."""
+        """The reason for no verdict before the plan's last analysis."""
         days = f"{max(self.planned_end - self.until, 0) / DAY:.1f}"
         if self.stopped_at:
             return f"Stopped {days} days before its planned end, without a verdict"

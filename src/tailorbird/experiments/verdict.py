@@ -1,4 +1,4 @@
-"""What a planned experiment concludes of all its arms: colour, verdict, risk and advice.
+"""Conclusions of a planned experiment about all its arms: colour, verdict, risk and advice.
 
 Each arm that crossed its boundary is named, those that do harm first. Where the stopping rule gives
 no verdict, a decision is a person's, and the advice says so.

@@ -43,7 +43,7 @@ class ChurnDay(msgspec.Struct, frozen=True):
 
 
 class ChurnWeek(msgspec.Struct, frozen=True):
-    """How right the scores of a Monday's beginning were.
+    """The accuracy of the scores as of a Monday's beginning.
 
     Attributes:
         known_at: when the outcome was known, microseconds.
@@ -80,7 +80,7 @@ class ChurnWeek(msgspec.Struct, frozen=True):
 
 
 class ChurnRecord(msgspec.Struct, frozen=True):
-    """What is known of a churn model, oldest first.
+    """Figures of a churn model, oldest first.
 
     Attributes:
         weeks_until: the last week that was looked at, microseconds; one with few people has no

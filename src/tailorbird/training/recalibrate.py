@@ -79,7 +79,7 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class LevelVerdict:
-    """What to do with a champion, and why.
+    """A decision about a champion, with its reason.
 
     Attributes:
         calibration: of the heads whose level is off, fitted anew.

@@ -30,7 +30,7 @@ def pseudonymise_entity(project: "Project", text: str) -> str:
 
 @dataclass(frozen=True)
 class PersonItemQuery:
-    """What to show: a person, an item or both, as of `t`.
+    """The entities to show: a person, an item or both, as of `t`.
 
     Attributes:
         kind: `user`, `anonymous` or `item`.

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class ChurnFigures:
-    """How right a churn model was, by week; a week is listed once its outcome is known."""
+    """The accuracy of a churn model by week; a week is listed once its outcome is known."""
 
     name: str
     weeks: list[ChurnWeek]

@@ -1,4 +1,4 @@
-"""What the champion learned from, for drift against the training."""
+"""The rows that the champion learned from, for drift against the training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tailorbird.registry import Registry
 
 @dataclass(frozen=True)
 class Learned:
-    """What a version learned from.
+    """The rows that a version learned from.
 
     Attributes:
         table: as `training.sketches` writes it.

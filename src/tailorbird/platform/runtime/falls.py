@@ -64,7 +64,7 @@ class Fall:
 
     @property
     def since(self) -> int:
-        """When it began, microseconds."""
+        """The time when it began, microseconds."""
         assert self.decision.since is not None
         return self.decision.since
 
@@ -177,7 +177,7 @@ class FoundFall:
 
 
 class SlotDecision(msgspec.Struct, frozen=True):
-    """What the trainer would do about the champion in a slot: recalibrate, retrain or hold."""
+    """The trainer's decision about the champion in a slot: recalibrate, retrain or hold."""
 
     slot: str
     action: str

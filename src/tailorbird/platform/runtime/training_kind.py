@@ -24,7 +24,7 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class _Cost:
-    """What the trainings of a kind took on average, and their mean gain with its error."""
+    """Mean cost of the trainings of a kind, and their mean gain with its error."""
 
     seconds: float
     gain: float

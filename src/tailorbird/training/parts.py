@@ -64,8 +64,14 @@ def build_retrieval(
     split: Split,
     settings: TrainSettings,
     timer: StageTimer,
+    *,
+    kept_share: float = 0.0,
 ) -> RetrievalChoice:
-    """Build the indexes over time, with vectors if requested and better."""
+    """Build the indexes over time, with vectors if requested and better.
+
+    Args:
+        kept_share: see `choose_retrieval`.
+    """
     moments = index_moments(material.data, split, settings)
     series = build_series(
         material.events, material.items, moments, progress=partial(timer.report, "index")
@@ -80,6 +86,7 @@ def build_retrieval(
         settings.tower,
         validation=material.data.take(split.validation),
         seed=settings.seed,
+        kept_share=kept_share,
         progress=partial(timer.report, "vectors"),
     )
 

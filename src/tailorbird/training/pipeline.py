@@ -6,6 +6,7 @@ had at each request's time. If the gate rejects the model and no evaluated model
 best baseline becomes the champion.
 """
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -169,10 +170,20 @@ def _fit(task: _Task) -> _Model:
     material = load_material(task.source, features, slot, rows, other_features=other_features)
     split = split_requests(material.data, material, settings)
     recipe = recipe_hash(features, slot, settings)
-    base = find_warm_trees(settings, recipe, bundle, task.store, material, split)
-    split = base.restrict(split, material.data)
+    base = find_warm_trees(settings, recipe, bundle, features, task.store, material, split)
+    whole, split = split, base.restrict(split, material.data)
     timer.report("read", 1, 1)
-    retrieval = build_retrieval(material, features, slot, split, settings, timer)
+    # As many indexes for a time as from scratch.
+    index_parts = math.ceil(settings.index_parts * len(split.train) / len(whole.train))
+    retrieval = build_retrieval(
+        material,
+        features,
+        slot,
+        split,
+        replace(settings, index_parts=index_parts),
+        timer,
+        kept_share=base.share,
+    )
     rivals = load_rivals(task.store, bundle, features, slot)
     plan = CandidatePlan(
         select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot

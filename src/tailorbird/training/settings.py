@@ -20,6 +20,8 @@ Progress = Callable[[str, int, int], None]
 
 AUTO = "auto"
 CONTINUATION = "went on from the "  # begins the note of a training that continues a model
+# Begins the note of one that could not.
+NO_CONTINUATION = "trained from scratch, though --incremental was asked for: "
 Position = Literal["column", "weights", "none"]
 
 REQUESTS = 25_000
@@ -178,6 +180,16 @@ class TrainReport:
     def is_incremental(self) -> bool:
         """Return whether it went on from an earlier model."""
         return any(note.startswith(CONTINUATION) for note in self.notes)
+
+    @property
+    def not_incremental(self) -> str:
+        """Return why it went on from no earlier model although that was asked for, or ""."""
+        reasons = [
+            note.removeprefix(NO_CONTINUATION)
+            for note in self.notes
+            if note.startswith(NO_CONTINUATION)
+        ]
+        return "; ".join(reasons)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""

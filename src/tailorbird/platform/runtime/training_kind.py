@@ -1,13 +1,15 @@
 """Choose between trainings from scratch and incremental ones, by what each took and brought.
 
-Each scheduled training leaves an entry `trained` in the audit log: its kind, its seconds, and the
-gain in the gate's metric over the champion of that time. The kinds alternate until each has
-`MEASURED_MIN` entries. Then the cheaper is taken, unless its mean gain is behind the other's by
-more than its interval. Every `SAME_KIND_MAX` trainings the other is measured again, so that a training
-from scratch comes at least so often.
+Each scheduled training leaves an entry `trained` in the audit log: its kind, its seconds, whether
+the gate accepted it, and the gain in the gate's metric over the champion of that time, if a model
+was champion. The kinds alternate until each has `MEASURED_MIN` entries with a gain. Then the cheaper
+is taken, unless its mean gain is behind the other's by more than its interval. Every
+`SAME_KIND_MAX` trainings the other is measured again, so that a training from scratch comes at least
+so often.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,11 +47,13 @@ def choose_kind(audit: Sequence[AuditEntry], slot: str) -> tuple[str, str]:
     if not kinds:
         return SCRATCH, "it is the first"
     other = INCREMENTAL if kinds[-1] == SCRATCH else SCRATCH
-    if min(kinds.count(SCRATCH), kinds.count(INCREMENTAL)) < MEASURED_MIN:
+    measured = [details for details in trainings if "gain" in details]
+    counts = Counter(details["kind"] for details in measured)
+    if min(counts[SCRATCH], counts[INCREMENTAL]) < MEASURED_MIN:
         return other, "both are measured in turn"
     if len(kinds) >= SAME_KIND_MAX and other not in kinds[-SAME_KIND_MAX:]:
         return other, f"the last {SAME_KIND_MAX} were {kinds[-1]}"
-    costs = {kind: _cost(trainings, kind) for kind in (SCRATCH, INCREMENTAL)}
+    costs = {kind: _cost(measured, kind) for kind in (SCRATCH, INCREMENTAL)}
     cheaper, dearer = sorted(costs, key=lambda kind: costs[kind].seconds)
     behind = costs[dearer].gain - costs[cheaper].gain
     listed = f"{cheaper} takes {costs[cheaper]}; {dearer} {costs[dearer]} in the gate's metric"
@@ -59,24 +63,28 @@ def choose_kind(audit: Sequence[AuditEntry], slot: str) -> tuple[str, str]:
 
 
 def record_training(registry: Registry, slot: str, report: TrainReport, why: str, by: str) -> None:
-    """Log what a training took and brought.
-
-    Without a champion to compare with, or without an interval, nothing is measured.
-    """
+    """Log what a training took and brought, and why it is of another kind than was chosen."""
     gain = report.evaluation.differences.get(report.incumbent)
-    if gain is None or not gain.has_bounds:
-        return
     kind = INCREMENTAL if report.is_incremental else SCRATCH
     seconds = sum(report.seconds.values())
     details = {
         "slot": slot,
         "kind": kind,
         "seconds": f"{seconds:.2f}",
-        "gain": f"{gain.value:.6f}",
-        "low": f"{gain.low:.6f}",
-        "high": f"{gain.high:.6f}",
+        "accepted": "yes" if report.decision.promote else "no",
     }
-    text = f"{kind} in {seconds:.0f} s, {gain.signed} over {report.incumbent}; {why}"
+    compared = "no model was champion"
+    if gain is not None and gain.has_bounds:
+        bounds = {"gain": gain.value, "low": gain.low, "high": gain.high}
+        details |= {name: f"{value:.6f}" for name, value in bounds.items()}
+        compared = f"{gain.signed} over {report.incumbent}"
+    elif report.incumbent:
+        compared = f"not compared with {report.incumbent}"
+    verdict = "accepted" if report.decision.promote else "refused"
+    text = f"{kind} in {seconds:.0f} s, {verdict} by the gate, {compared}; {why}"
+    if reason := report.not_incremental:
+        details["not_incremental"] = reason
+        text = f"{text}, but {INCREMENTAL} was impossible: {reason}"
     registry.record(TRAINED, report.version, by=by, why=text, details=details)
 
 

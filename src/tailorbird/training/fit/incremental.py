@@ -22,7 +22,7 @@ from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
-from tailorbird.training.settings import CONTINUATION, TrainSettings
+from tailorbird.training.settings import CONTINUATION, NO_CONTINUATION, TrainSettings
 
 if TYPE_CHECKING:
     from tailorbird.models.deep.model import DeepModel
@@ -186,11 +186,7 @@ def _describe_differences(
 
 def start_from_scratch(layout: Layout, parameters: dict[str, Any], why: str) -> WarmStart:
     """Start from scratch although a warm start was requested."""
-    return WarmStart(
-        layout,
-        parameters,
-        summary=f"trained from scratch, though --incremental was asked for: {why}",
-    )
+    return WarmStart(layout, parameters, summary=f"{NO_CONTINUATION}{why}")
 
 
 def save_state(

@@ -111,6 +111,7 @@ def choose_retrieval(
     *,
     validation: Dataset,
     seed: int,
+    kept_share: float = 0.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RetrievalChoice:
     """Choose between tables and vectors, and learn towers for the indexes if vectors are used.
@@ -118,10 +119,18 @@ def choose_retrieval(
     Args:
         window: start and end of the validation part; an index must be of its start.
         validation: requests of the validation part.
+        kept_share: share of vectors of the model that is continued, taken without a comparison.
 
     Raises:
         UsageError: vectors were requested but are unavailable.
     """
+    if kept_share:
+        learner = make_learner(material, features, index_series, settings, seed)
+        assert learner is not None  # as for the model that is continued
+        learner.share = kept_share
+        learned_series = add_spaces(index_series, learner, window[0], EVENTS_MIN, progress)
+        summary = f"{kept_share:.0%} of the candidates come from vectors, as before"
+        return RetrievalChoice(learned_series, learner, summary)
     if choice not in CHOICES:
         raise UsageError(
             f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}"

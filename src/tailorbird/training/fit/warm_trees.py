@@ -3,6 +3,11 @@
 The encoder stays, so that the columns mean the same. As for nets, the rows are those since the end
 of the champion's training part, and as many before them; only their candidates and features are
 computed, which is most of a training's time. The bundle of the champion has the boosters.
+
+A champion's vectors are not kept: they know the clicks of these rows. They are learned anew, as of
+each index, by the same recipe. The trees read two numbers of them, a log of a chance and a cosine,
+which mean the same in every such space; in a training from scratch too, rows have several. Whether
+vectors are used, and for how many candidates, stays as the champion has it.
 """
 
 from collections.abc import Mapping
@@ -12,6 +17,7 @@ import numpy as np
 from lightgbm import Booster
 
 from tailorbird.events import to_iso
+from tailorbird.features import FeatureSet
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.steps import TargetEncoding
@@ -19,7 +25,8 @@ from tailorbird.registry import Registry, read_sealed
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.rows import Material
 from tailorbird.training.dataset.split import Split
-from tailorbird.training.settings import CONTINUATION, TrainSettings
+from tailorbird.training.fit.towers import explain_missing_tower
+from tailorbird.training.settings import CONTINUATION, NO_CONTINUATION, TrainSettings
 
 BOOSTERS = "boosters"  # folder of a bundle: HEAD.txt, as LightGBM writes it
 POSITIVES_MIN = 30  # positives of a head in the training part; heads with fewer are left out
@@ -31,6 +38,7 @@ class WarmTrees:
 
     Attributes:
         since: rows before this time are left out, microseconds.
+        share: share of the candidates that come from the champion's vectors, 0 without vectors.
         summary: sentence for the report, "" if that was not asked for.
     """
 
@@ -38,6 +46,7 @@ class WarmTrees:
     encoder: Encoder | None = None
     boosters: Mapping[str, Booster] = field(default_factory=dict)
     since: int = 0
+    share: float = 0.0
     summary: str = ""
 
     def restrict(self, split: Split, data: Dataset) -> Split:
@@ -52,6 +61,7 @@ def find_warm_trees(
     settings: TrainSettings,
     recipe: str,
     champion: Bundle | None,
+    features: FeatureSet,
     store: Registry,
     material: Material,
     split: Split,
@@ -59,15 +69,19 @@ def find_warm_trees(
     """Return the champion's trees if the settings ask to go on from them and they fit."""
     if not settings.incremental or settings.architecture != "gbdt":
         return FROM_SCRATCH
-    why = _explain_mismatch(settings, recipe, champion, material)
+    why = _explain_mismatch(settings, recipe, champion, features, material)
     found = why if champion is None or why else _load(champion, store, material, split)
     if isinstance(found, WarmTrees):
         return found
-    return WarmTrees(summary=f"trained from scratch, though --incremental was asked for: {found}")
+    return WarmTrees(summary=f"{NO_CONTINUATION}{found}")
 
 
 def _explain_mismatch(
-    settings: TrainSettings, recipe: str, champion: Bundle | None, material: Material
+    settings: TrainSettings,
+    recipe: str,
+    champion: Bundle | None,
+    features: FeatureSet,
+    material: Material,
 ) -> str:
     if champion is None:
         return "there is no champion to go on from"
@@ -75,8 +89,8 @@ def _explain_mismatch(
         return f"{champion.version} was made by another recipe"
     if settings.challengers:
         return "the estimators of models.py are fitted too, from all rows"
-    if champion.tower is not None:
-        return "vectors are learned anew, and the trees read them"
+    if champion.tower is not None and (reason := explain_missing_tower(features)):
+        return f"{champion.version} has vectors: {reason}"
     if any(
         isinstance(step, TargetEncoding)
         for output in champion.encoder.transforms
@@ -104,4 +118,5 @@ def _load(champion: Bundle, store: Registry, material: Material, split: Split) -
         head: Booster(model_str=bytes(files[name]).decode()) for head, name in names.items()
     }
     summary = f"{CONTINUATION}trees of {champion.version}, over the rows since {to_iso(since)}"
-    return WarmTrees(champion.version, champion.encoder, boosters, since, summary)
+    share = 0.0 if champion.tower is None else champion.tower.plan.share
+    return WarmTrees(champion.version, champion.encoder, boosters, since, share, summary)

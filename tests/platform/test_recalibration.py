@@ -13,15 +13,18 @@ from tests.support.training.shop import HOME, Shop
 from tailorbird.config.paths import Paths
 from tailorbird.config.settings import Settings
 from tailorbird.events import DAY, SimulatedClock
+from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.platform.drift import figure_store, find_drift
 from tailorbird.platform.monitoring import read_status
 from tailorbird.platform.rollout import advance_rollout
 from tailorbird.platform.runtime import trainer
 from tailorbird.platform.runtime.falls import read_decisions
-from tailorbird.platform.runtime.training_kind import choose_kind
+from tailorbird.platform.runtime.training_kind import choose_kind, record_training
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import AuditEntry, Registry
 from tailorbird.retrieval.arrays import read_array
+from tailorbird.training.fit.towers import TowerSettings
+from tailorbird.training.settings import TrainReport
 
 START = 1_790_553_600_000_000  # of the simulated site
 LIVE, CHANGE, NOW = START + 3 * DAY, START + 5 * DAY, START + 8 * DAY
@@ -65,6 +68,7 @@ def project(tmp_path_factory):
         plan=SimpleNamespace(lateness_us=0),
         meaning=None,
         root=folder,
+        shop=shop,
     )
     figure_store(project).refresh(START, NOW)
     return project
@@ -80,6 +84,10 @@ def test_a_training_goes_on_from_the_champions_trees(project, tmp_path):
     (entry,) = [entry for entry in registry.audit() if entry.action == "trained"]
     assert entry.why.endswith("it is the first")
     assert entry.details["kind"] == "from scratch"
+    verdict = "accepted" if registry.info(first.version).metrics["accepted"] else "refused"
+    assert f", {verdict} by the gate, " in entry.why
+    decisions = read_status(later, clock).lines[-1]
+    assert f"trained {first.version}, {entry.why}" in decisions, "which a person reads"
     second = trainer.train_once(later, clock, "home", quick=True, promote=False, incremental=None)
     entry = registry.audit()[-1]
     assert entry.why.startswith("incremental in ")
@@ -92,6 +100,58 @@ def test_a_training_goes_on_from_the_champions_trees(project, tmp_path):
     assert registry.info(second.version).metrics["about"]["went_on_from"] == "v0001"
     assert counts[second.version][0] < 0.7 * counts[first.version][0], "the newest rows alone"
     assert counts[second.version][1] > counts["v0001"][1], "trees were added"
+
+
+def test_a_training_goes_on_from_trees_that_read_vectors(project):
+    pytest.importorskip("torch", reason="needs the extra `deep`")
+    tower = TowerSettings(width=16, layers=1, length=8, steps_min=20, steps_max=20)
+    small = {"requests": 3_000, "test_requests": 600, "gbdt": GbdtSettings(trees=20)}
+    settings = {"retrieval": "sequence", "tower": tower, **small}
+    shop = project.shop
+    first = shop.train("vectors", **settings, lateness_us=0, promote=False)
+    registry = Registry(shop.folder / "vectors", clock=shop.clock)
+    registry.promote(first.version, by="train", why="test")
+    later = replace(shop, clock=SimulatedClock(LIVE + DAY))
+    second = later.train("vectors", **settings, lateness_us=0, promote=False, incremental=True)
+    assert (second.is_incremental, second.not_incremental) == (True, ""), second.notes
+    assert second.rows["train"] < first.rows["train"], "the newest rows alone"
+
+    old, new = (
+        Bundle.load(registry.resolve(each.version), schema_hash=None) for each in (first, second)
+    )
+    assert new.encoder.names == old.encoder.names
+    assert "vector_score" in new.encoder.names
+    assert new.tower.plan.share == old.tower.plan.share
+    assert new.tower.plan.trained_until - old.tower.plan.trained_until == DAY, "learned anew"
+    trees = [
+        (registry.resolve(each.version) / "boosters/click.txt").read_text().split("\nTree=")
+        for each in (first, second)
+    ]
+    assert len(trees[1]) > len(trees[0]), "trees were added"
+    last = len(trees[0]) - 1  # the file's end follows the last tree
+    assert trees[1][1:last] == trees[0][1:last], "to those of the champion"
+
+
+def test_each_scheduled_training_says_how_it_ended(tmp_path):
+    registry = Registry(tmp_path, clock=SimulatedClock(LIVE))
+    decision, evaluation = SimpleNamespace(promote=False), SimpleNamespace(differences={})
+    because = "there is no champion to go on from"
+    notes = (f"trained from scratch, though --incremental was asked for: {because}",)
+    report = TrainReport(
+        "v0001", False, "", decision, evaluation, {}, ("click",), notes, {}, {"fit": 58.0}
+    )
+    for expected in ("from scratch", "incremental", "incremental"):
+        kind, why = choose_kind(registry.audit(), "home")
+        assert kind == expected
+        record_training(registry, "home", report, why, "trainer")
+    entries = registry.audit()
+    assert [(entry.details["kind"], entry.details["accepted"]) for entry in entries] == [
+        ("from scratch", "no")
+    ] * 3
+    assert entries[-1].why == (
+        "from scratch in 58 s, refused by the gate, no model was champion; both are measured in "
+        f"turn, but incremental was impossible: {because}"
+    )
 
 
 def trained(kind, seconds, gain, error=0.004):

@@ -102,6 +102,7 @@ def test_a_training_goes_on_from_the_champions_trees(project, tmp_path):
     assert counts[second.version][1] > counts["v0001"][1], "trees were added"
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_trees_that_read_vectors(project):
     pytest.importorskip("torch", reason="needs the extra `deep`")
     tower = TowerSettings(width=16, layers=1, length=8, steps_min=20, steps_max=20)

@@ -65,7 +65,7 @@ def build_retrieval(
     settings: TrainSettings,
     timer: StageTimer,
     *,
-    kept_share: float = 0.0,
+    kept_share: float | None = None,
 ) -> RetrievalChoice:
     """Build the indexes over time, with vectors if requested and better.
 

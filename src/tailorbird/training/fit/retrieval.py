@@ -111,7 +111,7 @@ def choose_retrieval(
     *,
     validation: Dataset,
     seed: int,
-    kept_share: float = 0.0,
+    kept_share: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RetrievalChoice:
     """Choose between tables and vectors, and learn towers for the indexes if vectors are used.
@@ -119,7 +119,8 @@ def choose_retrieval(
     Args:
         window: start and end of the validation part; an index must be of its start.
         validation: requests of the validation part.
-        kept_share: share of vectors of the model that is continued, taken without a comparison.
+        kept_share: share of vectors of the model that is continued, 0 without; taken without a
+            comparison.
 
     Raises:
         UsageError: vectors were requested but are unavailable.
@@ -129,13 +130,13 @@ def choose_retrieval(
         assert learner is not None  # as for the model that is continued
         learner.share = kept_share
         learned_series = add_spaces(index_series, learner, window[0], EVENTS_MIN, progress)
-        summary = f"{kept_share:.0%} of the candidates come from vectors, as before"
+        summary = f"{kept_share:.0%} of the candidates come from vectors, as the champion's do"
         return RetrievalChoice(learned_series, learner, summary)
     if choice not in CHOICES:
         raise UsageError(
             f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}"
         )
-    if choice == "tables":
+    if choice == "tables" or kept_share == 0.0:
         return RetrievalChoice(index_series)
     reason = _explain_unavailable(slot, features)
     learner = None if reason else make_learner(material, features, index_series, settings, seed)

@@ -38,7 +38,8 @@ class WarmTrees:
 
     Attributes:
         since: rows before this time are left out, microseconds.
-        share: share of the candidates that come from the champion's vectors, 0 without vectors.
+        share: share of the candidates that the champion gets by vectors, 0 without vectors; None
+            for a training from scratch, which chooses it.
         summary: sentence for the report, "" if that was not asked for.
     """
 
@@ -46,7 +47,7 @@ class WarmTrees:
     encoder: Encoder | None = None
     boosters: Mapping[str, Booster] = field(default_factory=dict)
     since: int = 0
-    share: float = 0.0
+    share: float | None = None
     summary: str = ""
 
     def restrict(self, split: Split, data: Dataset) -> Split:

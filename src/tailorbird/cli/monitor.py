@@ -40,7 +40,7 @@ def figures(
 
     Example:  tailorbird -C shop monitor figures --window 1h --plot ctr.png
 
-    Example:  tailorbird -C shop monitor figures --churn churn --since 180d
+    Example:  tailorbird -C shop monitor figures --churn churn
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def figures(
     metric:
         the figure to draw
     churn:
-        how right this churn model of churn.py was instead, by week
+        how right this churn model of churn.py was, by week
     """
     if churn:
         _refuse_with_churn(slot=slot, by=by, window=window, plot=plot)
@@ -224,14 +224,14 @@ def decide(slot: str = "", *, as_of: str = "", json: Json = False) -> None:
 def approve(*, why: Why = "", by: By = "", churn: str = "") -> None:
     """Take the step of a model that waits for a person, see `rollout.approval`.
 
-    Steps of the ranker come before those of churn models.
+    The ranker comes before churn models.
 
     Example:  tailorbird -C shop monitor approve --why "the figures look right"
 
     Parameters
     ----------
     churn:
-        only a step of this churn model of churn.py
+        a step of this churn model
     """
     from tailorbird.config import open_project
 

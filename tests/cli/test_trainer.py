@@ -13,7 +13,7 @@ from tailorbird.config.paths import Paths
 from tailorbird.config.settings import Settings
 from tailorbird.config.training_settings import TrainSection
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, HOUR, SimulatedClock, to_iso
+from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_iso
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
@@ -358,3 +358,19 @@ def test_the_role_retrains_train_slot_and_a_fall_has_priority(scheduled, monkeyp
     stop_answers = iter([False, True])
     trainer.run_trainer(scheduled.project, SimulatedClock(LIVE), stop)
     assert renewed == ["home"], "it was trained for its fall just now"
+
+
+def test_the_role_checks_soon_after_its_start_and_when_a_training_is_due(scheduled, monkeypatch):
+    """A training of `train.every` does not wait for the end of `train.check_every`, an hour."""
+    monkeypatch.setattr(trainer, "with_applied_features", lambda project: project)
+    monkeypatch.setattr(trainer, "advance_rollout_safely", lambda project, clock: None)
+    waits, stop_answers = [], iter([False, True])
+
+    def wait(seconds):
+        waits.append(seconds)
+        return next(stop_answers)
+
+    clock = SimulatedClock(LIVE + DAY - 10 * MINUTE)
+    trainer.run_trainer(scheduled.project, clock, SimpleNamespace(wait=wait))
+    assert waits == [60, 600]
+    assert not scheduled.trained

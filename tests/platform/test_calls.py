@@ -94,3 +94,17 @@ def test_the_audit_log_is_read_by_the_time_at_which_the_imported_log_ended(
     registry.record("note", "v0001", by="ann", why="within the last week of the log")
     [entry] = shop.registry.audit(since="7d").to_pylist()
     assert (entry["by"], entry["at"][:7]) == ("ann", "2025-11")
+
+
+def test_a_churn_model_has_an_audit_log_of_its_own(tmp_path: Path) -> None:
+    tb.Project.create(tmp_path / "shop")
+    declared = 'from tailorbird.ranking import Churn\n\nchurn = Churn(window="28d")\n'
+    (tmp_path / "shop" / "churn.py").write_text(declared)
+    shop = tb.Project(str(tmp_path / "shop"))
+    Registry(shop.declared.paths.churn("churn"), clock=clock_as_of("", shop.declared)).record(
+        "fall", "v0001", by="trainer", why="test"
+    )
+    assert [row["action"] for row in shop.registry.audit(churn="churn").to_pylist()] == ["fall"]
+    assert len(shop.registry.audit()) == 0
+    with pytest.raises(tb.errors.UsageError, match="declares no 'chrun'"):
+        shop.registry.audit(churn="chrun")

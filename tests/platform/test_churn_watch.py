@@ -14,16 +14,19 @@ from tests.support.shops.leaving_shop import (
     write_leaving_shop,
 )
 
+from tailorbird.cli.monitor import figures
 from tailorbird.config.paths import Paths
 from tailorbird.config.rollout_settings import RolloutSection
 from tailorbird.config.settings import Settings
 from tailorbird.config.training_settings import TrainSection
+from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, to_iso
 from tailorbird.monitoring.churn import ChurnRecord, ChurnWeek, measure_week, store_record
 from tailorbird.platform.drift import find_drift, read_falls
-from tailorbird.platform.models.churn_figures import read_churn_figures
-from tailorbird.platform.monitoring import read_status
+from tailorbird.platform.models.churn_figures import describe_churn, read_churn_figures
+from tailorbird.platform.monitoring import FiguresTask, read_status
 from tailorbird.platform.notify import collect_messages
+from tailorbird.platform.rollout import approve
 from tailorbird.platform.runtime import churn as watching
 from tailorbird.platform.runtime.churn import describe_waiting, watch_churn
 from tailorbird.ranking import Churn
@@ -49,6 +52,7 @@ class Shop:
             settings=settings,
             slots={},
             churn={"churn": DECLARED},
+            churn_model={"churn": DECLARED}.__getitem__,
             plan=RoutePlan(),
         )
         self.folder = folder / "new"
@@ -133,8 +137,43 @@ def test_a_step_waits_for_a_person(tmp_path, monkeypatch):
     shop.judged(auc=0.7)
     assert [shop.watch(30), shop.watch(30)] == ["propose", ""]
     assert shop.actions()[-1] == ("propose promote", "v0002", "trainer")
-    (text,) = describe_waiting(shop.project, SimulatedClock(BEGIN + 30 * DAY))
-    assert "tailorbird models promote v0002 --churn churn" in text
+    clock = SimulatedClock(BEGIN + 30 * DAY)
+    (text,) = describe_waiting(shop.project, clock)
+    assert text.startswith("promote of churn v0002 waits for you since ")
+    assert text.endswith('tailorbird monitor approve --churn churn --why "…"')
+    metrics = FiguresTask(shop.project, clock)
+    assert metrics.waiting() == ["promote"]
+    assert metrics.actions() == ["fall", "add", "propose promote"]
+    assert approve(shop.project, clock, by="ada", why="fine") == ("promote", "churn v0002")
+    assert shop.actions()[-2:] == [
+        ("approve promote", "v0002", "ada"),
+        ("promote", "v0002", "trainer"),
+    ]
+    assert metrics.waiting() == describe_waiting(shop.project, clock) == []
+
+
+def test_why_there_are_no_figures_is_told(shop):
+    def why(day, since=0):
+        clock = SimulatedClock(BEGIN + day * DAY)
+        with pytest.raises(NotReadyError) as raised:
+            read_churn_figures(shop.project, clock, "churn", since)
+        return str(raised.value)
+
+    assert f"wait until {to_iso(BEGIN + 29 * DAY)[:10]}" in why(5)
+    shop.judged()
+    assert "no week in this time" in (message := why(30, BEGIN + 29 * DAY))
+    assert "--since 180d" in message
+    assert "--since 400d" in why(400, BEGIN + 220 * DAY), "half a year is too short then"
+    few = ChurnRecord(weeks_until=BEGIN)
+    store_record(shop.project.paths.monitoring, "churn", few)
+    assert "no week had the 100 people" in why(40)
+    (phrase,) = describe_churn(shop.project, SimulatedClock(BEGIN + 40 * DAY))
+    assert phrase == "churn v0001 (no figures: too few people whose outcome is known)"
+
+
+def test_options_of_live_figures_are_refused_beside_churn(tmp_path):
+    with pytest.raises(UsageError, match="--slot, --plot cannot stand beside --churn"):
+        figures(churn="churn", slot="home", plot=tmp_path / "x.png")
 
 
 def test_the_figures_of_a_week_are_those_of_the_known_people():

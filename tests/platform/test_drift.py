@@ -1,5 +1,8 @@
 """Drift of a project against what its champion learned from."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tests.support.monitored import draw_visits, write_visits
@@ -7,7 +10,7 @@ from tests.support.shops.ranking_world import make_bundle
 
 from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import DAY, HOUR, SimulatedClock, to_iso
+from tailorbird.events import DAY, HOUR, SimulatedClock, to_iso, to_minute
 from tailorbird.monitoring.drift import Cause
 from tailorbird.platform.drift import FALL, fall_details, find_drift, read_open_episodes
 from tailorbird.platform.monitoring import read_status
@@ -109,6 +112,11 @@ def test_a_view_of_the_past_changes_no_alarm_and_shows_nothing_later(project, cl
     assert read_open_episodes(project, past) == [fall]
     (line,) = [line for line in read_status(project, clock).lines if line.startswith("alarms")]
     assert line.endswith(f"drift was judged, as of {to_iso(clock.now())[:16]}Z")
+    before_all = read_status(project, SimulatedClock(fell_at - DAY)).lines
+    assert [text for text in before_all if text.startswith(("models", "decisions"))] == [
+        f"models: champion v0001, promoted later, {to_minute(ended)}",
+        "decisions: none",
+    ]
 
 
 def test_status_says_why_drift_cannot_be_judged(project):
@@ -117,6 +125,17 @@ def test_status_says_why_drift_cannot_be_judged(project):
     status = read_status(project, SimulatedClock(START + 2 * DAY))
     (line,) = [line for line in status.lines if line.startswith("alarms")]
     assert line.startswith("alarms: none open; drift could not be judged, drift needs 7 days")
+
+
+def test_a_comparison_without_logged_features_names_what_is_missing(project, clock, tmp_path):
+    with pytest.raises(NotReadyError, match=r"needs 7 days of responses; there are \d"):
+        find_drift(project, SimulatedClock(START + 2 * DAY), against="training")
+    copy = Path(shutil.copytree(project.root, tmp_path / "copy"))
+    without = open_project(copy)
+    shutil.rmtree(without.paths.lake / "answers")
+    shutil.rmtree(without.paths.monitoring)
+    with pytest.raises(NotReadyError, match="no response of the last weeks has logged features"):
+        find_drift(without, clock, against="training")
 
 
 def test_a_comparison_that_cannot_be_made_says_why(project, clock):

@@ -79,7 +79,12 @@ ROWS: tuple[tuple[str, str, str, Beside], ...] = (
     ),
     ("the same less NannyML's error, site by site", "label_free.difference", "at most 0", NONE),
     ("AUC without labels, coverage of the interval", "label_free.coverage", "reported", NONE),
-    ("sketches of 100 features, µs a response, in the trainer", "cost_us.sketches", "60", NONE),
+    (
+        "sketches of 100 features, µs a response, in the trainer; the worker has none",
+        "cost_us.sketches",
+        "60",
+        NONE,
+    ),
     ("figures, µs a response, in the trainer", "cost_us.figures", "reported", NONE),
 )
 

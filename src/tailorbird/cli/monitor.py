@@ -40,7 +40,7 @@ def figures(
 
     Example:  tailorbird -C shop monitor figures --window 1h --plot ctr.png
 
-    Example:  tailorbird -C shop monitor figures --churn churn --since 180d
+    Example:  tailorbird -C shop monitor figures --churn churn
 
     Parameters
     ----------
@@ -59,9 +59,10 @@ def figures(
     metric:
         the figure to draw
     churn:
-        how right this churn model of churn.py was instead, by week
+        how right this churn model of churn.py was, by week
     """
     if churn:
+        _refuse_with_churn(slot=slot, by=by, window=window, plot=plot)
         _print_churn(churn, since or "180d", as_of, is_json=json)
         return
     from tailorbird.config import open_project
@@ -90,6 +91,15 @@ def figures(
     print_table("", ["start (UTC)", by or "group", *names], rows, right=names)
     if plot is not None:
         console().print(f"Plot: {plot}")
+
+
+def _refuse_with_churn(**options: object) -> None:
+    if given := ", ".join(f"--{name}" for name, value in options.items() if value):
+        raise UsageError(
+            f"{given} cannot stand beside --churn",
+            where="monitor figures --churn",
+            fix="leave them out; --since, --as-of and --json work",
+        )
 
 
 def _print_churn(name: str, since: str, as_of: str, *, is_json: bool) -> None:
@@ -211,10 +221,17 @@ def decide(slot: str = "", *, as_of: str = "", json: Json = False) -> None:
     print_table("", ["slot", "decision", "reason"], rows)
 
 
-def approve(*, why: Why = "", by: By = "") -> None:
+def approve(*, why: Why = "", by: By = "", churn: str = "") -> None:
     """Take the step of a model that waits for a person, see `rollout.approval`.
 
+    The ranker comes before churn models.
+
     Example:  tailorbird -C shop monitor approve --why "the figures look right"
+
+    Parameters
+    ----------
+    churn:
+        a step of this churn model
     """
     from tailorbird.config import open_project
 
@@ -223,7 +240,8 @@ def approve(*, why: Why = "", by: By = "") -> None:
     from tailorbird.platform.rollout import approve as approve_step
 
     project = open_project()
-    step, version = approve_step(project, project.clock(), by=by or getpass.getuser(), why=why)
+    author = by or getpass.getuser()
+    step, version = approve_step(project, project.clock(), by=author, why=why, churn=churn)
     console().print(f"{step} {version}: done")
 
 

@@ -76,18 +76,18 @@ def build_status(
         return rows[0] if rows else None
 
     today_cells = cells.filter(minute >= now - DAY)
-    today, names = of(today_cells, now - DAY), registry.aliases()
+    today, names, audit = of(today_cells, now - DAY), registry.aliases(), registry.audit()
     champion = of(today_cells.filter(pc.field("version") == names.champion), now - DAY)
     before = of(cells.filter(minute < now - DAY), now - 2 * DAY)
     lines = [
         f"{to_minute(now)}, the last 24 hours against the 24 before",
         *_traffic(today, before, champion),
         _slots(today_cells, now, delays),
-        "; ".join([_models(names, champion), *churn]),
+        "; ".join([_models(names, champion, _promoted_later(audit, names.champion, now)), *churn]),
         _checks(checks),
         *(["to do: " + "; ".join(waiting)] if waiting else []),
         "alarms: " + "; ".join([*(alarms or ["none open"]), judged]),
-        _decisions([*registry.audit(), *decisions], now),
+        _decisions([*audit, *decisions], now),
     ]
     return Status(now, tuple(lines), today, before)
 
@@ -124,8 +124,20 @@ def _expected_ctr(champion: Figures | None) -> str:
     return f", the champion's scores promise {_rate(champion, 'ctr_expected')}"
 
 
-def _models(names: Names, champion: Figures | None) -> str:
+def _promoted_later(audit: Sequence[Entry], champion: str, now: int) -> str:
+    """Return the time at which the champion was promoted if that is later than `now`."""
+    promoted = [
+        entry.at
+        for entry in audit
+        if entry.version == champion and entry.action in ("promote", "rollback")
+    ]
+    return to_minute(promoted[-1]) if promoted and promoted[-1] > now else ""
+
+
+def _models(names: Names, champion: Figures | None, promoted_later: str) -> str:
     text = f"models: champion {names.champion or 'none'}"
+    if promoted_later:
+        return f"{text}, promoted later, {promoted_later}"
     if champion is not None and not math.isnan(champion.auc_expected):
         low, high = champion.auc_expected_low, champion.auc_expected_high
         text += f" (AUC {champion.auc_expected:.2f} expected, {low:.2f} to {high:.2f}"
@@ -151,7 +163,9 @@ def _checks(folder: Path) -> str:
 def _decisions(audit: Sequence[Entry], now: int) -> str:
     # An entry without a version is the end of a shadow, beside the step that ended it.
     recent = [
-        entry for entry in audit if entry.at > now - DAY and entry.action != "add" and entry.version
+        entry
+        for entry in audit
+        if now - DAY < entry.at <= now and entry.action != "add" and entry.version
     ]
     recent.sort(key=lambda entry: entry.at)
     texts = [

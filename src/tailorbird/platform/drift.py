@@ -154,12 +154,7 @@ def _find_drift(
     hours = len(signals[0].counts) if signals else 0
     history = _history_hours(hours, parse_duration(since) // HOUR)
     if history < (OUTAGE_DAYS_MIN if learned is None else DAYS_MIN) * 24:
-        raise NotReadyError(
-            f"drift needs {DAYS_MIN} days of history, and an outage {OUTAGE_DAYS_MIN}; there are "
-            f"{hours / 24:.1f}",
-            where=str(project.paths.monitoring),
-            fix="wait",
-        )
+        raise _too_short(project, hours, is_training=learned is not None)
     rate = project.settings.monitoring.false_alarms
     shifts: dict[str, Shift] = {}
     if learned is None:
@@ -278,6 +273,21 @@ def _churn_signals(
     records = {name: refresh_safely(project, clock, name) for name in project.churn if hours}
     found = [score_signal(name, each.days, start, hours) for name, each in records.items()]
     return [signal for signal in found if signal is not None]
+
+
+def _too_short(project: Project, hours: int, *, is_training: bool) -> NotReadyError:
+    where = str(project.paths.monitoring)
+    if is_training and not hours:
+        return NotReadyError(
+            "no response of the last weeks has logged features to compare with the training; "
+            "imported ones have none",
+            where=where,
+            fix=f"let a server answer for {DAYS_MIN} days",
+        )
+    needed = f"a comparison with the training needs {DAYS_MIN} days of responses"
+    if not is_training:
+        needed = f"drift needs {DAYS_MIN} days of history, and an outage {OUTAGE_DAYS_MIN}"
+    return NotReadyError(f"{needed}; there are {hours / 24:.1f}", where=where, fix="wait")
 
 
 def _history_hours(hours: int, recent: int) -> int:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class ProjectFolder:
     """A folder with tailorbird.toml, features.py and slots.py, and what these declare."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).resolve()
 
     @classmethod
     def open(cls, folder: str | Path = ".") -> Self:

@@ -170,7 +170,7 @@ class MonitoringView:
         """Return how right a churn model was, by week.
 
         Raises:
-            NotReadyError: no outcome is known yet.
+            NotReadyError: no outcome is known yet, or none of that time.
         """
         project = open_project(self._root)
         clock = clock_as_of(as_of, project, settled=False)
@@ -205,14 +205,19 @@ class MonitoringView:
         project = open_project(self._root)
         return read_decisions(project, clock_as_of(as_of, project, settled=False), slot)
 
-    def approve(self, *, reason: str, by: str = "") -> str:
-        """Take the step that waits for a person, see `rollout.approval`; return its version."""
+    def approve(self, *, reason: str, by: str = "", churn: str = "") -> str:
+        """Take the step that waits for a person, see `rollout.approval`; return its version.
+
+        Args:
+            churn: only a step of this churn model.
+        """
         import getpass
 
         from tailorbird.platform.rollout import approve
 
         project = open_project(self._root)
-        return approve(project, project.clock(), by=by or getpass.getuser(), why=reason)[1]
+        author = by or getpass.getuser()
+        return approve(project, project.clock(), by=author, why=reason, churn=churn)[1]
 
     def notify(self, *, test: bool = False) -> list["ReceiverState"]:
         """Return the receivers of `notify.urls` and which fail; with `test` each gets a message.
@@ -309,18 +314,20 @@ class FiguresTask:
         from tailorbird.platform.rollout import AUTHORS
 
         registry, now = Registry(self._project.paths.registry, clock=self._clock), self._clock.now()
+        churn = churn_figures.churn_decisions(self._project, self._clock)
         return [
             entry.action
-            for entry in registry.audit()
+            for entry in (*registry.audit(), *churn)
             if entry.at > now - DAY and entry.by in AUTHORS
         ]
 
     def waiting(self) -> list[str]:
         """Return each step that waits for a person."""
-        from tailorbird.platform.rollout import waiting_steps
+        from tailorbird.platform.rollout import churn_waiting_steps, waiting_steps
 
         registry = Registry(self._project.paths.registry, clock=self._clock)
-        return [each.step for each in waiting_steps(registry.audit())]
+        churn = churn_waiting_steps(self._project, self._clock)
+        return [each.step for each in (*waiting_steps(registry.audit()), *churn)]
 
     def overdue(self) -> list[str]:
         """Return the slots whose training is due and did not succeed."""

@@ -38,6 +38,7 @@ from tailorbird.monitoring.decisions.champion import (
 from tailorbird.monitoring.decisions.clicks import NO_CLICKS, clicks_per_person
 from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
 from tailorbird.platform.drift import figure_store
+from tailorbird.platform.models.churn_figures import churn_registry
 from tailorbird.platform.runtime.canary import ACTOR as CANARY
 from tailorbird.platform.runtime.canary import advance_canary
 from tailorbird.registry import AuditEntry, Registry
@@ -57,18 +58,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WaitingStep:
-    """A step that waits for a person since a time, microseconds."""
+    """A step of the ranker, or a churn model, that waits for a person since a time, microseconds."""
 
     step: str
     version: str
     since: int
     why: str
+    churn: str = ""
 
     def describe(self) -> str:
         """Return a sentence for the status."""
+        name, option = (f"{self.churn} ", f" --churn {self.churn}") if self.churn else ("", "")
         return (
-            f"{self.step.replace('_', ' ')} of {self.version} waits for you since "
-            f'{to_minute(self.since)}: tailorbird monitor approve --why "…"'
+            f"{self.step.replace('_', ' ')} of {name}{self.version} waits for you since "
+            f'{to_minute(self.since)}: tailorbird monitor approve{option} --why "…"'
         )
 
 
@@ -131,7 +134,7 @@ def is_cooling(project: Project, registry: Registry, now: int) -> bool:
     return _next_step(project, registry, now).action in ("start", "shadow", "canary")
 
 
-def waiting_steps(audit: Sequence[AuditEntry]) -> list[WaitingStep]:
+def waiting_steps(audit: Sequence[AuditEntry], churn: str = "") -> list[WaitingStep]:
     """Return the steps that wait for a person; `approve` takes the first, a roll-back.
 
     A step waits until its version takes another one, the champion changes, or a person changes
@@ -141,7 +144,7 @@ def waiting_steps(audit: Sequence[AuditEntry]) -> list[WaitingStep]:
     for entry in audit:
         if entry.action.startswith("propose "):
             step = entry.action.removeprefix("propose ")
-            waiting[step] = WaitingStep(step, entry.version, entry.at, entry.why)
+            waiting[step] = WaitingStep(step, entry.version, entry.at, entry.why, churn)
         elif entry.action in ("promote", "rollback"):
             waiting.clear()
         elif entry.action in ROLLOUT_ACTIONS:
@@ -151,20 +154,41 @@ def waiting_steps(audit: Sequence[AuditEntry]) -> list[WaitingStep]:
     return sorted(waiting.values(), key=lambda each: (each.step != "roll_back", -each.since))
 
 
-def approve(project: Project, clock: Clock, *, by: str, why: str) -> tuple[str, str]:
-    """Take the step that waits for a person. Return it and its version.
+def churn_waiting_steps(project: Project, clock: Clock) -> list[WaitingStep]:
+    """Return the steps of churn models that wait for a person."""
+    return [
+        step
+        for name in project.churn
+        for step in waiting_steps(churn_registry(project, clock, name).audit(), name)
+    ]
+
+
+def approve(
+    project: Project, clock: Clock, *, by: str, why: str, churn: str = ""
+) -> tuple[str, str]:
+    """Take the step that waits for a person: one of the ranker comes before one of a churn model.
+
+    Args:
+        churn: only a step of this churn model.
+
+    Returns:
+        The step and its version.
 
     Raises:
         NotReadyError: none waits.
     """
-    registry = Registry(project.paths.registry, clock=clock)
-    waiting = waiting_steps(registry.audit())
-    if not waiting:
+    if churn:
+        project.churn_model(churn)
+    ranker = Registry(project.paths.registry, clock=clock)
+    steps = [*waiting_steps(ranker.audit()), *churn_waiting_steps(project, clock)]
+    waiting = next((each for each in steps if churn in ("", each.churn)), None)
+    if waiting is None:
         raise NotReadyError("no step waits for a person", fix="tailorbird monitor status")
-    step, version = waiting[0].step, waiting[0].version
+    step, version = waiting.step, waiting.version
+    registry = churn_registry(project, clock, waiting.churn) if waiting.churn else ranker
     registry.record(f"approve {step}", version, by=by, why=why)
     _take(project, registry, step, version, why=f"approved by {by}: {why}", now=clock.now())
-    return step, version
+    return step, f"{waiting.churn} {version}".lstrip()
 
 
 def watch_champion(

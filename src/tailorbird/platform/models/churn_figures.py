@@ -14,6 +14,8 @@ from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.lake import Lake
 from tailorbird.monitoring.churn import (
     BINS,
+    OUTCOMES_MIN,
+    PEOPLE_MIN,
     ChurnDay,
     ChurnRecord,
     ChurnWeek,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from tailorbird.ranking.churn.bundle import ChurnBundle
     from tailorbird.training.tasks.churn.past import PastScores
 
+DEFAULT_DAYS = 180  # of figures, unless a time is named
+CHAMPION_CHANGES = ("promote", "rollback")
 HISTORY_DAYS = 56  # of scores
 HISTORY_WEEKS = 53  # of outcomes
 DAY_PEOPLE = 5_000  # at most, drawn, for the distribution of a day
@@ -73,19 +77,43 @@ def read_churn_figures(project: Project, clock: Clock, name: str, since: int = 0
     """Return the figures of the weeks from a time on, after computing those that are missing.
 
     Raises:
-        NotReadyError: no outcome is known yet.
+        NotReadyError: no outcome is known yet, or none of that time.
     """
-    churn = project.churn_model(name)
-    record = refresh_churn(project, clock, name)
-    weeks = [week for week in record.weeks if since <= week.week and week.known_at <= clock.now()]
+    project.churn_model(name)
+    record, now = refresh_churn(project, clock, name), clock.now()
+    known = [week for week in record.weeks if week.known_at <= now]
+    weeks = [week for week in known if since <= week.week]
     if not weeks:
-        promoted = first_promotion(churn_registry(project, clock, name).audit())
-        problem, fix = "there is no champion yet", f"tailorbird train {name}, and promote it"
-        if promoted:
-            problem = "no outcome of a week is known yet: the window of the first has to be over"
-            fix = f"wait until {_day(_first_known(project, churn, promoted))}"
+        if known:
+            days = max(DEFAULT_DAYS, -(-(now - known[-1].week) // DAY))
+            problem = (
+                f"no week in this time, the newest with a known outcome: {_day(known[-1].week)}"
+            )
+            fix = f"try --since {days}d"
+        else:
+            problem, fix = _why_empty(project, clock, name, record)
         raise NotReadyError(problem, where=f"churn {name}", fix=fix)
     return ChurnFigures(name, weeks)
+
+
+def _why_empty(project: Project, clock: Clock, name: str, record: ChurnRecord) -> tuple[str, str]:
+    """Return why no week of a churn model has figures, and what to do."""
+    churn, audit = project.churn[name], churn_registry(project, clock, name).audit()
+    promoted = first_promotion(audit)
+    if not promoted:
+        return "there is no champion yet", f"tailorbird train {name}, and promote it"
+    if clock.now() < (known_at := _first_week(promoted) + horizon_us(project, churn)):
+        problem = "no outcome of a week is known yet: the window of the first has to be over"
+        return problem, f"wait until {_day(known_at)}"
+    if record.weeks_until < _first_week(promoted):
+        until = _day(last_activity(project, churn))
+        problem = f"no outcome is known: {' and '.join(churn.types)} events end on {until}"
+        return problem, "import or send newer events"
+    return (
+        f"no week had the {PEOPLE_MIN} people with a known outcome that figures need, "
+        f"{OUTCOMES_MIN} of them gone and {OUTCOMES_MIN} still there",
+        f"wait until more people are known; tailorbird models show --churn {name} has the gate's",
+    )
 
 
 def refresh_churn(project: Project, clock: Clock, name: str) -> ChurnRecord:
@@ -129,9 +157,17 @@ def describe_churn(project: Project, clock: Clock) -> list[str]:
         registry = churn_registry(project, clock, name)
         if not (champion := registry.aliases().champion):
             continue
-        weeks = read_record(project.paths.monitoring, name).of_version(champion)
-        first = _first_known(project, churn, first_promotion(registry.audit()))
-        figures = weeks[-1].describe() if weeks else f"outcomes are known from {_day(first)}"
+        record = read_record(project.paths.monitoring, name)
+        if weeks := record.of_version(champion):
+            figures = weeks[-1].describe()
+        else:
+            changed = last_change(registry.audit())
+            known_at = _first_week(changed) + horizon_us(project, churn)
+            figures = f"outcomes are known from {_day(known_at)}"
+            if record.weeks_until >= _first_week(changed):
+                figures = "no figures: too few people whose outcome is known"
+            elif clock.now() >= known_at:
+                figures = "no figures: no outcome is known yet"
         phrases.append(f"{name} {champion} ({figures})")
     return phrases
 
@@ -174,9 +210,14 @@ def horizon_us(project: Project, churn: Churn) -> int:
     return churn.gap_us + churn.window_us + project.plan.lateness_us
 
 
-def _first_known(project: Project, churn: Churn, promoted: int) -> int:
-    monday = next(day for day in _days(promoted, promoted + 8 * DAY) if is_monday(day))
-    return monday + horizon_us(project, churn)
+def last_change(audit: Sequence[AuditEntry]) -> int:
+    """Return when the champion was made, microseconds; 0 without one."""
+    return max((entry.at for entry in audit if entry.action in CHAMPION_CHANGES), default=0)
+
+
+def _first_week(promoted: int) -> int:
+    """Return the first Monday from a promotion on."""
+    return next(day for day in _days(promoted, promoted + 8 * DAY) if is_monday(day))
 
 
 def _day(moment: int) -> str:

@@ -189,13 +189,18 @@ class RegistryView:
 
         return read_canary(open_project(self._root), self._registry())
 
-    def audit(self, *, since: str = "") -> Frame:
+    def audit(self, *, since: str = "", churn: str = "") -> Frame:
         """Return who changed what, when and why, the newest entry first.
 
         Args:
             since: length of the most recent period, such as `7d`; "" is all of it.
+            churn: of this churn model instead of the ranker.
         """
-        return recent_audit(open_project(self._root), self._registry(), since)
+        project, registry = open_project(self._root), self._registry()
+        if churn:
+            folder = project.paths.churn(project.churn_model(churn).name)
+            registry = Registry(folder, clock=SystemClock())
+        return recent_audit(project, registry, since)
 
     def _registry(self) -> Registry:
         return Registry(open_project(self._root).paths.registry, clock=SystemClock())

@@ -22,7 +22,7 @@ from tailorbird.platform.models.churn_figures import (
     last_activity,
     refresh_churn,
 )
-from tailorbird.platform.rollout import ACTOR, waiting_steps
+from tailorbird.platform.rollout import ACTOR, churn_waiting_steps, waiting_steps
 from tailorbird.platform.runtime.overdue import end_overdue, note_overdue
 from tailorbird.platform.train_options import TrainOptions
 from tailorbird.platform.training import train_churn_model
@@ -127,10 +127,4 @@ def _take_step(project: Project, registry: Registry, step: str, version: str, wh
 
 def describe_waiting(project: Project, clock: Clock) -> list[str]:
     """Return a sentence for each step of a churn model that waits for a person."""
-    commands = {"roll_back": "rollback", "promote": "promote {}"}
-    return [
-        f"{each.step.replace('_', ' ')} of {name} {each.version} waits for you: tailorbird models "
-        f'{commands[each.step].format(each.version)} --churn {name} --why "…"'
-        for name in project.churn
-        for each in waiting_steps(churn_registry(project, clock, name).audit())
-    ]
+    return [step.describe() for step in churn_waiting_steps(project, clock)]

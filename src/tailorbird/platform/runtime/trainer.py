@@ -43,10 +43,12 @@ from tailorbird.platform.runtime.training_kind import INCREMENTAL, choose_kind, 
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families
-from tailorbird.registry import Registry
+from tailorbird.registry import Registry, VersionInfo
 from tailorbird.training.recalibrate import publish_recalibrated
 from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.tuning.tuned import FILE, apply_tuned
+
+FIRST_CHECK_S = 60.0  # after the start, so that restarts hide no training that cannot run
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +166,8 @@ def run_trainer(
 
 
 def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
-    while not stop.wait(parse_duration(project.settings.train.check_every) / 1e6):
+    wait_s = min(FIRST_CHECK_S, _seconds_to_check(project, clock))
+    while not stop.wait(wait_s):
         project = with_applied_features(project)
         prune_safely(project, clock)
         for slot in project.slots.values():
@@ -183,6 +186,25 @@ def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
                 watch_churn(project, clock, name)
             except TailorbirdError as error:
                 log.log(_level_of(error), "churn %s: %s", name, error)
+        wait_s = _seconds_to_check(project, clock)
+
+
+def _seconds_to_check(project: Project, clock: Clock) -> float:
+    """Return the time until the next check: `train.check_every`, or sooner if a training is due."""
+    settings = project.settings.train
+    check_s = parse_duration(settings.check_every) / 1e6
+    newest = _newest_trained(Registry(project.paths.registry, clock=clock), settings.slot)
+    if not settings.every or newest is None:
+        return check_s
+    due_s = (next_run(settings.every, newest.created_at) - clock.now()) / 1e6
+    return min(check_s, due_s) if due_s > 0 else check_s
+
+
+def _newest_trained(registry: Registry, slot: str) -> VersionInfo | None:
+    trained = [
+        info for info in versions_of(registry, slot) if "recalibrated" not in info.metrics["about"]
+    ]
+    return max(trained, key=lambda info: info.created_at, default=None)
 
 
 def _level_of(error: TailorbirdError) -> int:
@@ -199,12 +221,7 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         end_overdue(project, slot.name)
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
-    trained = [
-        info
-        for info in versions_of(registry, slot.name)
-        if "recalibrated" not in info.metrics["about"]
-    ]
-    newest = max(trained, key=lambda info: info.created_at, default=None)
+    newest = _newest_trained(registry, slot.name)
     lake = Lake(project.paths.lake)
     if newest is None:
         if lake.exists("events"):

@@ -6,7 +6,6 @@ had at each request's time. If the gate rejects the model and no evaluated model
 best baseline becomes the champion.
 """
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -171,18 +170,11 @@ def _fit(task: _Task) -> _Model:
     split = split_requests(material.data, material, settings)
     recipe = recipe_hash(features, slot, settings)
     base = find_warm_trees(settings, recipe, bundle, features, task.store, material, split)
-    whole, split = split, base.restrict(split, material.data)
+    split, index_parts = base.restrict(split, material.data, settings.index_parts)
     timer.report("read", 1, 1)
-    # As many indexes for a time as from scratch.
-    index_parts = math.ceil(settings.index_parts * len(split.train) / len(whole.train))
+    indexed = replace(settings, index_parts=index_parts)
     retrieval = build_retrieval(
-        material,
-        features,
-        slot,
-        split,
-        replace(settings, index_parts=index_parts),
-        timer,
-        kept_share=base.share,
+        material, features, slot, split, indexed, timer, kept_share=base.share
     )
     rivals = load_rivals(task.store, bundle, features, slot)
     plan = CandidatePlan(
@@ -203,9 +195,8 @@ def _fit(task: _Task) -> _Model:
         base=base,
     )
     incumbent = champion, bundle, unjudged
-    return _Model(
-        *incumbent, material, split, retrieval, rivals, plan, parts, dropped, fitted, base
-    )
+    candidates = retrieval, rivals, plan
+    return _Model(*incumbent, material, split, *candidates, parts, dropped, fitted, base)
 
 
 def _judge(task: _Task, model: _Model) -> Judgement:

@@ -10,6 +10,7 @@ which mean the same in every such space; in a training from scratch too, rows ha
 vectors are used, and for how many candidates, stays as the champion has it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -50,9 +51,14 @@ class WarmTrees:
     share: float | None = None
     summary: str = ""
 
-    def restrict(self, split: Split, data: Dataset) -> Split:
-        """Return the split with the newest rows of the training part alone."""
-        return replace(split, train=split.train[data.t[split.train] >= self.since])
+    def restrict(self, split: Split, data: Dataset, index_parts: int) -> tuple[Split, int]:
+        """Return the split with the newest rows of the training part alone, and its index parts.
+
+        There are as many indexes for a time as from scratch.
+        """
+        newest = split.train[data.t[split.train] >= self.since]
+        parts = math.ceil(index_parts * len(newest) / len(split.train))
+        return replace(split, train=newest), parts
 
 
 FROM_SCRATCH = WarmTrees()

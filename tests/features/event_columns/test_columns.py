@@ -10,7 +10,7 @@ from tailorbird.features.event_columns.columns import Frame, entity_key
 from tailorbird.features.event_columns.extracts import extract, extract_profiles
 from tailorbird.features.event_columns.fields import TextHashCache, text_keys
 from tailorbird.features.layout.sources import source_of
-from tailorbird.features.online.apply import HOT_KEYS_MAX, HotKeys
+from tailorbird.features.online.apply import HOT_KEYS_ONE, HotKeys
 from tailorbird.features.state.tiles import NEVER_TS
 
 user, item, category = entity("user"), entity("item"), entity("item.category")
@@ -185,7 +185,7 @@ def test_recurring_texts_have_the_same_keys_however_small_the_cache():
 
 
 def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
-    hot = HotKeys(HOT_KEYS_MAX[True])
+    hot = HotKeys(HOT_KEYS_ONE)
     keys = np.array([1, 2, 3], np.uint64)
     hot.note(keys, np.array([10, 20, NEVER_TS]))
     hot.note(keys[:1], np.array([30]))
@@ -194,9 +194,9 @@ def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
     hot.note(keys[2:], np.array([25]))
     assert hot.pop_due(30).tolist() == [1, 3]
     assert hot.pop_due(1_000).tolist() == []
-    many = np.arange(5 * HOT_KEYS_MAX[True], dtype=np.uint64)
+    many = np.arange(5 * HOT_KEYS_ONE, dtype=np.uint64)
     for some in np.array_split(many, 7):
         hot.note(some, some.astype(np.int64))
     assert (
-        hot.pop_due(10 * HOT_KEYS_MAX[True]).tolist() == many[-HOT_KEYS_MAX[True] :].tolist()
+        hot.pop_due(10 * HOT_KEYS_ONE).tolist() == many[-HOT_KEYS_ONE:].tolist()
     )  # those of longest ago are renewed when they are read

@@ -259,9 +259,9 @@ class PastLanes:
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
-        hashed = self._identify if has_text_keys(layout.entity) else hash_texts
+        to_keys = self._identify if has_text_keys(layout.entity) else hash_texts
         parts = [
-            self.key_field(layout, index, by_row, hashed)
+            self.key_field(layout, index, by_row, to_keys)
             for index in range(len(layout.entity.fields))
         ]
         is_present = np.ones(count, np.bool_)
@@ -289,19 +289,19 @@ class PastLanes:
         )
 
     def key_field(
-        self, layout: EntityLayout, index: int, by_row: bool, hashed: Callable[[pa.Array], Keys]
+        self, layout: EntityLayout, index: int, by_row: bool, to_keys: Callable[[pa.Array], Keys]
     ) -> Keys:
         """Return a field of the entity's key, at its requests or rows; 0 where it is missing."""
         name = layout.entity.fields[index]
         if name == "item":
-            return keys_of_texts(self._requests.row_item, self.rows, hashed)
+            return keys_of_texts(self._requests.row_item, self.rows, to_keys)
         if "." in name:
             lane = self._features.composite_lanes[layout.index, index]
             values = self._values[lane]
             return (self._to_rows(values, self._by_row[lane.entity]) if by_row else values).view(
                 np.uint64
             )
-        return self._to_rows(self.context.text_keys(name, hashed), not by_row)
+        return self._to_rows(self.context.text_keys(name, to_keys), not by_row)
 
     def exempt_rows(self, layout: EntityLayout, until: int) -> Bools:
         """Return the rows whose entity has a known event at or before `until`."""

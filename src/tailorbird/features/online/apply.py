@@ -33,7 +33,8 @@ Rows = npt.NDArray[np.intp]
 PIECE_BYTES = 4 << 20  # unpacked states per chunk
 # Number of entities of a kind whose reading records are renewed in time, rather than finished by
 # each request that finds them out of date:
-HOT_KEYS_MAX = {True: 20_000, False: 200_000}  # by whether a request reads one of the kind, or many
+HOT_KEYS_ONE = 20_000  # a request reads one entity of the kind
+HOT_KEYS_MANY = 200_000  # a request reads hundreds of the kind
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,11 @@ class HotKeys:
         self._most = limit
         self._keys: list[Keys] = []
         self._change: list[Int64s] = []
+
+    @classmethod
+    def of_kind(cls, *, is_one_row: bool) -> "HotKeys":
+        """Return an empty one for a kind, by whether a request reads one entity of it, or many."""
+        return cls(HOT_KEYS_ONE if is_one_row else HOT_KEYS_MANY)
 
     def note(self, keys: Keys, change: Int64s) -> None:
         """Record that these keys changed now; `NEVER_TS` where a reading does not change without an

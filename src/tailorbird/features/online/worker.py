@@ -30,7 +30,7 @@ from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.online.aliases import aliases_of
-from tailorbird.features.online.apply import HOT_KEYS_MAX, Change, HotKeys, compute_additions
+from tailorbird.features.online.apply import Change, HotKeys, compute_additions
 from tailorbird.features.online.commit import write_commit
 from tailorbird.features.online.copied_state import measure_state, open_copied_state, republish
 from tailorbird.features.online.crash_loop import StartMarker
@@ -124,7 +124,7 @@ class FeatureWorker:
         self._records = all_records(features.layout)
         self._sweep = EvictionCycle(self._records, -(-entities_max // part.count))
         hot_keys = [
-            HotKeys(HOT_KEYS_MAX[is_one_row])
+            HotKeys.of_kind(is_one_row=is_one_row)
             for is_one_row in find_one_row_entities(features.layout, features.composite_lanes)
         ]
         self._renewals = RenewalQueue(self._records, hot_keys)

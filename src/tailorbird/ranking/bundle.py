@@ -57,6 +57,7 @@ from tailorbird.version import __version__
 Floats = npt.NDArray[np.float64]
 
 CARD = "card.md"
+CALIBRATION = "calibration.json"
 SKETCHES = "sketches.parquet"  # of bundles that a training wrote
 GOLDEN_ROWS = 32
 GOLDEN_RELATIVE, GOLDEN_ABSOLUTE = 1e-5, 1e-6
@@ -130,9 +131,7 @@ class Bundle:
             raise BundleError(message, where=str(path), fix=fix)
         try:
             encoder = read_encoder(bytes(files["encoder.json"]), where=str(path))
-            calibration = msgspec.json.decode(
-                files["calibration.json"], type=dict[str, Calibration]
-            )
+            calibration = msgspec.json.decode(files[CALIBRATION], type=dict[str, Calibration])
             models = {head.file: files[head.file] for head in manifest.heads}
             golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
         except KeyError as error:
@@ -350,7 +349,7 @@ def write_bundle(
         (folder / DECLARED).write_bytes(encode_features(features))
         schema_hash = features.schema_hash
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
-    (folder / "calibration.json").write_bytes(msgspec.json.encode(calibration, order="sorted"))
+    (folder / CALIBRATION).write_bytes(msgspec.json.encode(calibration, order="sorted"))
     sessions = {
         name: open_session(bytes(data), width=len(encoder.names), where=name)
         for name, data in models.items()

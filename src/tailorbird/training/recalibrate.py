@@ -25,7 +25,7 @@ from tailorbird.events import HOUR
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import History
 from tailorbird.lake import Lake
-from tailorbird.ranking.bundle import CARD, Bundle
+from tailorbird.ranking.bundle import CALIBRATION, CARD, Bundle
 from tailorbird.ranking.calibration import Calibration, Identity
 from tailorbird.ranking.policy.targets import item_probability_heads
 from tailorbird.ranking.slot import Slot
@@ -37,7 +37,7 @@ from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.request_choice import RowSettings
 from tailorbird.training.dataset.rows import load_material
 from tailorbird.training.dataset.sampling import thin_evenly
-from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval, code_people
 from tailorbird.training.evaluation.calibration import measure_calibration
 from tailorbird.training.evaluation.gate import MARGIN
 from tailorbird.training.evaluation.metrics import auc, auc_influence, log_losses, ndcg, rank_lists
@@ -53,7 +53,6 @@ POSITIVES_MIN = 100  # of a head before the change, and since
 LEVEL = 0.1  # a level within this of the truth is right
 ORDER_FALL = 0.02  # in AUC; a smaller fall is no reason to retrain
 FIT_SHARE = 0.6  # of the newest requests; the others judge
-CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,7 @@ class ScoredRows:
 
     @property
     def bootstrap(self) -> Bootstrap:
-        person = self.data.person
-        anonymous = int(person.max(initial=0)) + 1 + np.arange(len(person))
-        _, code = np.unique(np.where(person >= 0, person, anonymous), return_inverse=True)
-        return Bootstrap(code, seed=0)
+        return Bootstrap(code_people(self.data.person), seed=0)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tailorbird.experiments.statistics import Interval
 from tailorbird.platform.drift import figure_store
 from tailorbird.platform.rollout import advance_rollout
 from tailorbird.platform.runtime.canary import judge_canary
+from tailorbird.ranking.bundle import CALIBRATION
 from tailorbird.ranking.calibration import Isotonic
 from tailorbird.registry import AuditEntry, Registry, read_sealed, seal
 from tailorbird.simulator import Site
@@ -134,7 +135,7 @@ def _write_broken(source: Path, folder: Path) -> Path:
     manifest = read_sealed(folder).manifest
     table = Isotonic([-1e308, 1e308], [-1e308, 1e308])
     tables = {head.name: table for head in manifest.heads}
-    (folder / "calibration.json").write_bytes(msgspec.json.encode(tables))
+    (folder / CALIBRATION).write_bytes(msgspec.json.encode(tables))
     seal(folder, manifest)
     return folder
 

@@ -48,6 +48,12 @@ class Interval:
         )
 
 
+def code_people(person: Ints) -> Ints:
+    """Return codes for `Bootstrap`; each request of an unknown person, −1, is one of its own."""
+    anonymous = int(person.max(initial=0)) + 1 + np.arange(len(person))
+    return np.unique(np.where(person >= 0, person, anonymous), return_inverse=True)[1]
+
+
 class Bootstrap:
     """Bootstrap replicates over users, drawn once.
 

@@ -18,7 +18,7 @@ from tailorbird.models.deep.rows import Rows
 from tailorbird.ranking.own_models import own_families
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.training.dataset.chunks import sample_blocks
-from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval, code_people
 from tailorbird.training.evaluation.metrics import ndcg, rank_lists
 from tailorbird.training.fit.estimator import build_estimator, encode_parts
 from tailorbird.training.fit.export import export_model
@@ -233,7 +233,4 @@ def ndcg_gain(
 ) -> Interval:
     """Return the paired gain in NDCG@10 of one ordering over another, with interval over users."""
     figures = [ndcg(rank_lists(value, gain, offsets)) for value in (first, second)]
-    # Each request of an unknown user counts as a user of its own.
-    anonymous_codes = int(person.max(initial=0)) + 1 + np.arange(len(person))
-    _, codes = np.unique(np.where(person >= 0, person, anonymous_codes), return_inverse=True)
-    return Bootstrap(codes, seed=0).difference(figures[0], figures[1])
+    return Bootstrap(code_people(person), seed=0).difference(figures[0], figures[1])

@@ -3,6 +3,7 @@
 from tailorbird.events.clock import (
     BACKWARD_TOLERANCE,
     DAY,
+    EPOCH_WEEKDAY,
     HOUR,
     MINUTE,
     SECOND,
@@ -34,6 +35,7 @@ __all__ = [
     "BROWSER_IDENTIFY",
     "COLLECTOR",
     "DAY",
+    "EPOCH_WEEKDAY",
     "EVENT_TYPES",
     "HOUR",
     "MINUTE",

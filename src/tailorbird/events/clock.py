@@ -16,6 +16,7 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday; Monday is 0
 # The largest pause within a session, for features, candidates and visits; `SESSION_MS` of the
 # tracker is the same.
 SESSION_GAP = 30 * MINUTE

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.atomic_write import atomic_write
-from tailorbird.events import DAY, HOUR, to_iso
+from tailorbird.events import DAY, EPOCH_WEEKDAY, HOUR, to_iso
 from tailorbird.monitoring.drift import Signal
 from tailorbird.training.evaluation.bootstrap import Bootstrap
 from tailorbird.training.evaluation.metrics import log_losses
@@ -217,5 +217,5 @@ def find_worse(weeks: Sequence[ChurnWeek], previous: str, false_rollback: float)
 
 
 def is_monday(day: int) -> bool:
-    """Return whether a day, microseconds, is one; 1970 began on a Thursday."""
-    return (day // DAY + 3) % 7 == 0
+    """Return whether a day, microseconds, is one."""
+    return (day // DAY + EPOCH_WEEKDAY) % 7 == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailorbird.events import DAY, HOUR, SECOND
+from tailorbird.events import DAY, EPOCH_WEEKDAY, HOUR, SECOND
 from tailorbird.simulator.house import HousePolicy
 from tailorbird.simulator.population import new_population
 from tailorbird.simulator.search import SearchBox
@@ -101,7 +101,7 @@ class History:
 
     def _simulate_day(self, day: int) -> list[Arrival]:
         rng, taste = self._rng, self._taste
-        weekday = (self._start // DAY + day + 3) % 7  # 1970-01-01 was a Thursday
+        weekday = (self._start // DAY + day + EPOCH_WEEKDAY) % 7
         available = taste.items.available(float(day))
         self._policy.open_day(available)
         visits = draw_visits(rng, taste.users, self.population, day, weekday)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailorbird.events import DAY, HOUR, MINUTE, SECOND
+from tailorbird.events import DAY, EPOCH_WEEKDAY, HOUR, MINUTE, SECOND
 from tailorbird.simulator import behaviour
 from tailorbird.simulator.history import (
     REGISTRATION_PROBABILITY,
@@ -201,7 +201,7 @@ class LiveTraffic:
         taste, rng = self._taste, self._rng
         users = taste.users
         day, length = (start - self._site_start) / DAY, (end - start) / DAY
-        rate = self.population.visit_rate(users, day, (start // DAY + 3) % 7)
+        rate = self.population.visit_rate(users, day, (start // DAY + EPOCH_WEEKDAY) % 7)
         local_hour = ((start // MINUTE + np.asarray(UTC_OFFSETS_MIN)[users.country]) // 60) % 24
         visits = rng.poisson(rate * HOUR_SHARE[local_hour] * 24 * length)
         is_new = (users.joined > day) & (users.joined <= day + length) & ~self.population.has_left

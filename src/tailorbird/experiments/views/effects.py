@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.events import DAY
+from tailorbird.events import DAY, EPOCH_WEEKDAY
 from tailorbird.experiments.analysis.anytime import split_alpha
 from tailorbird.experiments.analysis.estimates import Effect
 from tailorbird.experiments.analysis.segments import Segments, shrink_segments
@@ -24,7 +24,6 @@ Ints = npt.NDArray[np.int64]
 
 UNITS_MIN = 50  # units of a row in each arm
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
 AGES = (0, 1, 2, 4, 7, 14, 28, 36_500)  # days since the first exposure at which a row begins
 BY_WEEKDAY, BY_AGE = "day of the week", "days since the first exposure"
 UNDIVIDED_KINDS = ("quantile", "return")  # kinds whose values do not belong to a day

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailorbird.events import HOUR
+from tailorbird.events import EPOCH_WEEKDAY, HOUR
 from tailorbird.monitoring.drift.detect import (
     CLICKED,
     EVENTS,
@@ -332,7 +332,7 @@ def _promotion(facts: _Facts) -> Cause | None:
 
 def _weekend(facts: _Facts) -> Cause | None:
     day = (facts.first_hour // HOUR + facts.episode.start) // 24
-    if facts.episode.compared_with in SHORT_HISTORY and (day + 3) % 7 >= 5:  # 1970 began Thursday
+    if facts.episode.compared_with in SHORT_HISTORY and (day + EPOCH_WEEKDAY) % 7 >= 5:
         return Cause("seasonality", f"it is a weekend, and {NO_WEEKDAYS}")
     return None
 

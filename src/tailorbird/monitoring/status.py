@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from tailorbird.events import DAY, to_iso, to_minute
 from tailorbird.monitoring.daily import read_reports
 from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, summarize
-from tailorbird.monitoring.versions import Entry, Names, Versions
+from tailorbird.monitoring.versions import CHAMPION_CHANGES, Entry, Names, Versions
 from tailorbird.pages.notebook import text_html
 
 DECISIONS_MAX = 4
@@ -129,7 +129,7 @@ def _promoted_later(audit: Sequence[Entry], champion: str, now: int) -> str:
     promoted = [
         entry.at
         for entry in audit
-        if entry.version == champion and entry.action in ("promote", "rollback")
+        if entry.version == champion and entry.action in CHAMPION_CHANGES
     ]
     return to_minute(promoted[-1]) if promoted and promoted[-1] > now else ""
 

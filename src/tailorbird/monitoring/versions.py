@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+CHAMPION_CHANGES = ("promote", "rollback")  # actions after which another version is the champion
+
 
 class Entry(Protocol):
     """A line of the registry's audit log."""

@@ -27,6 +27,7 @@ from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_training
 from tailorbird.monitoring.figures import FigureStore
 from tailorbird.monitoring.figures.cells import SlotRule
+from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.models.churn_figures import refresh_safely
 from tailorbird.platform.models.learned import Learned, read_learned
@@ -234,7 +235,7 @@ def _falls_of(audit: Sequence[AuditEntry], now: int) -> list[DriftRow]:
         ends = [
             later.at
             for later in audit[index:]
-            if later.action in ("promote", "rollback") and later.at <= now
+            if later.action in CHAMPION_CHANGES and later.at <= now
         ]
         times = {"until": to_minute(ends[0]) if ends else "", "detected": to_minute(entry.at)}
         row = {**entry.details, **times, "compared_with": "reference"}

@@ -37,6 +37,7 @@ from tailorbird.monitoring.decisions.champion import (
 )
 from tailorbird.monitoring.decisions.clicks import NO_CLICKS, clicks_per_person
 from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
+from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.platform.drift import figure_store
 from tailorbird.platform.models.churn_figures import churn_registry
 from tailorbird.platform.runtime.canary import ACTOR as CANARY
@@ -102,7 +103,7 @@ def _roll_back_if_worse(project: Project, registry: Registry, now: int) -> bool:
     changes = [
         entry
         for entry in audit
-        if entry.action in ("promote", "rollback") and entry.version == names.champion
+        if entry.action in CHAMPION_CHANGES and entry.version == names.champion
     ]
     if not names.previous or not changes:
         return False
@@ -145,7 +146,7 @@ def waiting_steps(audit: Sequence[AuditEntry], churn: str = "") -> list[WaitingS
         if entry.action.startswith("propose "):
             step = entry.action.removeprefix("propose ")
             waiting[step] = WaitingStep(step, entry.version, entry.at, entry.why, churn)
-        elif entry.action in ("promote", "rollback"):
+        elif entry.action in CHAMPION_CHANGES:
             waiting.clear()
         elif entry.action in ROLLOUT_ACTIONS:
             is_own = entry.by in AUTHORS

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailorbird.events import DAY
-from tailorbird.monitoring.versions import Entry, Names
+from tailorbird.monitoring.versions import CHAMPION_CHANGES, Entry, Names
 
 ROLLOUT_ACTIONS = frozenset({"shadow", "canary", "end canary", "reject", "promote", "rollback"})
 FAILURE_ACTIONS = frozenset({"end canary", "reject"})
@@ -89,7 +89,7 @@ def pending(
         later = audit[added[version] :]
         is_over = any(
             (entry.action in FAILURE_ACTIONS and entry.version == version)
-            or (entry.action in ("promote", "rollback") and entry.version != version)
+            or (entry.action in CHAMPION_CHANGES and entry.version != version)
             or (entry.action in ROLLOUT_ACTIONS and entry.by not in authors)
             for entry in later
         )

@@ -25,6 +25,7 @@ from tailorbird.monitoring.churn import (
     read_record,
     store_record,
 )
+from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.platform.frames import Frame
 from tailorbird.ranking import Churn
 from tailorbird.registry import AuditEntry, Registry
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from tailorbird.training.tasks.churn.past import PastScores
 
 DEFAULT_DAYS = 180  # of figures, unless a time is named
-CHAMPION_CHANGES = ("promote", "rollback")
 HISTORY_DAYS = 56  # of scores
 HISTORY_WEEKS = 53  # of outcomes
 DAY_PEOPLE = 5_000  # at most, drawn, for the distribution of a day
@@ -212,7 +212,8 @@ def horizon_us(project: Project, churn: Churn) -> int:
 
 def last_change(audit: Sequence[AuditEntry]) -> int:
     """Return when the champion was made, microseconds; 0 without one."""
-    return max((entry.at for entry in audit if entry.action in CHAMPION_CHANGES), default=0)
+    changes = [entry.at for entry in audit if entry.action in CHAMPION_CHANGES]
+    return changes[-1] if changes else 0
 
 
 def _first_week(promoted: int) -> int:

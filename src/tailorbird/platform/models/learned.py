@@ -60,6 +60,11 @@ class Learned:
 
 
 def read_learned(project: Project, clock: Clock) -> Learned:
+    """Return what the champion's training sketched.
+
+    Raises:
+        NotReadyError: there is no champion, or it was not trained on rows.
+    """
     registry = Registry(project.paths.registry, clock=clock)
     champion = registry.aliases().champion
     path = registry.champion()

@@ -20,6 +20,7 @@ from tailorbird.platform.models.churn_figures import (
     churn_registry,
     horizon_us,
     last_activity,
+    last_change,
     refresh_churn,
 )
 from tailorbird.platform.rollout import ACTOR, churn_waiting_steps, waiting_steps
@@ -88,8 +89,7 @@ def _record_fall(registry: Registry, week: ChurnWeek, why: str) -> None:
 
 def _is_young(registry: Registry, now: int, horizon: int) -> bool:
     """Return whether the outcome of the champion's first week is not known yet."""
-    changes = [entry for entry in registry.audit() if entry.action in ("promote", "rollback")]
-    return bool(changes) and now < changes[-1].at + 7 * DAY + horizon
+    return (changed := last_change(registry.audit())) > 0 and now < changed + 7 * DAY + horizon
 
 
 def _train(project: Project, clock: Clock, name: str, *, due_at: int) -> str:

@@ -31,6 +31,7 @@ from tailorbird.monitoring.conversions import mirror_steps, outcome_steps, promi
 from tailorbird.monitoring.drift.causes import DATA_FAULTS
 from tailorbird.monitoring.figures.report import DELAY_COLUMNS, slot_delays
 from tailorbird.monitoring.retrain import Step
+from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.platform.drift import explain_fall, figure_store
 from tailorbird.platform.rollout import ACTOR
 from tailorbird.platform.runtime.overdue import versions_of
@@ -69,21 +70,18 @@ class Fall:
         return self.decision.since
 
 
-def find_fall(
-    project: Project, slot: Slot, champion: str, start: int, now: int, events: pa.Table
-) -> Fall | None:
+def find_fall(project: Project, slot: Slot, champion: str, start: int, now: int) -> Fall | None:
     """Return the first figure that fell, None if chance explains all of them.
 
     Args:
         start: since when the champion answers.
-        events: with `experiments.counts.COLUMNS`, from the attribution window before `start` on.
     """
     watches = _watches(slot, champion)
     attribution = parse_duration(slot.attribution)
     for criteria in watches:
         if criteria.measure == "clicks":
             decision = decide_retrain(
-                events,
+                Lake(project.paths.lake).events(columns=COLUMNS, ts_from=start - attribution),
                 criteria,
                 reference_from=start,
                 reference_to=start + REFERENCE_US,
@@ -201,15 +199,14 @@ def look_for_fall(project: Project, clock: Clock, slot: Slot) -> FoundFall | Non
     champion = read_history(Registry(project.paths.registry, clock=clock), slot.name)
     if champion is None:
         return None
-    lake, now = Lake(project.paths.lake), clock.now()
-    start = first_live_response(lake, slot.name, champion)
+    now, events = clock.now(), _response_events(Lake(project.paths.lake), champion.promoted_at)
+    start = _first_response(events, slot.name, champion.version)
     if start is None or now < start + REFERENCE_US:
         return None
-    events = lake.events(columns=COLUMNS, ts_from=start - parse_duration(slot.attribution))
-    fall = find_fall(project, slot, champion.version, start, now, events)
+    fall = find_fall(project, slot, champion.version, start, now)
     if fall is None:
         return None
-    return FoundFall(champion, start, response_times(events, slot.name), fall)
+    return FoundFall(champion, start, _response_times(events, slot.name), fall)
 
 
 def decide_on(project: Project, clock: Clock, slot: Slot, found: FoundFall) -> LevelVerdict:
@@ -244,12 +241,13 @@ def decide_on(project: Project, clock: Clock, slot: Slot, found: FoundFall) -> L
 
 
 def read_history(registry: Registry, slot: str) -> ChampionHistory | None:
+    """Return the history of the champion by the audit log; None without one."""
     champion, audit = registry.aliases().champion, registry.audit()
     # Ordered by position in the log and not by time, because some times are simulated.
     promotions = [
         index
         for index, entry in enumerate(audit)
-        if entry.action in ("promote", "rollback") and entry.version == champion
+        if entry.action in CHAMPION_CHANGES and entry.version == champion
     ]
     if not champion or not promotions:
         return None
@@ -265,16 +263,17 @@ def read_history(registry: Registry, slot: str) -> ChampionHistory | None:
     return ChampionHistory(champion, audit[promotions[-1]].at, attempts[-1] if attempts else None)
 
 
-def first_live_response(lake: Lake, slot: str, champion: ChampionHistory) -> int | None:
-    """Return when the champion first answered a person in the slot after its promotion."""
-    events = lake.events(
-        columns=("type", "ts", "slot", "model", "agent"), ts_from=champion.promoted_at
-    )
-    times = response_times(events.filter(pc.equal(events["model"], champion.version)), slot)
+def _response_events(lake: Lake, since: int) -> pa.Table:
+    return lake.events(columns=("type", "ts", "slot", "model", "agent"), ts_from=since)
+
+
+def _first_response(events: pa.Table, slot: str, version: str) -> int | None:
+    """Return when a version first answered a person in the slot."""
+    times = _response_times(events.filter(pc.equal(events["model"], version)), slot)
     return int(times.min()) if len(times) else None
 
 
-def response_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
+def _response_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
     """Return the times of a slot's answers to people."""
     mask = pc.and_kleene(pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot))
     mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))

@@ -29,6 +29,7 @@ from tailorbird.events.schedule import next_run
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision
 from tailorbird.monitoring.drift import Cause
+from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.drift import FALL, explain_fall, fall_details
 from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
@@ -100,10 +101,11 @@ def train_once(
     )
     settings = apply_tuned(settings, slot, project.root / FILE)
     registry = Registry(project.paths.registry, clock=clock)
-    kind, why = choose_kind(registry.audit(), slot)
-    settings = replace(
-        settings, incremental=kind == INCREMENTAL if incremental is None else incremental
-    )
+    why = ""
+    if is_chosen := incremental is None:
+        kind, why = choose_kind(registry.audit(), slot)
+        incremental = kind == INCREMENTAL
+    settings = replace(settings, incremental=incremental)
     report = train_slot(
         project,
         clock,
@@ -114,7 +116,7 @@ def train_once(
         work=project.paths.data / "training",
         progress=progress,
     )
-    if incremental is None:
+    if is_chosen:
         record_training(registry, slot, report, why, by)
     return to_outcome(report)
 
@@ -289,7 +291,7 @@ def record_fall(
         (
             entry.action
             for entry in reversed(registry.audit())
-            if entry.version == champion and entry.action in ("promote", "rollback", FALL)
+            if entry.version == champion and entry.action in (*CHAMPION_CHANGES, FALL)
         ),
         "",
     )

@@ -4,10 +4,14 @@ trained.
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 EXAMPLE_USER = "u000001"
@@ -21,14 +25,64 @@ def environment(**overrides: str) -> dict[str, str]:
     return {**inherited, "COLUMNS": "200", **overrides}
 
 
+class Forks:
+    """The program that loads what commands load, and forks each command of a process of tests."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = [sys.executable, "-m", "tests.support.programs.command_forks"]
+        with theirs:
+            subprocess.Popen(
+                [*program, str(theirs.fileno())],
+                cwd=Path(__file__).parents[2],
+                env=environment(),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+
+    def run(
+        self, command: list[str], cwd: Path, env: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python -m tailorbird` with its words to its end."""
+        request = {"words": command[3:], "cwd": str(cwd.absolute()), "env": env}
+        with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+            fds = [out.fileno(), err.fileno()]
+            socket.send_fds(self._connection, [json.dumps(request).encode()], fds)
+            child = json.loads(self._connection.recv(64))
+            self._connection.settimeout(timeout)
+            try:
+                status = json.loads(self._connection.recv(64))
+            except TimeoutError:
+                os.kill(child, signal.SIGKILL)
+                status = None
+            self._connection.settimeout(None)
+            if status is None:
+                self._connection.recv(64)
+                raise subprocess.TimeoutExpired(command, timeout)
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(command, status, out.read(), err.read())
+
+
+@cache
+def forks(_process: int) -> Forks:
+    """Return the program of a process, which ends with it."""
+    return Forks()
+
+
 def tailorbird(
     *words: object,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
     timeout: float = 1_200,
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+    """Run one command to its end, in a process of its own. Only in `make nightly`, and where there
+    is no Linux, does it load its modules itself.
+    """
     command = [sys.executable, "-m", "tailorbird", *(str(word) for word in words)]
+    if sys.platform == "linux" and not os.environ.get("TAILORBIRD_NIGHTLY"):
+        whole = environment(**(env or {}))
+        return forks(os.getpid()).run(command, cwd or Path.cwd(), whole, timeout)
     return subprocess.run(
         command,
         cwd=cwd,

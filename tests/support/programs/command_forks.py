@@ -33,9 +33,7 @@ MODULES = (
 
 def become(request: dict[str, Any], fds: list[int]) -> None:
     """Run the command of a request in this process, as `python -m tailorbird` does."""
-    os.setsid()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for target, fd in enumerate(fds, start=1):
+    for target, fd in enumerate(fds):
         os.dup2(fd, target)
         os.close(fd)
     os.environ.clear()
@@ -50,7 +48,7 @@ def become(request: dict[str, Any], fds: list[int]) -> None:
 def serve(connection: socket.socket) -> None:
     """Fork for each request, and answer with the process id, then with the exit status."""
     while True:
-        data, fds, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+        data, fds, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         if not data:
             return
         child = os.fork()

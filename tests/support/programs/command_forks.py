@@ -8,10 +8,13 @@ import runpy
 import socket
 import sys
 from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
-# What commands import inside their functions. None of them starts a thread when it is imported.
-MODULES = (
+import tailorbird
+
+# What commands import inside their functions. None of it starts a thread that they need.
+LIBRARIES = (
     "lightgbm",
     "matplotlib.figure",
     "matplotlib.backends.backend_svg",
@@ -20,15 +23,17 @@ MODULES = (
     "pyarrow.parquet",
     "deltalake",
     "scipy.stats",
-    "tailorbird.cli.main",
-    "tailorbird.candidates.kernels",
-    "tailorbird.config",
-    "tailorbird.features",
-    "tailorbird.features.offline.kernels.windows",
-    "tailorbird.platform.train_options",
-    "tailorbird.platform.training",
-    "tailorbird.training.pipeline",
 )
+LEFT_OUT = ("tailorbird.__main__", "tailorbird.models.deep.", "tailorbird.models.retrievers.")
+
+
+def load_modules() -> None:
+    """Import what commands import, but for torch."""
+    for name in LIBRARIES:
+        import_module(name)
+    for module in walk_packages(tailorbird.__path__, "tailorbird."):
+        if not module.name.startswith(LEFT_OUT):
+            import_module(module.name)
 
 
 def become(request: dict[str, Any], fds: list[int]) -> None:
@@ -63,6 +68,5 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    for name in MODULES:
-        import_module(name)
+    load_modules()
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -40,12 +40,12 @@ check: setup-dev    ## lint, types and all tests but slow ones: under five minut
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not nightly' $(PYTEST)
 
-test: setup-dev    ## lint, types and all tests but nightly ones: 35 minutes on two cores
+test: setup-dev    ## lint, types and all tests but nightly ones: some 25 minutes on two cores
 	@sh tests/system_packages.sh
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not nightly' $(PYTEST)
 
-nightly: setup-dev    ## every test, and longer runs of some: most of an hour
+nightly: setup-dev    ## every test, and longer runs of some: an hour
 	@sh tests/system_packages.sh
 	TAILORBIRD_NIGHTLY=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 

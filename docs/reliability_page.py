@@ -108,8 +108,8 @@ half of what got no reply once more. A judge counts:
 | doubled | in the lake, or in its tables as a raw row, more than once |
 | unequal | state that differs from what the lake's events make; a lake that does not verify; a click without the response that it followed; an event of another person than identifies and merges say; a sync that is believed though one before failed to write the same; a recovery that needs hands |
 
-The drills run the real processes, as `tailorbird up` starts them, under load. `make test` has some
-120 of these faults, and all unsafe changes to the data plane. A new role's step goes into
+The drills run the real processes, as `tailorbird up` starts them, under load. `make test` has 40 of
+the faults, `make nightly` 120 and all unsafe changes to the data plane. A new role's step goes into
 `tests/faults/chaos/scenes.py`.
 """
 

@@ -177,6 +177,7 @@ def test_the_cheaper_kind_of_training_is_taken_unless_it_is_behind():
     assert choose_kind(long, "home")[0] == "from scratch", "it is measured again"
 
 
+@pytest.mark.slow
 def test_a_level_that_halves_is_recalibrated(project):
     clock = SimulatedClock(NOW)
     (decision,) = read_decisions(project, clock)

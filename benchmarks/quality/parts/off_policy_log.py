@@ -18,7 +18,7 @@ from tailorbird.experiments.off_policy.sample import PolicySample
 from tailorbird.ranking.policy.slate_distribution import (
     PlackettLuce,
     SlateDistribution,
-    find_places,
+    find_positions,
     marginal_table,
 )
 from tailorbird.ranking.slot import Slot
@@ -180,7 +180,7 @@ class ContextReader:
         policies = [_drawing(response.distributions[name]) for name in self._names]
         logging = policies[0]
         request, size = response.request, logging.ranked.size
-        shown = find_places(self._data.item[rows], response.items)
+        shown = find_positions(self._data.item[rows], response.items)
         again = logging.propensities(shown)[0]
         self._reproduced.append(np.abs(again - self._data.propensity[rows]) < 0.05)
         pool = logging.pool
@@ -189,7 +189,7 @@ class ContextReader:
         )
         chance = np.zeros((len(policies), size + self._pool, size))
         for number, each in enumerate(policies):
-            places = find_places(pool, each.pool)
+            places = find_positions(pool, each.pool)
             chance[number, np.flatnonzero(places >= 0)] = tables[number][places[places >= 0]]
         predictions = [response.predictions[name] for name in self._names]
         expected = np.stack(

@@ -32,8 +32,8 @@ from tailorbird.features.declare.declarations import (
     Feature,
     How,
     LearnedTable,
-    OfSession,
     Ratio,
+    SessionFeature,
     Similarity,
     Window,
 )
@@ -193,8 +193,8 @@ def _to_builtins(value: Any) -> Any:
             for field in dataclasses.fields(value)
             if not _is_omitted(field, value)
         }
-        if "place" in fields:
-            fields["place"] = short_location(fields["place"])
+        if "location" in fields:
+            fields["location"] = short_location(fields["location"])
         return {"is": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [_to_builtins(item) for item in value]
@@ -208,7 +208,7 @@ def _to_builtins(value: Any) -> Any:
 
 def _is_omitted(field: "dataclasses.Field[Any]", value: object) -> bool:
     """Return whether a later field is omitted because it is empty, as in the schema hash."""
-    return "later" in field.metadata and not getattr(value, field.name)
+    return "added_later" in field.metadata and not getattr(value, field.name)
 
 
 def _decode_object(value: Any, base: type, path: str) -> Any:
@@ -347,7 +347,7 @@ def _event_types(declared: list[Any]) -> tuple[str, ...]:
                 yield from feature.types
             if isinstance(feature, Ratio):
                 yield from feature.below
-            if isinstance(feature, OfSession):
+            if isinstance(feature, SessionFeature):
                 yield from feature.measured_types
 
     return tuple(dict.fromkeys((*EVENT_TYPES, *named())))

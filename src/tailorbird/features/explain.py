@@ -24,11 +24,11 @@ from tailorbird.features.declare.declarations import (
     Last,
     Match,
     Mean,
-    OfSession,
     Quantile,
     Ratio,
     Seen,
     SequenceOf,
+    SessionFeature,
     Share,
     TimeSince,
     TimeSinceFirst,
@@ -110,7 +110,7 @@ def _find_rows(moment_: Moment, feature: Feature) -> list[Row]:
     if isinstance(feature, Attribute | Age | Match):
         newest = moment_.profile_row(feature.entity.fields[0])
         return [] if newest is None else [newest]
-    if isinstance(feature, OfSession):
+    if isinstance(feature, SessionFeature):
         return (
             [
                 row

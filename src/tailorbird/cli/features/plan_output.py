@@ -120,7 +120,7 @@ def print_plan(
         out.print(
             f"No sum overflows: each of {len(comparison.proofs)} holds the largest value "
             f"{tightest.events:,} times or more "
-            f"({tightest.name}, {tightest.place}: {tightest.units_max:,} units)."
+            f"({tightest.name}, {tightest.location}: {tightest.units_max:,} units)."
         )
     if comparison.before == comparison.after:
         return
@@ -153,7 +153,7 @@ def print_plan(
 def print_changes(comparison: "Comparison") -> None:
     title = f"Schema {comparison.before or '(none)'} → {comparison.after}"
     rows = [
-        (change.change, change.name, change.entity, change.place, change.what)
+        (change.change, change.name, change.entity, change.location, change.what)
         for change in comparison.changes
     ]
     print_table(title, ["change", "column", "of", "line", "what"], rows)

@@ -120,7 +120,7 @@ def removal_instructions(report: "SignalReport") -> list[str]:
     subset = report.subset
     if not subset.remove:
         return ["No column is proposed for removal."]
-    locations = {signal.name: signal.place for signal in report.signals}
+    locations = {signal.name: signal.location for signal in report.signals}
     removable = subset.about["declarations_to_remove"]
     lines = [
         "To try it, with all declarations as they are:",

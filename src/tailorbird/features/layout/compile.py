@@ -27,11 +27,11 @@ from tailorbird.features.declare.declarations import (
     Last,
     Match,
     Mean,
-    OfSession,
     Quantile,
     Ratio,
     Seen,
     SequenceOf,
+    SessionFeature,
     Share,
     TimeSince,
     TimeSinceFirst,
@@ -175,7 +175,7 @@ def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None
             draft(Entity(("item",))).attributes[
                 feature.of.text.partition(".")[2], "categorical"
             ] = None
-    elif isinstance(feature, OfSession):
+    elif isinstance(feature, SessionFeature):
         draft(Entity(("user",))).sequences[session_source(feature), SESSION_LENGTH, ()] = None
     elif isinstance(feature, Attribute | Age | Match):
         for kind in lane_kinds(feature):

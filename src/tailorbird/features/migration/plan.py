@@ -44,7 +44,7 @@ class Change:
     name: str
     change: str
     entity: str
-    place: str
+    location: str
     what: str
 
 
@@ -72,7 +72,7 @@ class Proof:
     """A bound against overflow of a sum: `events` events of the largest value fit into 64 bits."""
 
     name: str
-    place: str
+    location: str
     units_max: int
     events: int
 
@@ -126,7 +126,11 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     new = {feature.name: feature for feature in after.features}
     changes = [
         Change(
-            name, "added", _entity_name(feature), short_location(feature.place), feature.description
+            name,
+            "added",
+            _entity_name(feature),
+            short_location(feature.location),
+            feature.description,
         )
         for name, feature in new.items()
         if name not in old
@@ -136,7 +140,7 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
             name,
             "changed",
             _entity_name(feature),
-            short_location(feature.place),
+            short_location(feature.location),
             _describe_differences(old[name], feature),
         )
         for name, feature in new.items()
@@ -147,7 +151,7 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
             name,
             "removed",
             _entity_name(feature),
-            short_location(feature.place),
+            short_location(feature.location),
             feature.description,
         )
         for name, feature in old.items()
@@ -313,4 +317,4 @@ def _overflow_bound(feature: Feature) -> Proof | None:
             INT64_MAX // ((1 << SQUARE_BITS) - 1),
             INT64_MAX // max(1, units * units >> SQUARE_BITS),
         )
-    return Proof(feature.name, short_location(feature.place), units, events)
+    return Proof(feature.name, short_location(feature.location), units, events)

@@ -328,7 +328,7 @@ def _report_started(
 
 
 def _read_moment(project: Project, as_of: str) -> int:
-    return clock_as_of(as_of, project, settled=False).now()
+    return clock_as_of(as_of, project, allow_lateness=False).now()
 
 
 def list_changes(project: Project) -> list[TimelineEvent]:

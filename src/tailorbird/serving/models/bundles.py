@@ -28,7 +28,7 @@ from tailorbird.atomic_write import FileStamp, file_stamp
 from tailorbird.candidates.own import sources_file
 from tailorbird.errors import BundleError, TailorbirdError
 from tailorbird.periodic import PeriodicTask
-from tailorbird.ranking.own_models import declared_file
+from tailorbird.ranking.own_models import models_file
 from tailorbird.registry import Registry
 
 POLL_S = 0.2
@@ -282,7 +282,7 @@ def probe_in_child(folder: Path) -> None:
     """Load a bundle in a child process. Raise BundleError if that fails, crashes, or takes a
     minute.
     """
-    own_code = [str(file or "") for file in (declared_file(), sources_file())]
+    own_code = [str(file or "") for file in (models_file(), sources_file())]
     command = [sys.executable, "-m", "tailorbird.serving.models.probe", str(folder), *own_code]
     try:
         process = subprocess.run(

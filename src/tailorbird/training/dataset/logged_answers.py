@@ -21,7 +21,7 @@ from tailorbird.training.dataset.codes import (
     seconds_viewed,
 )
 from tailorbird.training.dataset.dataset import Bools, Dataset, select_context
-from tailorbird.training.dataset.outcomes import ListedItems, OutcomeMatcher, Outcomes
+from tailorbird.training.dataset.outcomes import OutcomeMatcher, Outcomes, ResponseItems
 from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
 
 
@@ -217,7 +217,7 @@ def _other_responses(events: pa.Table, slot_responses: pa.Table, ts_from: int) -
     return responses.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
 
 
-def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ListedItems:
+def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ResponseItems:
     size = pc.list_value_length(responses["items"]).to_numpy().astype(np.int64)
     response_columns = (
         people.encode(responses["person"]),
@@ -225,7 +225,7 @@ def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ListedItems
         responses["p"].to_numpy(),
     )
     person, ts, p = (np.repeat(column, size) for column in response_columns)
-    return ListedItems(person, items.encode(pc.list_flatten(responses["items"])), ts, p)
+    return ResponseItems(person, items.encode(pc.list_flatten(responses["items"])), ts, p)
 
 
 def _head_label(

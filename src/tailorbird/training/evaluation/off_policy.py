@@ -26,7 +26,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.pages.notebook import text_html
 from tailorbird.ranking.policy.rules import compile_rules
-from tailorbird.ranking.policy.slate_distribution import find_places
+from tailorbird.ranking.policy.slate_distribution import find_positions
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
@@ -221,7 +221,7 @@ class _Recorder:
     def record(self, response: ReplayedResponse) -> None:
         """Record how each scorer would have shown what one response showed."""
         rows = slice(*self._data.offsets[response.request : response.request + 2])
-        shown = find_places(self._data.item[rows], response.items)
+        shown = find_positions(self._data.item[rows], response.items)
         self.is_candidate[rows] = shown >= 0
         predicted = response.predictions.get(self._new)
         self._has_model &= predicted is not None

@@ -12,7 +12,7 @@ from tailorbird.events import DAY
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.training.dataset.request_choice import Rows
+from tailorbird.training.dataset.request_choice import RowSource
 from tailorbird.training.fit.resume import UnfinishedRun
 from tailorbird.training.report.serving_cost import (
     Cost,
@@ -53,7 +53,7 @@ class RankSettings:
 
     window_us: int = TrainSettings.window_us
     lateness_us: int = DAY
-    rows: Rows = "auto"
+    rows: RowSource = "auto"
     requests: int = 6_000
     repeats: int = 2
     fits: int = 3
@@ -146,7 +146,7 @@ def build_signals(
 ) -> list[Signal]:
     """Build a signal without verdict for each column of the matrix, in its order."""
     declared_places = {
-        declaration.name: declaration.place
+        declaration.name: declaration.location
         for declaration in (*features.features, *features.similarities)
     }
     declared = {
@@ -172,7 +172,7 @@ def build_signals(
                 name=name,
                 kind=kind,
                 entity=entity,
-                place=declared_at,
+                location=declared_at,
                 of_request=bool(of_request[position]),
                 importance=unknown if number is None else importances[number],
                 gain=0.0 if number is None else float(share[number]),

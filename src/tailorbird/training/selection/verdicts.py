@@ -29,7 +29,7 @@ class Signal:
     """Measurements of one column.
 
     Attributes:
-        place: file and line of the declaration, "" for computed columns.
+        location: file and line of the declaration, "" for computed columns.
         entity: entity of the column; "" for the request, derived and computed columns.
         of_request: constant within requests, so it can order items only together with other
             columns.
@@ -49,7 +49,7 @@ class Signal:
     name: str
     kind: str
     entity: str
-    place: str
+    location: str
     of_request: bool
     importance: Interval
     gain: float

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import StorageError
 from tailorbird.models.space import Value
-from tailorbird.ranking.own_models import declared_file, use_models_file
+from tailorbird.ranking.own_models import models_file, use_models_file
 from tailorbird.training.fit.resume import load_or_make_arrays
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.architectures import FitRequest, find_architecture
@@ -160,7 +160,7 @@ def open_executor(folder: Path, train: TrainSettings, workers: int) -> Iterator[
         workers,
         mp_context=get_context("spawn"),
         initializer=_start_worker,
-        initargs=(folder, train, declared_file()),
+        initargs=(folder, train, models_file()),
     )
     try:
         yield _ProcessPool(pool, workers)

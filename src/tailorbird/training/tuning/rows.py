@@ -125,13 +125,13 @@ def segment_requests(
     series = build_series(
         material.events, material.items, moments, progress=partial(progress, "index")
     )
-    live, baselines = select_live_columns(features, slot), default_baselines(slot.sources)
+    live_columns, baselines = select_live_columns(features, slot), default_baselines(slot.sources)
     return SegmentedRequests(
         material,
         segments,
         borders,
         series,
-        Replay(material.log, features, slot, material.codes, live, baselines=baselines),
+        Replay(material.log, features, slot, material.codes, live_columns, baselines=baselines),
     )
 
 
@@ -255,7 +255,7 @@ def _encode_split(
     position: bool,
     nets: bool,
 ) -> Split:
-    series, live = segmented.series, segmented.replay.live
+    series, live_columns = segmented.series, segmented.replay.live_columns
     chunks = [chunk for part in past for chunk in part.learned_pieces]
     learned, t = (
         [part.learned for part in past],
@@ -285,7 +285,7 @@ def _encode_split(
         settings,
         labelled,
         position=position,
-        live_columns=live,
+        live_columns=live_columns,
     )
     if nets:
         all_items = replace(
@@ -293,21 +293,26 @@ def _encode_split(
         )  # only its items are read
         encoder = add_net_columns(encoder, all_items, series)
     train = stack_matrices(
-        chunks, encoder, series, position=position, target_encodings=in_time, live_columns=live
+        chunks,
+        encoder,
+        series,
+        position=position,
+        target_encodings=in_time,
+        live_columns=live_columns,
     )
     shown = stack_matrices(
-        validation.learned_pieces, encoder, series, position=position, live_columns=live
+        validation.learned_pieces, encoder, series, position=position, live_columns=live_columns
     )
     served = (
         stack_matrices(
-            validation.learned_pieces, encoder, series, position=False, live_columns=live
+            validation.learned_pieces, encoder, series, position=False, live_columns=live_columns
         )
         if position
         else shown
     )
     assert holdout.judged is not None
     judged = stack_matrices(
-        holdout.judged_pieces, encoder, series, position=False, live_columns=live
+        holdout.judged_pieces, encoder, series, position=False, live_columns=live_columns
     )
     offsets = np.concatenate(
         [[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in learned]))]

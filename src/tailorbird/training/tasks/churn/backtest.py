@@ -42,7 +42,7 @@ class ChurnSettings:
         cuts: maximum number of backtest origins, see `rolling_origin.backtest_windows`. The newest
             `JUDGED_MAX` are evaluated; earlier ones only choose and calibrate models.
         grid_rows: maximum rows of the grid.
-        asked: maximum people scored at an origin.
+        scored_max: maximum people scored at an origin.
         lateness_us: how late events may arrive; newer events are not used.
         vectors: settings of the tower that is tried; None tries none.
         replicates: bootstrap replicates of the intervals.
@@ -51,7 +51,7 @@ class ChurnSettings:
     fit: FitSettings = field(default_factory=FitSettings)
     cuts: int = CUTS_MAX
     grid_rows: int = 600_000
-    asked: int = 50_000
+    scored_max: int = 50_000
     lateness_us: int = DAY
     vectors: TowerSettings | None = None
     replicates: int = 500
@@ -129,7 +129,7 @@ def run_backtest(
         churn=churn,
         windows=windows,
         settings=settings.fit,
-        scored_max=settings.asked,
+        scored_max=settings.scored_max,
         progress=progress,
     )
     cuts = run(grid, people)

@@ -211,8 +211,8 @@ def watch_champion(
         champion,
         before,
         holdout,
-        champion_all=champion_all,
-        holdout=holdout_all,
+        champion_long_run=champion_all,
+        holdout_long_run=holdout_all,
         compare_clicks=compare_clicks,
         false_rollback=project.settings.rollout.false_rollback,
     )

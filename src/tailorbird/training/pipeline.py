@@ -334,7 +334,7 @@ def _list_notes(
         model.material.source_note,
         *((resumed_note,) if is_resumed else ()),
         *((retrieval.summary,) if retrieval.summary else ()),
-        *((budget["told"],) if budget else ()),
+        *((budget["summary"],) if budget else ()),
         *tuning_notes(task.settings, test_from),
         *([model.warm_trees.summary] if model.warm_trees.summary else []),
         *sampling_notes(model.parts, model.dropped_requests),

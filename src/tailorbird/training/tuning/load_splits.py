@@ -39,7 +39,7 @@ def load_splits(
             features, slot, lake, unfinished.started_at, settings, train, preset == NETS, progress
         )
         cached = unfinished.arrays(f"about {preset}", builder.encoded_facts)
-        about |= msgspec.json.decode(cached["told"].tobytes())
+        about |= msgspec.json.decode(cached["facts"].tobytes())
         splits[preset] = [
             Split.from_arrays(
                 unfinished.arrays(split_name(preset, number), partial(builder.arrays, number))
@@ -91,4 +91,4 @@ class _SplitBuilder:
 
     def encoded_facts(self) -> Mapping[str, npt.NDArray]:
         self.arrays(0)
-        return {"told": np.frombuffer(msgspec.json.encode(self.facts), np.uint8)}
+        return {"facts": np.frombuffer(msgspec.json.encode(self.facts), np.uint8)}

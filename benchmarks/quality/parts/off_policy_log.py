@@ -113,6 +113,7 @@ class Drawn:
             np.ones(self.click.shape, bool),
             contexts.prediction[model][self.row[:, None], self.place],
             contexts.expected[model, policy, self.row],
+            np.ones(self.click.shape, bool),
         )
 
 
@@ -143,9 +144,10 @@ def read_contexts(log: LoggedResponses, slot: Slot, site: Site, seed: int) -> Co
     """Replay the logged answers for the scorers of a log, of which the first one logged."""
     data = log.data
     assert slot.explore is not None
-    reader = ContextReader(data, tuple(log.scorers), site, (slot.size, slot.explore.pool), seed)
-    slates = SlateReplay(log.features, slot, data, log.series, log.scorers, "click", log.material)
-    for response in slates.responses(log.replay):
+    (group,) = log.groups
+    reader = ContextReader(data, tuple(group.scorers), site, (slot.size, slot.explore.pool), seed)
+    slates = SlateReplay(log.features, slot, data, log.series, group.scorers, "click", log.material)
+    for response in slates.responses(group.replay):
         reader.add(response)
     return reader.contexts()
 

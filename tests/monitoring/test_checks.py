@@ -384,7 +384,9 @@ def test_a_run_by_hand_uses_no_alert_from_the_schedule(tmp_path):
     assert daily.is_alert_due(tmp_path, FAILING, "a-program")
     assert not daily.is_alert_due(tmp_path, FAILING, ""), "nobody is to be told"
     for has_unsent_alert in (True, False):
-        daily.save_report(tmp_path, msgspec.structs.replace(FAILING, has_unsent_alert=has_unsent_alert))
+        daily.save_report(
+            tmp_path, msgspec.structs.replace(FAILING, has_unsent_alert=has_unsent_alert)
+        )
         assert daily.is_alert_due(tmp_path, FAILING, "a-program") is has_unsent_alert
     assert not daily.is_alert_due(tmp_path, daily.DayReport("2024-10-11", "", 3, []), "a-program")
 
@@ -597,7 +599,8 @@ def test_an_alert_is_sent_though_the_role_is_killed_while_it_does(tmp_path, good
         folder,
         command,
         lambda: (
-            alert_file.exists() and not any(report.has_unsent_alert for report in daily.read_reports(folder))
+            alert_file.exists()
+            and not any(report.has_unsent_alert for report in daily.read_reports(folder))
         ),
     )
     assert "2024-10-13" in {
@@ -618,7 +621,9 @@ def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
         report = daily.DayReport(to_iso(day * DAY)[:10], to_iso(at), ROWS, fails)
         daily.save_report(
             folder,
-            msgspec.structs.replace(report, has_unsent_alert=daily.is_alert_due(folder, report, "a-program")),
+            msgspec.structs.replace(
+                report, has_unsent_alert=daily.is_alert_due(folder, report, "a-program")
+            ),
         )
     command = (
         f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
@@ -630,7 +635,11 @@ def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
         folder,
         command,
         lambda: (
-            not any(report.has_unsent_alert for report in daily.read_reports(folder) if report.day == last)
+            not any(
+                report.has_unsent_alert
+                for report in daily.read_reports(folder)
+                if report.day == last
+            )
         ),
     )
     days = {

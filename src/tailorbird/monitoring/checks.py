@@ -321,7 +321,8 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
     for type_, names in expectations.unique.items():
         typed_events = day.events.filter(pc.equal(day.events["type"], type_))
         values: list[dict[str, Any]] = [
-            msgspec.json.decode(text) if text else {} for text in typed_events["properties"].to_pylist()
+            msgspec.json.decode(text) if text else {}
+            for text in typed_events["properties"].to_pylist()
         ]
         for name in names:
             property_values = (

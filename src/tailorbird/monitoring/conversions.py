@@ -78,14 +78,22 @@ class _Sums:
 
     @classmethod
     def of(cls, cells: pa.Table, measure: str, delays: Delays) -> "_Sums":
-        numerator, denominator, outcomes_counted = (cells[name].to_numpy() for name in _MEASURE_COLUMNS[measure])
+        numerator, denominator, outcomes_counted = (
+            cells[name].to_numpy() for name in _MEASURE_COLUMNS[measure]
+        )
         if measure == "calibration":
             is_usable = denominator > 0
-            return cls(Moments.from_totals(numerator[is_usable], denominator[is_usable]), outcomes_counted.sum(), 0.0)
+            return cls(
+                Moments.from_totals(numerator[is_usable], denominator[is_usable]),
+                outcomes_counted.sum(),
+                0.0,
+            )
         share, log_variance = delays.share_known(ages_of(cells))
         is_usable = (share >= KNOWN_SHARE_MIN) & (denominator > 0)
         corrected = numerator[is_usable] / share[is_usable]
-        shared_error = float((corrected * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum())
+        shared_error = float(
+            (corrected * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum()
+        )
         moments = Moments.from_totals(corrected, denominator[is_usable])
         return cls(moments, float(outcomes_counted[is_usable].sum()), shared_error)
 

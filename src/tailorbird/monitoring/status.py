@@ -76,14 +76,20 @@ def build_status(
         return rows[0] if rows else None
 
     today_cells = cells.filter(minute >= now - DAY)
-    today, aliases, audit = summarize_day(today_cells, now - DAY), registry.aliases(), registry.audit()
+    today, aliases, audit = (
+        summarize_day(today_cells, now - DAY),
+        registry.aliases(),
+        registry.audit(),
+    )
     champion = summarize_day(today_cells.filter(pc.field("version") == aliases.champion), now - DAY)
     before = summarize_day(cells.filter(minute < now - DAY), now - 2 * DAY)
     lines = [
         f"{to_minute(now)}, the last 24 hours against the 24 before",
         *_traffic(today, before, champion),
         _slots(today_cells, now, delays),
-        "; ".join([_models(aliases, champion, _promoted_later(audit, aliases.champion, now)), *churn]),
+        "; ".join(
+            [_models(aliases, champion, _promoted_later(audit, aliases.champion, now)), *churn]
+        ),
         _checks(checks),
         *(["to do: " + "; ".join(waiting)] if waiting else []),
         "alarms: " + "; ".join([*(alarms or ["none open"]), drift_note]),

@@ -99,7 +99,10 @@ def judge_champion(
         false_rollback: probability that a champion as good as the previous one is ever rolled back.
     """
     windows = LIFE_US / WINDOW_US
-    recent_threshold, long_run_threshold = math.log(3.0 * windows / false_rollback), math.log(3.0 / false_rollback)
+    recent_threshold, long_run_threshold = (
+        math.log(3.0 * windows / false_rollback),
+        math.log(3.0 / false_rollback),
+    )
     typical_rate = max(_upper_bound(before), _upper_bound(holdout_now))
     evidence = rate_above(champion.failures, champion.requests, typical_rate + FAILURES_MARGIN)
     if evidence > recent_threshold:

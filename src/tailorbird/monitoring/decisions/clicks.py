@@ -40,7 +40,9 @@ def clicks_per_person(
         kind, person_index = outcomes.kind[outcomes.row][is_own], person[outcomes.response][is_own]
         clicks = np.bincount(person_index[kind == CLICK], minlength=len(persons)).astype(np.float64)
         if denominators.get(slot, "impression") == "impression":
-            seen = np.bincount(person_index[kind == IMPRESSION], minlength=len(persons)).astype(np.float64)
+            seen = np.bincount(person_index[kind == IMPRESSION], minlength=len(persons)).astype(
+                np.float64
+            )
         else:
             rows = np.flatnonzero(is_counted & (outcomes.kind == RESPONSE))
             size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()

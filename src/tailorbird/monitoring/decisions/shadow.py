@@ -110,7 +110,9 @@ def _times(responses: pa.Table, version: str) -> tuple[float, float, float]:
     if is_timed.sum() < TIMED_MIN:
         return float("nan"), float("nan"), float("nan")
     response_only = response - shadow - champion
-    medians = [float(np.median(value[is_timed])) / 1_000 for value in (shadow, champion, response_only)]
+    medians = [
+        float(np.median(value[is_timed])) / 1_000 for value in (shadow, champion, response_only)
+    ]
     return medians[0], medians[1], medians[2]
 
 

@@ -103,7 +103,7 @@ class ReplayResult:
         return {
             "dry_run": self.is_dry_run,
             "examined": report.examined,
-            "replayed_before": report.before,
+            "replayed_before": report.replayed_before,
             "accepted": report.accepted,
             "sent": report.sent,
             "repeats": report.repeats,
@@ -162,7 +162,7 @@ def replay(
         quarantine_filter,
         plan=project.plan,
         clock=SystemClock(),
-        stopped=project.suppression_list(),
+        suppression_list=project.suppression_list(),
         dry_run=dry_run,
         progress=progress,
     )

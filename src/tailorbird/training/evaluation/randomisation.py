@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tailorbird.experiments.off_policy.support import ESS_MIN
 from tailorbird.experiments.plan import DrawnShare
-from tailorbird.ranking.policy.slate_distribution import PlackettLuce, find_places
+from tailorbird.ranking.policy.slate_distribution import PlackettLuce, find_positions
 from tailorbird.ranking.slot import Explore
 from tailorbird.training.evaluation.estimate import LoggedResponses
 from tailorbird.training.evaluation.policies import Policy
@@ -109,7 +109,7 @@ class _DrawnResponse:
 
     def marginal(self, slate: Ints) -> Floats:
         """Return the chance that a drawn slate has each item of another slate at its position."""
-        return self.distribution.propensities(find_places(slate, self.items))[0]
+        return self.distribution.propensities(find_positions(slate, self.items))[0]
 
 
 def _rates(log: LoggedResponses, outcome: str) -> Floats:

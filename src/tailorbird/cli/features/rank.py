@@ -170,12 +170,12 @@ def _print(report: "SignalReport") -> None:
         share = max(value.value, 0.0) / maximum if is_known else 0.0
         table.append(
             (
-                signal.name + (" †" if signal.of_request else ""),
+                signal.name + (" †" if signal.is_request_level else ""),
                 "█" * round(_BAR_WIDTH * share),
                 f"{value.value:+.4f} ({value.low:+.4f} – {value.high:+.4f})" if is_known else "",
                 f"{signal.null_z:.1f}" if is_known else "",
                 f"{1000 * signal.bits:.2f}",
-                f"{signal.drift:.2f}{'!' if signal.unstable else ''}",
+                f"{signal.drift:.2f}{'!' if signal.is_unstable else ''}",
                 f"{signal.missing:.0%}",
                 signal.request_bytes,
                 f"{signal.finish_us:.1f}" if signal.finish_us == signal.finish_us else "",

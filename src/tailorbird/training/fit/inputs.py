@@ -32,7 +32,7 @@ from tailorbird.training.fit.net_columns import add_net_columns
 from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, training_labels
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.fit.warm_trees import FROM_SCRATCH, POSITIVES_MIN, WarmTrees
-from tailorbird.training.leakage.columns import ahead_notes, find_leakage
+from tailorbird.training.leakage.columns import dominant_column_notes, find_leakage
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.sketches import FeatureSketch, Row, label_rows
 
@@ -279,9 +279,9 @@ def _select_heads(
             )
             continue
         leaks |= leaking
-        ahead_columns = leakage.describe_ahead(head) | ahead_columns
+        ahead_columns = leakage.describe_dominant(head) | ahead_columns
         heads.append(head)
-    return _HeadSelection(tuple(heads), leaks, (*notes, *ahead_notes(ahead_columns)))
+    return _HeadSelection(tuple(heads), leaks, (*notes, *dominant_column_notes(ahead_columns)))
 
 
 def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:

@@ -75,9 +75,9 @@ class FitExecutor(Protocol):
     def submit(self, fit: FitSpec) -> "Future[FitResult]": ...
 
 
-def split_name(preset: str, number: int) -> str:
+def split_name(column_set: str, number: int) -> str:
     """Return the name under which a folder stores a split."""
-    return f"split {preset} {number}"
+    return f"split {column_set} {number}"
 
 
 @dataclass
@@ -89,8 +89,8 @@ class FitRunner:
     threads: int
     splits: dict[str, Split] = field(default_factory=dict)
 
-    def split(self, preset: str, number: int) -> Split:
-        name = split_name(preset, number)
+    def split(self, column_set: str, number: int) -> Split:
+        name = split_name(column_set, number)
         if name not in self.splits:
             self.splits[name] = Split.from_arrays(
                 load_or_make_arrays(self.folder, name, _raise_missing_rows)
@@ -103,7 +103,7 @@ class FitRunner:
         def run_fit() -> Mapping[str, npt.NDArray]:
             started_at = time.monotonic()
             architecture = find_architecture(fit.architecture)
-            split = self.split(architecture.columns, fit.split)
+            split = self.split(architecture.column_set, fit.split)
             value = architecture.fit(
                 split, FitRequest(fit.settings, fit.seed, self.train, self.threads)
             )

@@ -295,10 +295,10 @@ def _line_of(error: BaseException, path: Path) -> int | None:
 def _check_names(declarations: Sequence[Feature]) -> None:
     first_by_name: dict[str, Feature] = {}
     for feature in declarations:
-        earlier = first_by_name.setdefault(feature.name, feature)
-        if earlier is not feature:
+        first_declaration = first_by_name.setdefault(feature.name, feature)
+        if first_declaration is not feature:
             raise DeclarationError(
-                f"{feature.name} is declared twice, first at {earlier.location}",
+                f"{feature.name} is declared twice, first at {first_declaration.location}",
                 where=feature.location,
             )
 
@@ -388,13 +388,13 @@ def _entity_name(feature: Feature) -> str:
 def _schema_data(value: object) -> object:
     """Return plain data of what determines the schema: no locations, descriptions, syntax trees."""
     if is_dataclass(value):
-        included = {
+        non_default_fields = {
             name: _schema_data(content)
             for name, field_ in value.__dataclass_fields__.items()
             if field_.compare
             and ((content := getattr(value, name)) or "added_later" not in field_.metadata)
         }
-        return {"": type(value).__name__, **included}
+        return {"": type(value).__name__, **non_default_fields}
     if isinstance(value, tuple | list):
         return [_schema_data(item) for item in value]
     return value

@@ -195,7 +195,7 @@ def _print(report: "SignalReport") -> None:
     out.print(
         f"\n{len(subset.keep)} of {len(report.signals)} columns are proposed to stay: "
         f"{', '.join(subset.keep)}.\n"
-        f"On {report.about['parts']['judge']['with_something_to_find']:,} requests that had "
+        f"On {report.about['parts']['test']['with_something_to_find']:,} requests that had "
         "no say in the choice, NDCG@10 is "
         f"{subset.subset} with them and {subset.full} with all: it loses {subset.loss}."
     )

@@ -149,7 +149,7 @@ def _print(report: "ValidationReport") -> None:
         right=["requests", MODEL_NAME, baseline],
     )
     tests = [
-        (test.other, test.kind, _format_gain(test.gain), test.adjusted, test.verdict)
+        (test.competitor, test.kind, _format_gain(test.gain), test.p_adjusted, test.verdict)
         for test in report.tests
     ]
     header = ["against", "kind", "gain", "p, Holm", "verdict"]

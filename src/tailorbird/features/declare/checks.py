@@ -167,10 +167,10 @@ def check_parent(parameter: str, entity: Entity, parent: object) -> None:
             f"{parent.name} itself"
         )
     if not determines(entity, parent):
-        undetermined = [name for name in parent.fields if not _is_determined(name, entity)]
-        field_list = ", ".join(f'"{name}"' for name in (*entity.fields, *undetermined))
+        undetermined_fields = [name for name in parent.fields if not _is_determined(name, entity)]
+        field_list = ", ".join(f'"{name}"' for name in (*entity.fields, *undetermined_fields))
         raise declaration_error(
-            f"{parameter}: {entity.name} does not say which {undetermined[0]} it belongs to",
+            f"{parameter}: {entity.name} does not say which {undetermined_fields[0]} it belongs to",
             fix="some of its own fields, an attribute of its user or item, or entity(); or make "
             f"it about entity({field_list})",
         )
@@ -331,10 +331,10 @@ def parse_window(window: str | None, hop: str | None) -> Window:
             fix=f"hop={format_duration(length // HOPS_DEFAULT)!r}",
         )
     if length // step > HOPS_MAX:
-        least = format_duration(-(-length // HOPS_MAX))
+        shortest_hop = format_duration(-(-length // HOPS_MAX))
         raise declaration_error(
             f"{window} by {hop} is {length // step} hops, more than {HOPS_MAX}",
-            fix=f"a hop of at least {least}",
+            fix=f"a hop of at least {shortest_hop}",
         )
     return Window(length, step)
 

@@ -39,13 +39,13 @@ INT64_MAX = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Change:
-    """A column that is "added", "changed" or "removed"; `what` are the fields that differ."""
+    """A column that is "added", "changed" or "removed"; `changed_fields` are the fields that differ."""
 
     name: str
     change: str
     entity: str
     location: str
-    what: str
+    changed_fields: str
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Comparison:
 
     Attributes:
         before: the schema hash, "" where there was none.
-        attached: attributes of users and items that events store from the change on; for earlier
+        attached_attributes: attributes of users and items that events store from the change on; for earlier
             events they are looked up in the versions of the profiles.
     """
 
@@ -92,7 +92,7 @@ class Comparison:
     changes: tuple[Change, ...]
     records: tuple[RecordChange, ...]
     proofs: tuple[Proof, ...]
-    attached: tuple[str, ...] = ()
+    attached_attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -278,10 +278,10 @@ def _describe_differences(old: Feature, new: Feature) -> str:
     if type(old) is not type(new):
         return f"{type(old).__name__} → {type(new).__name__}"
     compared = [field.name for field in dataclasses.fields(new) if field.compare]
-    pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
+    field_changes = [(name, getattr(old, name), getattr(new, name)) for name in compared]
     return "; ".join(
         f"{name}: {_describe(before)} → {_describe(after)}"
-        for name, before, after in pairs
+        for name, before, after in field_changes
         if before != after
     )
 

@@ -25,8 +25,8 @@ CONTEXT_FIELDS: Mapping[str, ValueKind] = {
     "local_hour": "number",
 }
 _FUNCTIONS = {
-    "missing": Function(kind="truth", takes="anything"),
-    "seen": Function(kind="truth", takes="a duration"),
+    "missing": Function(kind="truth", argument_kind="anything"),
+    "seen": Function(kind="truth", argument_kind="a duration"),
 }
 _HINT = "use item.*, user.*, context.*, seen, missing(…) and constants"
 _COUNTRY = re.compile("[A-Z]{2}")  # as the router keeps it, and requests read it

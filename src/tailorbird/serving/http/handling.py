@@ -96,7 +96,7 @@ class Service:
         wait_s: how long a request may have to wait for a thread, see `serving.load_shedding`.
         draining: set at shutdown; answers then close their connections, and `/readyz` fails.
         warned_of_proxy: whether the warning about an unlisted proxy was logged.
-        is_is_warming: returns whether warm-up still runs; `/readyz` fails meanwhile.
+        is_warming: returns whether warm-up still runs; `/readyz` fails meanwhile.
         lags: returns the last measured lag of each log reader.
     """
 

@@ -100,7 +100,7 @@ def prepare_peers(site: Site, bodies: Sequence[dict], folder: Path) -> list[Ques
                     f"{view} is no function of {key_names}"
                 )
         given = {columns[at]: _to_json_list(matrix[:, at]) for at in places[""]}
-        scores = np.sort(next(iter(bundle.raw(matrix).values())))[::-1][:SHOWN]
+        scores = np.sort(next(iter(bundle.raw_scores(matrix).values())))[::-1][:SHOWN]
         request = {
             "user_id": body["user_id"],
             "country": country,

@@ -134,17 +134,17 @@ class Floor:
         matrices: list[np.ndarray] = []
         answers: list[RecommendResponse] = []
         query = msgspec.json.decode(body, type=RecommendQuery)
-        raw = Bundle.raw
+        raw = Bundle.raw_scores
 
         def record_matrix(bundle, matrix):
             matrices.append(matrix)
             return raw(bundle, matrix)
 
-        Bundle.raw = record_matrix  # type: ignore[method-assign]
+        Bundle.raw_scores = record_matrix  # type: ignore[method-assign]
         try:
             keys = record_keys(lambda: answers.append(self._pipeline.answer(query)))
         finally:
-            Bundle.raw = raw
+            Bundle.raw_scores = raw
         by_store = [
             (store, [keys_ for keys_ in keys if self._store_of(keys_) is store])
             for store in self._stores

@@ -51,7 +51,7 @@ from tailorbird.training.dataset.replay import select_live_columns
 SPAN = 3 * DAY
 CATEGORIES, BRANDS, COUNTRIES = 500, 3_000, ("NO", "SE", "DK", "FI")
 TREES, LEAVES = 300, 31
-ROWS_AT_ONCE = 200_000
+CHUNK_ROWS = 200_000
 TOWER_STEPS = 100
 SAMPLED, DRAWN = (
     600,
@@ -362,8 +362,8 @@ class EventDraw:
     def history(self) -> Iterator[pa.Table]:
         """Yield all events as the router would have written them, profiles first."""
         people, items = self.size.people, self.size.items
-        for start in range(0, people, ROWS_AT_ONCE):
-            chunk = range(start, min(start + ROWS_AT_ONCE, people))
+        for start in range(0, people, CHUNK_ROWS):
+            chunk = range(start, min(start + CHUNK_ROWS, people))
             attributes = [
                 json.dumps(
                     {
@@ -377,8 +377,8 @@ class EventDraw:
             yield _profiles(
                 "user", "user_id", [user(number) for number in chunk], attributes, start
             )
-        for start in range(0, items, ROWS_AT_ONCE):
-            chunk = range(start, min(start + ROWS_AT_ONCE, items))
+        for start in range(0, items, CHUNK_ROWS):
+            chunk = range(start, min(start + CHUNK_ROWS, items))
             yield _profiles(
                 "item",
                 "item_id",
@@ -391,8 +391,8 @@ class EventDraw:
     def tables(self) -> Iterator[pa.Table]:
         profiles = pa.array([profile(one) for one in range(self.size.items)])
         before = self.size.people + self.size.items
-        for start in range(0, len(self.ts), ROWS_AT_ONCE):
-            chunk = slice(start, start + ROWS_AT_ONCE)
+        for start in range(0, len(self.ts), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
             person, number, ts = self.person[chunk], self.item[chunk], self.ts[chunk]
             user_ids = [user(one) for one in person.tolist()]
             yield _routed(

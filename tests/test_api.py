@@ -21,7 +21,7 @@ TWINS = {
     "doctor": "Project.diagnose",
     "evaluate": "Project.evaluate",
     "experiment decide": "Project.experiments.decide",
-    "experiment estimate": "Project.estimate_policy",
+    "experiment estimate": "Project.experiments.estimate",
     "experiment list": "Project.experiments.list",
     "experiment plan": "Project.experiments.plan",
     "experiment ramp": "Project.experiments.ramp",

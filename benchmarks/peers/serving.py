@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 SHOWN = 20
-ROWS_AT_ONCE = 10_000
+CHUNK_ROWS = 10_000
 KEYS = ("user", "item", "category", "country")
 
 
@@ -78,8 +78,8 @@ def load(folder: Path, store_address: str) -> None:
     store.apply([*entities.values(), *declared])
     for name in views:
         rows = pd.read_parquet(folder / f"{name}.parquet")
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            store.write_to_online_store(name, rows.iloc[start : start + ROWS_AT_ONCE])
+        for start in range(0, len(rows), CHUNK_ROWS):
+            store.write_to_online_store(name, rows.iloc[start : start + CHUNK_ROWS])
 
 
 def make_application(folder: Path, store_address: str) -> Any:

@@ -211,7 +211,7 @@ def _cut_figures(study_: ChurnBacktest, cut_index: int, contact: Any) -> dict[st
     best = curve.best_k
     sums = [
         round(float(uplift[best - 1]), 1) if best else 0.0
-        for uplift in (curve.expected, curve.realised)
+        for uplift in (curve.expected_value, curve.realised_value)
     ]
     return {
         **cut_to_dict(figures),

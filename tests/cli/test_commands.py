@@ -478,8 +478,11 @@ def test_the_lake_is_compacted_and_read_as_of_a_version(copy: Path) -> None:
         must("-C", copy, "import", "tailorbird", copy / "late.jsonl")
     before = must_json("-C", copy, "lake", "events")
     assert before["rows"] == first["rows"] + 2
-    assert must_json("-C", copy, "lake", "compact", "--all-days")["files_less"] > 0
-    assert must_json("-C", copy, "lake", "compact", "--all-days") == {"files_less": 0, "commits": 0}
+    assert must_json("-C", copy, "lake", "compact", "--all-days")["removed_files"] > 0
+    assert must_json("-C", copy, "lake", "compact", "--all-days") == {
+        "removed_files": 0,
+        "commits": 0,
+    }
     assert must_json("-C", copy, "lake", "vacuum")["tables"] == {}, (
         "readers of today still have their files"
     )
@@ -906,7 +909,7 @@ def test_doctor_names_an_attribute_that_no_item_has(copy: Path) -> None:
 
 def test_rule_costs_are_printed_and_a_formula_is_set_from_the_shell(copy: Path) -> None:
     report = json.loads(must("-C", copy, "rules", "report", "--requests", "5", "--json"))
-    assert "rule item.stock > 0" in {wish["wish"] for wish in report["wishes"]}
+    assert "rule item.stock > 0" in {rule["rule"] for rule in report["rules"]}
     assert (copy / "data" / "reports" / "rules-home.html").exists()
     must("-C", copy, "formula", "set", "home", "2*click", "--why", "a test")
     [home] = [

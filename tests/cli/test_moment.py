@@ -70,7 +70,7 @@ def test_a_machine_with_a_late_clock_does_not_see_the_future(project):
 
 def test_scores_are_as_of_just_after_the_newest_event(project):
     shop, newest = project(2 * HOUR)
-    assert clock_as_of("latest", shop, settled=False).now() == newest + 1
+    assert clock_as_of("latest", shop, allow_lateness=False).now() == newest + 1
 
 
 def test_a_log_that_ended_long_ago_is_answered_as_of_its_end_with_a_note(project):
@@ -96,7 +96,7 @@ def test_a_live_log_is_answered_as_of_now(project):
 def test_an_answer_alone_is_no_life(project):
     """An answer to a visit of an old project's page does not revive its log."""
     shop, _ = project(HOUR, "answer")
-    assert clock_as_of("latest", shop, settled=False).now() == 1
+    assert clock_as_of("latest", shop, allow_lateness=False).now() == 1
 
 
 def test_an_imported_log_that_ended_long_ago_is_trained_on_as_of_its_end_without_a_word(project):

@@ -14,7 +14,7 @@ from tailorbird.errors import DamageError, DeclarationError
 from tailorbird.events import HOUR
 from tailorbird.features import FeatureSet, featureset, similarity
 from tailorbird.features.codec import decode_features, encode_features, kinds
-from tailorbird.features.declare.declarations import Counted, Feature, OfSession
+from tailorbird.features.declare.declarations import Counted, Feature, SessionFeature
 from tailorbird.features.transform_steps import Step, Table
 from tailorbird.features.transforms import (
     clip,
@@ -30,7 +30,7 @@ from tailorbird.features.transforms import (
     vocabulary,
 )
 
-ABSTRACT = {Feature, Counted, OfSession}
+ABSTRACT = {Feature, Counted, SessionFeature}
 FEW = settings(
     max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
@@ -79,9 +79,9 @@ def test_every_kind_round_trips(kit):
 
 def test_locations_are_stored_without_the_folder_of_a_machine(kit):
     features = kit.every_kind()
-    place = back(features).features[0].place
-    assert place.startswith("features.py:")
-    assert features.features[0].place.endswith(place)
+    location = back(features).features[0].location
+    assert location.startswith("features.py:")
+    assert features.features[0].location.endswith(location)
 
 
 def test_transforms_travel_along_and_are_no_part_of_the_schema(kit):
@@ -164,8 +164,8 @@ def test_another_engine_is_named(kit):
 def test_a_changed_byte_is_never_another_schema(kit, data):
     features = kit.every_kind()
     stored = bytearray(encode_features(features))
-    place = data.draw(st.integers(0, len(stored) - 1))
-    stored[place] = data.draw(st.integers(0, 255))
+    location = data.draw(st.integers(0, len(stored) - 1))
+    stored[location] = data.draw(st.integers(0, 255))
     try:
         decoded = decode_features(bytes(stored), where="features.json", expect=features.schema_hash)
     except (DamageError, DeclarationError):
@@ -176,7 +176,7 @@ def test_a_changed_byte_is_never_another_schema(kit, data):
 def test_later_fields_are_stored_only_where_they_are_set(kit):
     for one in kinds().values():
         for field in dataclasses.fields(one):
-            if "later" in field.metadata:
+            if "added_later" in field.metadata:
                 assert field.default is not dataclasses.MISSING, (
                     f"{one.__name__}.{field.name} has no default"
                 )

@@ -60,7 +60,11 @@ def test_what_a_missing_value_lacks_is_reported(kit):
         explanation = explain(
             features, name, ReadRequest(person="u1", local_hour=hour), "i1", kit.T0 + 1, 9, events
         )
-        return explanation.value == explanation.value, explanation.about, explanation.lacks
+        return (
+            explanation.value == explanation.value,
+            explanation.entity_fields,
+            explanation.missing_fields,
+        )
 
     assert lacks("by_hour", None) == (False, ("user", "local_hour"), ("local_hour",))
     assert lacks("by_hour", 9) == (True, ("user", "local_hour"), ())

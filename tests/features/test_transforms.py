@@ -56,7 +56,7 @@ def test_they_are_collected_in_order_and_are_no_part_of_the_schema(tmp_path):
         "category_vector_1",
     ]
     assert features.transforms[2].heads == ("click",)
-    assert features.transforms[0].place == f"{tmp_path}/features.py:{LINE}"
+    assert features.transforms[0].location == f"{tmp_path}/features.py:{LINE}"
 
 
 def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():

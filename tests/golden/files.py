@@ -33,7 +33,7 @@ _MAPS = {
         "routed",
         "safe",
         *(f"tables.{name}" for name in _TABLES),
-        "taken",
+        "router_offsets",
     ),
     "state/<schema>/worker.json": ("capped", "converted", "kinds", "unreadable"),
     "state/score.json": ("capped", "converted", "kinds", "unreadable"),
@@ -91,7 +91,7 @@ def routed(shop: RecordedShop) -> str:
     kinds = {}
     path = shop.project / "data" / "stream" / "routed.db"
     for kind, payload in _rows(path, "SELECT kind, max(payload) FROM block GROUP BY kind"):
-        if kind == "taken":  # says in JSON which rows of the raw logs were looked at
+        if kind == "progress":  # says in JSON which rows of the raw logs were looked at
             continue
         kinds[kind] = _columns(pa.ipc.open_stream(payload).schema)
     assert kinds["events"] == _columns(ROUTED), "the log holds other columns than are declared"

@@ -45,7 +45,7 @@ def change_one(site: Site, old: bytes, new: bytes) -> None:
     assert archive.rewrite(change) == 1
 
 
-@pytest.mark.parametrize("piece", [1, deep_verify.PIECE_ROWS])
+@pytest.mark.parametrize("piece", [1, deep_verify.GROUP_ROWS])
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -57,7 +57,7 @@ def change_one(site: Site, old: bytes, new: bytes) -> None:
 def test_a_row_with_other_content_is_reported(
     site: Site, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes, piece: int
 ) -> None:
-    monkeypatch.setattr(deep_verify, "PIECE_ROWS", piece)
+    monkeypatch.setattr(deep_verify, "GROUP_ROWS", piece)
     lake = site.project.paths.lake
     report = verify(lake, deep=True)
     account = report.partitions["serve-1"]

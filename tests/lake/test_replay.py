@@ -155,12 +155,12 @@ def test_rows_of_erased_people_are_refused_and_not_sent(site: Site) -> None:
     site.post(played(5, user_id="gone", ts="2025-11-25T11:00:00Z"), played(6, user_id="gone"))
     site.load()
     stopped = SuppressionList(b"").with_people([("u", "gone")], site.now)
-    dry = site.replay(dry_run=True, stopped=stopped)
-    report = site.replay(stopped=stopped)
+    dry = site.replay(dry_run=True, suppression_list=stopped)
+    report = site.replay(suppression_list=stopped)
     assert dry.refused == report.refused == {"erased": 2, "bad_time": 1}
     assert dry.accepted == report.accepted == report.sent == 3
     assert site.load(MENDED) == {"accepted": report.sent}
-    assert site.replay(stopped=stopped).refused["erased"] == 2
+    assert site.replay(suppression_list=stopped).refused["erased"] == 2
 
 
 def test_a_second_replay_sends_nothing(site: Site) -> None:

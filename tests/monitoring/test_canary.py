@@ -163,7 +163,7 @@ def test_figures_are_of_the_answers_that_were_its_to_give():
             "request_id": ["r1", "r2", "r3"],
             "slot": ["home"] * 3,
             "model": ["v0002", "v0001", "v0001"],
-            "asked": ["v0002", "v0002", "v0001"],
+            "assigned_version": ["v0002", "v0002", "v0001"],
             "failure": [None, "not_finite", None],
             "latency_us": [4_000, 6_000, 5_000],
         }

@@ -276,7 +276,7 @@ def test_each_fault_fails_its_own_check_and_no_other(tmp_path, name):
     }  # a type that is all but gone is a shift, too; and a day is made of hours
     assert {one.name for one in report.failed} - also_failing.get(name, set()) == {name}
     (failed,) = [one for one in report.failed if one.name == name]
-    assert failed.told
+    assert failed.explanation
     assert failed.details
 
 
@@ -288,7 +288,7 @@ def test_a_missing_impression_is_detected(tmp_path):
         ),
     )
     (failed,) = check(lake).failed
-    assert (failed.name, "without an impression" in failed.told) == ("orphans", True)
+    assert (failed.name, "without an impression" in failed.explanation) == ("orphans", True)
 
 
 def test_clicks_on_what_another_system_answered_are_distinguished(tmp_path):
@@ -304,9 +304,9 @@ def test_clicks_on_what_another_system_answered_are_distinguished(tmp_path):
         )
 
     (failed,) = check(make_lake(tmp_path, of_others)).failed
-    assert (failed.name, "another system gives some" in failed.told) == ("orphans", True)
+    assert (failed.name, "another system gives some" in failed.explanation) == ("orphans", True)
     (failed,) = check(make_lake(tmp_path / "stray", FAULTS["orphans"][1])).failed
-    assert "another system" not in failed.told
+    assert "another system" not in failed.explanation
 
 
 def test_one_person_who_is_no_person_is_detected(tmp_path):
@@ -315,7 +315,7 @@ def test_one_person_who_is_no_person_is_detected(tmp_path):
         lambda day: changed(day, "person", lambda *_: "crawler", lambda kind, k: k < 1_100),
     )
     (failed,) = check(lake).failed
-    assert (failed.name, "people made more than" in failed.told) == ("bots", True)
+    assert (failed.name, "people made more than" in failed.explanation) == ("bots", True)
 
 
 def test_extra_checks_are_in_the_report(good):
@@ -323,14 +323,14 @@ def test_extra_checks_are_in_the_report(good):
         good,
         lambda number: [Check("features", "failed", 3.0, 0.0, f"3 values differ on day {number}")],
     )
-    assert [one.told for one in report.failed] == [f"3 values differ on day {LAST}"]
+    assert [one.explanation for one in report.failed] == [f"3 values differ on day {LAST}"]
 
 
 def test_of_a_day_in_progress_only_finished_hours_are_judged(good):
     report = daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS)
     assert report.rows == ROWS // 4
     assert "hours" not in {one.name for one in report.failed}
-    assert {one.told for one in report.checks if one.name in ("total", "volume")} == {
+    assert {one.explanation for one in report.checks if one.name in ("total", "volume")} == {
         "the day is not over"
     }
 
@@ -383,9 +383,11 @@ def test_a_day_checked_by_hand_in_progress_is_checked_again_when_it_is_over(tmp_
 def test_a_run_by_hand_uses_no_alert_from_the_schedule(tmp_path):
     assert daily.is_alert_due(tmp_path, FAILING, "a-program")
     assert not daily.is_alert_due(tmp_path, FAILING, ""), "nobody is to be told"
-    for untold in (True, False):
-        daily.save_report(tmp_path, msgspec.structs.replace(FAILING, untold=untold))
-        assert daily.is_alert_due(tmp_path, FAILING, "a-program") is untold
+    for has_unsent_alert in (True, False):
+        daily.save_report(
+            tmp_path, msgspec.structs.replace(FAILING, has_unsent_alert=has_unsent_alert)
+        )
+        assert daily.is_alert_due(tmp_path, FAILING, "a-program") is has_unsent_alert
     assert not daily.is_alert_due(tmp_path, daily.DayReport("2024-10-11", "", 3, []), "a-program")
 
 
@@ -433,7 +435,7 @@ def test_a_url_is_alerted_of_a_failure():
     finally:
         server.shutdown()
         server.server_close()
-    assert msgspec.json.decode(got[0])["checks"][0]["told"] == "a row is missing"
+    assert msgspec.json.decode(got[0])["checks"][0]["explanation"] == "a row is missing"
     failed = daily.send_alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING)
     assert failed
     assert "secret" not in failed
@@ -504,7 +506,7 @@ def test_the_schedule_alerts_on_a_day_without_any_event(tmp_path, good):
         .to_numpy()
         .max()
     )
-    assert {one.name: one.told for one in report.failed} == {
+    assert {one.name: one.explanation for one in report.failed} == {
         "hours": "00:00 has 0 events, 50 are usual",
         "total": "the day has no event at all, 1,200 are usual",
         "volume": "0 events of type purchase, at least 10 are declared",
@@ -552,7 +554,7 @@ def test_an_alert_that_did_not_go_out_is_tried_again(tmp_path, good):
         good,
         folder,
         "no-such-program-anywhere",
-        lambda: any(report.untold for report in daily.read_reports(folder)),
+        lambda: any(report.has_unsent_alert for report in daily.read_reports(folder)),
     )
     command = (
         f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
@@ -562,7 +564,7 @@ def test_an_alert_that_did_not_go_out_is_tried_again(tmp_path, good):
         good,
         folder,
         command,
-        lambda: not any(report.untold for report in daily.read_reports(folder)),
+        lambda: not any(report.has_unsent_alert for report in daily.read_reports(folder)),
     )
     assert "2024-10-13" in {
         msgspec.json.decode(line, type=daily.DayReport).day
@@ -597,7 +599,8 @@ def test_an_alert_is_sent_though_the_role_is_killed_while_it_does(tmp_path, good
         folder,
         command,
         lambda: (
-            alert_file.exists() and not any(report.untold for report in daily.read_reports(folder))
+            alert_file.exists()
+            and not any(report.has_unsent_alert for report in daily.read_reports(folder))
         ),
     )
     assert "2024-10-13" in {
@@ -618,7 +621,9 @@ def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
         report = daily.DayReport(to_iso(day * DAY)[:10], to_iso(at), ROWS, fails)
         daily.save_report(
             folder,
-            msgspec.structs.replace(report, untold=daily.is_alert_due(folder, report, "a-program")),
+            msgspec.structs.replace(
+                report, has_unsent_alert=daily.is_alert_due(folder, report, "a-program")
+            ),
         )
     command = (
         f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
@@ -630,7 +635,11 @@ def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
         folder,
         command,
         lambda: (
-            not any(report.untold for report in daily.read_reports(folder) if report.day == last)
+            not any(
+                report.has_unsent_alert
+                for report in daily.read_reports(folder)
+                if report.day == last
+            )
         ),
     )
     days = {
@@ -654,7 +663,7 @@ def test_a_site_that_has_been_silent_for_long_is_reported(good, days):
     )
     (total,) = [one for one in report.failed if one.name == "total"]
     context = "1,200 are usual" if days == 7 else "nor has any since 2024-10-12"
-    assert total.told == f"the day has no event at all, {context}"
+    assert total.explanation == f"the day has no event at all, {context}"
 
 
 def with_catalogue(day, rows):
@@ -712,7 +721,7 @@ def test_what_is_sent_twice_under_ids_of_its_own_is_detected(tmp_path):
     report = check(make_lake(tmp_path, again))
     assert {one.name for one in report.failed} == {"duplicates", "total", "uniqueness"}
     (failed,) = [one for one in report.failed if one.name == "duplicates"]
-    assert failed.told == (
+    assert failed.explanation == (
         "50% of the events repeat another of that second, under an id of their own: a client "
         "sends twice"
     )
@@ -779,11 +788,11 @@ def test_a_day_that_is_all_but_empty_is_detected_where_hours_are_too_small_to_ju
         make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, DayExpectations()
     )
     checks = {one.name: one for one in report.checks}
-    assert (checks["total"].status, checks["total"].told) == (
+    assert (checks["total"].status, checks["total"].explanation) == (
         "failed",
         "the day's events are 1, 400 are usual",
     )
-    assert (checks["hours"].status, checks["hours"].told) == (
+    assert (checks["hours"].status, checks["hours"].explanation) == (
         "none",
         "no hour that is over has 20 events as a rule",
     )
@@ -795,7 +804,7 @@ def test_a_unique_property_that_no_event_has_is_not_judged_and_named(tmp_path):
         lake, LAST, (LAST + 1) * DAY, DayExpectations({"purchase": ("oder_id",)})
     ).checks
     (unique,) = (one for one in checks if one.name == "uniqueness")
-    assert (unique.status, unique.told) == ("none", "no purchase has a property oder_id")
+    assert (unique.status, unique.explanation) == ("none", "no purchase has a property oder_id")
 
 
 @pytest.mark.parametrize(

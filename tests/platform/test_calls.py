@@ -29,7 +29,7 @@ def test_the_lake_is_checked_kept_and_read(shop: tb.Project) -> None:
     assert "400" in repr(check)
     assert repr(shop.lake.repair()) == "Nothing is corrupt."
     assert shop.lake.quarantine().reasons == []
-    assert shop.lake.compact(all_days=True).files_less >= 0
+    assert shop.lake.compact(all_days=True).removed_files >= 0
     assert set(shop.lake.vacuum(dry_run=True).columns) == {"table", "files", "log_files", "bytes"}
     events = shop.lake.events()
     assert len(events) == shop.lake.counts()["events"]

@@ -41,7 +41,7 @@ def test_scores_are_the_formula_over_calibrated_heads(bundle_folder):
 
     scores = bundle.score(rows, keys)
 
-    raw = bundle.raw(bundle.encoder.encode_request(rows, keys, bundle.index))
+    raw = bundle.raw_scores(bundle.encoder.encode_request(rows, keys, bundle.index))
     click, purchase = 1 / (1 + np.exp(1 - raw["click"])), 1 / (1 + np.exp(3 - raw["purchase"]))
     np.testing.assert_allclose(scores.heads["click"], click)
     np.testing.assert_allclose(scores.value, click + 8 * purchase)

@@ -18,7 +18,7 @@ from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
 from tailorbird.events import hash64
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.encode.blocks import ROWS_AT_ONCE, group_transforms
+from tailorbird.ranking.encode.blocks import CHUNK_ROWS, group_transforms
 from tailorbird.ranking.encode.encoder import FORMAT, Encoder
 from tailorbird.ranking.encode.encoder_file import read_encoder
 from tailorbird.ranking.encode.rows import RaggedArrays
@@ -260,7 +260,7 @@ def test_together_they_give_the_bits_that_each_gives_alone(index, data):
 
 def test_together_in_bulk_they_give_the_bits_that_each_gives_alone():
     rng = np.random.default_rng(0)
-    n = 2 * ROWS_AT_ONCE + 5
+    n = 2 * CHUNK_ROWS + 5
     columns = [rng.lognormal(0, 3, n).astype(np.float32) for _ in range(3)]
     outputs = [
         TransformOutput(
@@ -536,7 +536,7 @@ def test_a_bundle_scores_through_its_transforms(index, tmp_path):
     weights = np.random.default_rng(0).normal(size=(len(encoder.names), 2)).astype(np.float32) * 0.1
     expected = np.nan_to_num(golden) @ weights
     np.testing.assert_allclose(
-        bundle.raw(encoder.encode_request(rows, keys, index))["click"],
+        bundle.raw_scores(encoder.encode_request(rows, keys, index))["click"],
         expected[:, 0],
         rtol=1e-4,
         atol=1e-5,

@@ -37,7 +37,7 @@ def visit(
     request: str,
     ts: int,
     *,
-    asked: str = "v0001",
+    assigned_version: str = "v0001",
     person: str = "p",
     clicks: Iterable[int] = (),
     bought_after: int | None = None,
@@ -47,7 +47,7 @@ def visit(
 ) -> tuple[list[Row], Row]:
     """Return the events of one response, and its record: all items are seen."""
     base = {"person": person, "agent": "person", "slot": "home", "request_id": request}
-    base |= {"model": "fallback" if failure else asked, "device": "mobile"}
+    base |= {"model": "fallback" if failure else assigned_version, "device": "mobile"}
     events = [base | {"type": "answer", "ts": ts, "items": items}]
     if items:
         events.append(base | {"type": "impression", "ts": ts + SECOND, "items": items})
@@ -59,7 +59,7 @@ def visit(
         events.append(base | bought | {"position": 1, "quantity": 2.0})
     record = base | {
         "ts": ts,
-        "asked": asked,
+        "assigned_version": assigned_version,
         "failure": failure,
         "latency_us": 5_000,
         "items": items,
@@ -83,7 +83,7 @@ def draw_visits(
     """Draw visits of as many people, evenly over a time."""
     return [
         visit(
-            f"{start}-{more.get('asked', '')}-{index}",
+            f"{start}-{more.get('assigned_version', '')}-{index}",
             start + int(seconds * 1e6 * index / count),
             person=f"{start}-{index}",
             clicks=np.flatnonzero(rng.random(len(ITEMS)) < ctr).tolist(),

@@ -278,7 +278,7 @@ def test_rows_in_files_are_sampled_evenly_up_to_the_limit():
 @pytest.mark.nightly
 def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
-    monkeypatch.setattr(inputs, "ROWS_AT_ONCE", 2_000)
+    monkeypatch.setattr(inputs, "CHUNK_ROWS", 2_000)
     settings = TrainSettings(
         quick=True, architecture="shared", requests=900, test_requests=600, rows_in_memory=4_000
     )

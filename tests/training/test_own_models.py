@@ -98,7 +98,7 @@ def test_own_model_and_source_go_from_rows_to_a_served_list(shop) -> None:
     bundle = Bundle.load(path, schema_hash=None)
     assert isinstance(next(iter(bundle.sessions.values())), OwnSession)
     rows = data.inputs.validation_served[:50]
-    assert np.allclose(bundle.raw(rows)["click"], mine.score(rows)["click"], rtol=1e-9)
+    assert np.allclose(bundle.raw_scores(rows)["click"], mine.score(rows)["click"], rtol=1e-9)
 
     probe_in_child(path)  # as a server does before it loads a bundle
 

@@ -48,7 +48,9 @@ def build_lake(folder: Path) -> int:
     rng = np.random.default_rng(0)
     responses = 5_000
     more = {"schema_hash": "s", "numeric": rng.normal(size=800).tolist()}
-    write_visits(folder, draw_visits(rng, START, 3_600, responses, ctr=0.1, asked="v0001", **more))
+    write_visits(
+        folder, draw_visits(rng, START, 3_600, responses, ctr=0.1, assigned_version="v0001", **more)
+    )
     return responses
 
 

@@ -124,7 +124,7 @@ def _small_shop(folder: Path, settings: str = "") -> Project:
     """Return a project with an hour of clicks before noon."""
     project = write_project(folder, settings)
     rng = np.random.default_rng(0)
-    visits = draw_visits(rng, NOON - HOUR, 3_000, 1_200, ctr=0.5, asked="v0001")
+    visits = draw_visits(rng, NOON - HOUR, 3_000, 1_200, ctr=0.5, assigned_version="v0001")
     write_visits(project.paths.lake, visits)
     return project
 
@@ -147,7 +147,7 @@ def _rolled_back(base: Path, folder: Path) -> Sequence[Alarm]:
     Registry(project.paths.registry, clock=SimulatedClock(NOON)).promote(
         "v0002", by="train", why="looked good"
     )
-    visits = draw_visits(rng, NOON, 10, 1_000, asked="v0002", failure="error", ctr=0.5)
+    visits = draw_visits(rng, NOON, 10, 1_000, assigned_version="v0002", failure="error", ctr=0.5)
     write_visits(project.paths.lake, visits)
     clock = SimulatedClock(NOON + 10 * SECOND)
     advance_rollout(project, clock)
@@ -178,7 +178,7 @@ def _errors(base: Path, folder: Path) -> Sequence[Alarm]:
     project, rng = _quiet_shop(folder), np.random.default_rng(3)
     for count, failure in ((900, None), (100, "error")):
         visits = draw_visits(
-            rng, NOON + count, 3_000, count, asked="v0001", failure=failure, ctr=0.2
+            rng, NOON + count, 3_000, count, assigned_version="v0001", failure=failure, ctr=0.2
         )
         write_visits(project.paths.lake, visits)
     clock = SimulatedClock(NOON + HOUR)

@@ -144,8 +144,8 @@ def _judge(
                 {"error": int(held_failed[end] - held_failed[start])},
                 before.clicks,
             ),
-            champion_all=pair[0],
-            holdout=pair[1],
+            champion_long_run=pair[0],
+            holdout_long_run=pair[1],
             compare_clicks=is_new,
         )
         if verdict.action == "roll_back":

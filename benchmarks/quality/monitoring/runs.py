@@ -207,8 +207,8 @@ def rollback_time(
         verdict = judge_champion(
             champion,
             before,
-            champion_all=runs[0],
-            holdout=runs[1] if runs[1].clicks else None,
+            champion_long_run=runs[0],
+            holdout_long_run=runs[1] if runs[1].clicks else None,
             compare_clicks=second < 3_600,
         )
         if verdict.action == "roll_back":

@@ -18,7 +18,7 @@ from tailorbird.experiments.off_policy.sample import PolicySample
 from tailorbird.ranking.policy.slate_distribution import (
     PlackettLuce,
     SlateDistribution,
-    find_places,
+    find_positions,
     marginal_table,
 )
 from tailorbird.ranking.slot import Slot
@@ -113,6 +113,7 @@ class Drawn:
             np.ones(self.click.shape, bool),
             contexts.prediction[model][self.row[:, None], self.place],
             contexts.expected[model, policy, self.row],
+            np.ones(self.click.shape, bool),
         )
 
 
@@ -143,9 +144,10 @@ def read_contexts(log: LoggedResponses, slot: Slot, site: Site, seed: int) -> Co
     """Replay the logged answers for the scorers of a log, of which the first one logged."""
     data = log.data
     assert slot.explore is not None
-    reader = ContextReader(data, tuple(log.scorers), site, (slot.size, slot.explore.pool), seed)
-    slates = SlateReplay(log.features, slot, data, log.series, log.scorers, "click", log.material)
-    for response in slates.responses(log.replay):
+    (group,) = log.groups
+    reader = ContextReader(data, tuple(group.scorers), site, (slot.size, slot.explore.pool), seed)
+    slates = SlateReplay(log.features, slot, data, log.series, group.scorers, "click", log.material)
+    for response in slates.responses(group.replay):
         reader.add(response)
     return reader.contexts()
 
@@ -180,7 +182,7 @@ class ContextReader:
         policies = [_drawing(response.distributions[name]) for name in self._names]
         logging = policies[0]
         request, size = response.request, logging.ranked.size
-        shown = find_places(self._data.item[rows], response.items)
+        shown = find_positions(self._data.item[rows], response.items)
         again = logging.propensities(shown)[0]
         self._reproduced.append(np.abs(again - self._data.propensity[rows]) < 0.05)
         pool = logging.pool
@@ -189,7 +191,7 @@ class ContextReader:
         )
         chance = np.zeros((len(policies), size + self._pool, size))
         for number, each in enumerate(policies):
-            places = find_places(pool, each.pool)
+            places = find_positions(pool, each.pool)
             chance[number, np.flatnonzero(places >= 0)] = tables[number][places[places >= 0]]
         predictions = [response.predictions[name] for name in self._names]
         expected = np.stack(

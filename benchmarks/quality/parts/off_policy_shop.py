@@ -15,11 +15,8 @@ from tailorbird.cli.demo.traffic import Traffic
 from tailorbird.config import Project, open_project
 from tailorbird.events import DAY, MINUTE, SimulatedClock, parse_duration, to_iso
 from tailorbird.experiments.trial import TrialReport
-from tailorbird.platform.experiments.commands import (
-    estimate_policy,
-    report_experiment,
-    start_experiment,
-)
+from tailorbird.platform.experiments.commands import report_experiment, start_experiment
+from tailorbird.platform.experiments.estimate import estimate_policy
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.platform.train_options import TrainOptions
 from tailorbird.platform.training import train
@@ -27,6 +24,7 @@ from tailorbird.registry import Registry
 from tailorbird.simulator import Population, Site
 from tailorbird.stream.importer import import_files
 from tailorbird.training.evaluation.estimate import LoggedResponses, load_responses
+from tailorbird.training.evaluation.policies import Policy
 from tailorbird.training.settings import TrainSettings
 
 SEED = 21
@@ -196,7 +194,7 @@ class Shop:
         return load_responses(
             project.features,
             project.slots[SLOT],
-            tuple(self.versions.values()),
+            [Policy(project.slots[SLOT], version) for version in self.versions.values()],
             lake=project.paths.lake,
             registry=project.paths.registry,
             clock=SimulatedClock(self.known_at),

@@ -42,7 +42,7 @@ class MergedItems:
     names: tuple[str, ...] = ()
 
     @property
-    def contributed(self) -> Mapping[str, int]:
+    def contributed_counts(self) -> Mapping[str, int]:
         """The number of items that each source contributed first."""
         return dict(
             zip(
@@ -56,7 +56,7 @@ class MergedItems:
         return [self.names[code] for code in self.source.tolist()]
 
 
-class Merge:
+class ListMerger:
     """A merger of candidate lists; call `add` in the slot's order.
 
     Args:
@@ -64,28 +64,28 @@ class Merge:
     """
 
     def __init__(self, items: int) -> None:
-        self._had = np.zeros(items, bool)
-        self._parts: list[tuple[str, Rows, Floats]] = []
-        self._owed = 0
+        self._is_merged = np.zeros(items, bool)
+        self._lists: list[tuple[str, Rows, Floats]] = []
+        self._unused_limit = 0
         self.size = 0
 
     def add(self, name: str, limit: int, rows: Rows, scores: Floats) -> None:
         """Add the next source's list: eligible rows, best first, each once."""
-        self._owed += limit
-        new = np.flatnonzero(~self._had[rows])[: self._owed]
+        self._unused_limit += limit
+        new = np.flatnonzero(~self._is_merged[rows])[: self._unused_limit]
         rows = rows[new]
-        self._had[rows] = True
-        self._parts.append((name, rows, scores[new]))
-        self._owed -= len(new)
+        self._is_merged[rows] = True
+        self._lists.append((name, rows, scores[new]))
+        self._unused_limit -= len(new)
         self.size += len(new)
 
-    def all(self) -> MergedItems:
-        names = tuple(name for name, _, _ in self._parts)
-        rows = np.concatenate([np.zeros(0, np.intp), *(rows for _, rows, _ in self._parts)])
-        score = np.concatenate([np.zeros(0), *(scores for _, _, scores in self._parts)])
+    def result(self) -> MergedItems:
+        names = tuple(name for name, _, _ in self._lists)
+        rows = np.concatenate([np.zeros(0, np.intp), *(rows for _, rows, _ in self._lists)])
+        score = np.concatenate([np.zeros(0), *(scores for _, _, scores in self._lists)])
         return MergedItems(
             rows,
-            np.repeat(np.arange(len(names)), [len(rows) for _, rows, _ in self._parts]),
+            np.repeat(np.arange(len(names)), [len(rows) for _, rows, _ in self._lists]),
             score,
             names,
         )

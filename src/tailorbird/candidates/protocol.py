@@ -232,7 +232,7 @@ def rank_items(keys: Keys, scores: Floats, limit: int) -> RankedList:
     return RankedList(keys[order], scores[order])
 
 
-def concatenate_lists(parts: Sequence[RankedList]) -> tuple[Keys, Floats]:
+def concatenate_lists(lists: Sequence[RankedList]) -> tuple[Keys, Floats]:
     """Concatenate the keys and scores of several lists."""
-    keys = np.concatenate([NO_KEYS, *(part.keys for part in parts)])
-    return keys, np.concatenate([np.zeros(0), *(part.scores for part in parts)])
+    keys = np.concatenate([NO_KEYS, *(part.keys for part in lists)])
+    return keys, np.concatenate([np.zeros(0), *(part.scores for part in lists)])

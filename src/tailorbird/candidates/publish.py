@@ -16,7 +16,7 @@ from tailorbird.events.clock import SECOND
 from tailorbird.store.protocol import Store, Transaction
 
 PUBLISH_INTERVAL_US = {BOARDS: SECOND, NEIGHBOURS: 10 * SECOND, SESSIONS: 60 * SECOND}
-_AT_ONCE = 10_000  # items per encoding step
+_CHUNK_ITEMS = 10_000  # items per encoding step
 
 
 class Publisher:
@@ -80,7 +80,7 @@ class Publisher:
         ]
         records: list[tuple[bytes, bytes]] = []
         deleted_keys: list[bytes] = []
-        sessions = previous.session_parts if previous is not None else 0
+        session_parts = previous.session_parts if previous is not None else 0
         if BOARDS in outdated_groups:
             records += _board_records(fold, everything=previous is None)
             deleted_keys = tables.item_record_keys(fold.evicted_items())
@@ -88,7 +88,7 @@ class Publisher:
             records += _neighbour_records(fold, everything=previous is None)
         if SESSIONS in outdated_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.table())
-            records, sessions = [*records, *parts], len(parts)
+            records, session_parts = [*records, *parts], len(parts)
         previous_groups = {} if previous is None else previous.groups
         current_as_of = {
             name: now
@@ -107,10 +107,10 @@ class Publisher:
             "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0,
         }
         current = PublishedEpoch(
-            self._contract.hash, fold.contract.boards, group_epochs, sessions, evicted
+            self._contract.hash, fold.contract.boards, group_epochs, session_parts, evicted
         )
-        if previous is not None and sessions < previous.session_parts:
-            deleted_keys += tables.session_keys(sessions, previous.session_parts)
+        if previous is not None and session_parts < previous.session_parts:
+            deleted_keys += tables.session_keys(session_parts, previous.session_parts)
 
         def change(transaction: Transaction) -> None:
             if previous is None:
@@ -140,6 +140,6 @@ def _neighbour_records(fold: CandidateFold, *, everything: bool) -> Iterable[tup
     if fold.item_knn is None:
         return
     rows = fold.item_knn.take_all_rows() if everything else fold.item_knn.take_changed_rows()
-    for start in range(0, len(rows), _AT_ONCE):
-        chunk = rows[start : start + _AT_ONCE]
+    for start in range(0, len(rows), _CHUNK_ITEMS):
+        chunk = rows[start : start + _CHUNK_ITEMS]
         yield from tables.neighbour_records(fold.items.keys[chunk], fold.item_knn.table(chunk))

@@ -110,9 +110,9 @@ class RequestLists:
 
         It is 0 for items that are not on it.
         """
-        listed = self.board_counts()
-        rank = listed.ranks(keys)
-        return np.where(rank >= 0, 1.0 - rank / max(len(listed), 1), 0.0)
+        board = self.board_counts()
+        rank = board.ranks(keys)
+        return np.where(rank >= 0, 1.0 - rank / max(len(board), 1), 0.0)
 
     def _query(self, source: Source) -> RankedList:
         if source.kind == OWN_KIND:
@@ -181,9 +181,9 @@ class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
         """Return the columns of a request's candidates, (n, columns)."""
         columns = np.zeros((len(keys), len(self.names)), np.float32)
         for index, name in enumerate(self.sources):
-            listed = lists.get(name)
-            rank = listed.ranks(keys)
+            ranked_list = lists.get(name)
+            rank = ranked_list.ranks(keys)
             is_listed = rank >= 0
             columns[:, 2 * index] = np.where(is_listed, rank, np.nan)
-            columns[is_listed, 2 * index + 1] = listed.scores[rank[is_listed]]
+            columns[is_listed, 2 * index + 1] = ranked_list.scores[rank[is_listed]]
         return columns

@@ -111,10 +111,10 @@ class ReferenceTables:
         if board.segment == "category":
             return self._popular_in_categories(user, board)
         segment = user.segments.get(board.segment, 0) if board.segment else 0
-        listed, total = self.leaderboard(board, segment) if segment else ([], 0)
+        counted_items, total = self.leaderboard(board, segment) if segment else ([], 0)
         if total < SEGMENT_MIN:
-            listed, total = self.leaderboard(Board(board.window_us))
-        return [(item, count / max(total, 1)) for item, count in listed]
+            counted_items, total = self.leaderboard(Board(board.window_us))
+        return [(item, count / max(total, 1)) for item, count in counted_items]
 
     def _popular_in_categories(self, user: UserContext, board: Board) -> ScoredItems:
         weights = defaultdict(float)
@@ -134,15 +134,17 @@ class ReferenceTables:
 
         The newest come first where no item was ever shown.
         """
-        within, total = self.contract.new_within_us, self.shown.total()
+        max_age_us, total = self.contract.new_within_us, self.shown.total()
         new_items = [
             item
             for item, first_seen in self.first_seen.items()
-            if first_seen > self.t - within and self.shown[item] < 1_000
+            if first_seen > self.t - max_age_us and self.shown[item] < 1_000
         ]
         if not total:
             order = sorted(new_items, key=lambda item: (-self.first_seen[item], item))[:LIST_SIZE]
-            return [(item, 1 - max(self.t - self.first_seen[item], 0) / within) for item in order]
+            return [
+                (item, 1 - max(self.t - self.first_seen[item], 0) / max_age_us) for item in order
+            ]
         bound = {
             item: (self.clicks[item] + 1) / (self.shown[item] + 2)
             + math.sqrt(math.log(1 + total) / (self.shown[item] + 1))
@@ -185,25 +187,25 @@ class ReferenceTables:
                 row = rows[item]
             row[other] = row.get(other, 0.0) + weight
 
-        last: dict[int, list[int]] = {}
-        before: dict[int, int] = {}
+        sequences: dict[int, list[int]] = {}
+        previous_ts: dict[int, int] = {}
         newest = 0
         for event in self.events:
             newest = max(newest, event.ts)
             if event.kind != "interest" or not event.person:
                 continue
-            sequence = last.get(event.person, [])
-            if sequence and max(event.ts, newest) - before[event.person] > settings.gap_us:
+            sequence = sequences.get(event.person, [])
+            if sequence and max(event.ts, newest) - previous_ts[event.person] > settings.gap_us:
                 sequence = []
-            before[event.person] = event.ts
+            previous_ts[event.person] = event.ts
             if sequence and sequence[-1] == event.item:
-                last[event.person] = sequence
+                sequences[event.person] = sequence
                 continue
             for steps_back, other in enumerate(reversed(sequence), 1):
                 if other != event.item:
                     add(other, event.item, 1.0 / steps_back)
                     add(event.item, other, settings.backward / steps_back)
-            last[event.person] = [*sequence, event.item][-settings.distance :]
+            sequences[event.person] = [*sequence, event.item][-settings.distance :]
         return {
             item: {
                 other: float(np.float32(weight / (totals[item] + DAMPING)))
@@ -227,7 +229,7 @@ class ReferenceTables:
         """Return the newest sessions of two items or more, as (time of the last event, items)."""
         settings = self.contract.session_knn
         assert settings is not None
-        started: list[_Session] = []
+        sessions: list[_Session] = []
         current: dict[int, _Session] = {}
         newest = 0
         for event in self.events:
@@ -238,15 +240,15 @@ class ReferenceTables:
             if (
                 session is None
                 or max(event.ts, newest) - session.last > settings.gap_us
-                or not any(session is other for other in started[-settings.sessions_max :])
+                or not any(session is other for other in sessions[-settings.sessions_max :])
             ):
                 session = current[event.person] = _Session()
-                started.append(session)
+                sessions.append(session)
             session.last, session.items = (
                 max(session.last, event.ts),
                 [*session.items, event.item][-settings.length :],
             )
-        retained = started[-settings.sessions_max :]
+        retained = sessions[-settings.sessions_max :]
         since = max((session.last for session in retained), default=0) - settings.within_us
         eligible = [
             (session.last, session.items)

@@ -70,7 +70,7 @@ def figures(
     from tailorbird.platform.monitoring import DEFAULT_METRICS, read_figures
 
     project = open_project()
-    now = clock_as_of(as_of, project, settled=False).now()
+    now = clock_as_of(as_of, project, allow_lateness=False).now()
     result = read_figures(project, now, slot, by=by, since=since or "1d", window=window)
     if plot is not None:
         result.plot(metric).savefig(plot)
@@ -109,7 +109,7 @@ def _print_churn(name: str, since: str, as_of: str, *, is_json: bool) -> None:
     from tailorbird.platform.moment import clock_as_of
 
     project = open_project()
-    clock = clock_as_of(as_of, project, settled=False)
+    clock = clock_as_of(as_of, project, allow_lateness=False)
     figures = read_churn_figures(project, clock, name, clock.now() - parse_duration(since))
     if is_json:
         print_json(figures.to_dict())
@@ -137,7 +137,7 @@ def status(*, as_of: str = "", json: Json = False) -> None:
     from tailorbird.platform.monitoring import read_status
 
     project = open_project()
-    result = read_status(project, clock_as_of(as_of, project, settled=False))
+    result = read_status(project, clock_as_of(as_of, project, allow_lateness=False))
     if json:
         print_json(result.to_dict())
     else:
@@ -172,7 +172,7 @@ def drift(
     from tailorbird.platform.moment import clock_as_of
 
     project = open_project()
-    clock = clock_as_of(as_of, project, settled=False)
+    clock = clock_as_of(as_of, project, allow_lateness=False)
     result = find_drift(project, clock, since=since, against=against, is_live=not as_of)
     if json:
         print_json(result.to_dict())
@@ -213,7 +213,7 @@ def decide(slot: str = "", *, as_of: str = "", json: Json = False) -> None:
     from tailorbird.platform.runtime.falls import read_decisions
 
     project = open_project()
-    decisions = read_decisions(project, clock_as_of(as_of, project, settled=False), slot)
+    decisions = read_decisions(project, clock_as_of(as_of, project, allow_lateness=False), slot)
     if json:
         print_json({"decisions": msgspec.to_builtins(decisions)})
         return

@@ -115,7 +115,7 @@ def _print_notes(project: "Project", response: dict, user: str) -> None:
         has_history=is_known,
         baseline=baseline,
         command=this_command(),
-        refused=max(models, default=""),
+        refused_version=max(models, default=""),
     ):
         console().print(f"  {line}")
 

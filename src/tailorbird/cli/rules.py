@@ -38,7 +38,7 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     )
     out = console()
     out.print(
-        "The cost of a wish is the expected value of an answer without it minus that with "
+        "The cost of a rule is the expected value of an answer without it minus that with "
         "it, with the present features of people."
     )
     out.print(f"Page: {result.page}")

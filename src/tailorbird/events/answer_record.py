@@ -62,7 +62,7 @@ class ResponseRecord(
         # of one that was set without a new model, such as `f0003`; null where the slot's own held
         None
     )
-    asked: str | None = (
+    assigned_version: str | None = (
         None  # the version that was to answer; another than `model` where it could not
     )
     failure: str | None = None  # why it could not: error, not_finite, breaker_open

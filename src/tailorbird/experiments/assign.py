@@ -106,6 +106,14 @@ class Experiment:
 
     def __post_init__(self) -> None:
         where = f"experiment {self.name}"
+        self._check_arms(where)
+        self._check_choices(where)
+        self._check_durations(where)
+        self._check_metrics(where)
+        if self.is_interleaved:
+            self._check_interleaving(where)
+
+    def _check_arms(self, where: str) -> None:
         if (
             not self.arms
             or not all(share > 0 for share in self.arms.values())  # also NaN
@@ -136,6 +144,10 @@ class Experiment:
                     where=where,
                     fix="leave out one of the two",
                 )
+        if INTERLEAVED in self.arms:
+            raise DeclarationError(f"{INTERLEAVED!r} is no name for an arm", where=where)
+
+    def _check_choices(self, where: str) -> None:
         for name, allowed in (
             ("unit", UNITS),
             ("exposure", EXPOSURES),
@@ -158,6 +170,8 @@ class Experiment:
                 raise DeclarationError(
                     f"{name}: got {getattr(self, name)!r}", where=where, fix=f"use {expectation}"
                 )
+
+    def _check_durations(self, where: str) -> None:
         for name in ("duration", "interval", "history"):
             try:
                 parse_duration(getattr(self, name))
@@ -165,6 +179,8 @@ class Experiment:
                 raise DeclarationError(
                     f"{name}: {getattr(self, name)!r} is no duration", where=where, fix="such as 7d"
                 ) from None
+
+    def _check_metrics(self, where: str) -> None:
         if isinstance(self.segments, str):
             raise DeclarationError(
                 f"segments: got the text {self.segments!r}",
@@ -181,15 +197,15 @@ class Experiment:
         names = [metric.name for metric in (self.metric, *self.guardrails)]
         if len(set(names)) < len(names):
             raise DeclarationError("two metrics have one name", where=where, fix="rename one")
-        if INTERLEAVED in self.arms:
-            raise DeclarationError(f"{INTERLEAVED!r} is no name for an arm", where=where)
-        if self.is_interleaved and (len(self.arms) != 2 or len(set(self.arms.values())) != 1):
+
+    def _check_interleaving(self, where: str) -> None:
+        if len(self.arms) != 2 or len(set(self.arms.values())) != 1:
             raise DeclarationError(
                 f"interleaving takes two arms with equal shares, got {dict(self.arms)}",
                 where=where,
                 fix="such as arms={'old': 0.5, 'new': 0.5}",
             )
-        if self.is_interleaved and self.versions:
+        if self.versions:
             raise DeclarationError(
                 "interleaving drafts from one model, and its arms name versions",
                 where=where,

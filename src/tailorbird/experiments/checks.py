@@ -15,7 +15,7 @@ from tailorbird.experiments.units import UnitTable, history_values
 MULTIPLE_ALARM = 0.01  # share of units in several arms
 IMBALANCE_ALARM = 0.001  # p of a difference before exposure
 MISSING_ALARM = 0.001  # p of a difference in the share of units with an impression
-SMALLEST_REPORTED = 0.02  # share of units with an impression below which logs are missing
+REPORTED_SHARE_MIN = 0.02  # share of units with an impression below which logs are missing
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,19 @@ def check_history(table: UnitTable, experiment: Experiment) -> Check:
 def check_logs(table: UnitTable, experiment: Experiment) -> Check:
     """Test whether the impressions of all arms arrived alike."""
     rows, n = table.slot_rows, len(table)
-    shown = np.bincount(rows.unit[rows.kind == IMPRESSION], minlength=n) > 0
-    answered = np.bincount(rows.unit[rows.kind == RESPONSE], minlength=n) > 0
-    needs = any(
+    has_impression = np.bincount(rows.unit[rows.kind == IMPRESSION], minlength=n) > 0
+    has_response = np.bincount(rows.unit[rows.kind == RESPONSE], minlength=n) > 0
+    needs_impressions = any(
         metric.kind == "ratio" and metric.per == "impression"
         for metric in (experiment.metric, *experiment.guardrails)
     )
     rates = []
     for arm in range(len(table.arms)):
-        mask = (table.arm == arm) & answered
-        rates.append((int(shown[mask].sum()), int(mask.sum())))
+        mask = (table.arm == arm) & has_response
+        rates.append((int(has_impression[mask].sum()), int(mask.sum())))
     shares = [hits / total if total else 0.0 for hits, total in rates]
     text = " : ".join(f"{share:.1%}" for share in shares)
-    if needs and n and max(shares) < SMALLEST_REPORTED:
+    if needs_impressions and n and max(shares) < REPORTED_SHARE_MIN:
         return Check("logs", False, f"Impressions are missing: only {text} of units have one.")
     p = 1.0
     for hits, total in rates[1:]:

@@ -92,15 +92,15 @@ def count_events(
     """
     outcomes = match_outcomes(events, slot, attribution)
     table, responses = outcomes.table, np.flatnonzero(outcomes.kind == RESPONSE)
-    row, source = (
+    row, response = (
         np.concatenate([responses, outcomes.row]),
         np.concatenate([responses, outcomes.response]),
     )
     if experiment is not None:
         in_experiment = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()[
-            source
+            response
         ]
-        row, source = row[in_experiment], source[in_experiment]
+        row, response = row[in_experiment], response[in_experiment]
     kind = outcomes.kind[row]
     size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
     shown = (
@@ -112,8 +112,8 @@ def count_events(
     arm, arms = encode_values(pc.fill_null(table["arm"], ""))
     return Counts(
         ts=micros(table["ts"])[row],
-        person=person[source],
-        arm=arm[source],
+        person=person[response],
+        arm=arm[response],
         persons=persons,
         arms=arms,
         exposed=kind == RESPONSE,

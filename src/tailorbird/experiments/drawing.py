@@ -58,9 +58,9 @@ def preferences_svg(report: "InterleavingReport") -> str:
 def _draw_intervals(label: str, panels: Sequence[_Panel]) -> str:
     """Draw rows of values with intervals, below the title of each panel."""
     top, body = 30, []
-    for title, rows, show, reference in panels:
+    for title, rows, format_value, reference in panels:
         body.append(f'<text x="{_LEFT}" y="{top}" font-weight="600">{escape(title)}</text>')
-        body.append(_rows(rows, top + 10, show, reference))
+        body.append(_rows(rows, top + 10, format_value, reference))
         top += 10 + _ROW * len(rows) + 36
     return _wrap_svg(body, label, top - 16)
 
@@ -189,7 +189,7 @@ class _Axes:
 
 
 def _rows(
-    rows: list[_Row], top: float, show: Callable[[float], str], reference: float | None
+    rows: list[_Row], top: float, format_value: Callable[[float], str], reference: float | None
 ) -> str:
     finite = [x for row in rows for x in row[1:4] if math.isfinite(x)] + (
         [reference] if reference is not None else []
@@ -221,7 +221,7 @@ def _rows(
             'stroke-width="3" stroke-linecap="round"/>'
         )
         parts.append(f'<circle cx="{x(value)}" cy="{y}" r="6" fill="{colour}"/>')
-        parts.append(f'<text x="{_WIDTH - _RIGHT + 12}" y="{y + 4}">{show(value)}</text>')
+        parts.append(f'<text x="{_WIDTH - _RIGHT + 12}" y="{y + 4}">{format_value(value)}</text>')
     return "".join(parts)
 
 

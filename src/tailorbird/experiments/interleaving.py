@@ -34,7 +34,7 @@ from tailorbird.experiments.outcomes import (
     match_outcomes,
 )
 from tailorbird.experiments.page import interleaving_html
-from tailorbird.experiments.started import Run, StartedReport
+from tailorbird.experiments.run_report import Run, RunReport
 from tailorbird.experiments.views.tables import plot_preferences, preferences_frame
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Credits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterleavingReport(StartedReport):
+class InterleavingReport(RunReport):
     """The results of an interleaved experiment so far."""
 
     control: str

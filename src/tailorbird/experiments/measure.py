@@ -36,21 +36,23 @@ def measure(
     *,
     is_adjusted: bool = True,
     history: Floats | None = None,
-    only: Mask | None = None,
+    unit_mask: Mask | None = None,
 ) -> Measurement:
     """Measure a treatment against the control by all that happened before a time.
 
     Args:
         treatment: index into the table's arms; the control is 0.
         history: `history_values` of the metric, for callers that measure it more than once.
-        only: restricts to some of the table's units, shape (units,).
+        unit_mask: restricts to some of the table's units, shape (units,).
     """
     values = metric_values(table, metric, until)
-    keep = (values.arm == treatment) | (values.arm == 0)
-    if only is not None:
-        keep &= only[values.unit]
-    y = None if values.y is None else values.y[keep]
-    values = MetricValues(values.unit[keep], values.arm[keep], values.x[keep], y)
+    is_included = (values.arm == treatment) | (values.arm == 0)
+    if unit_mask is not None:
+        is_included &= unit_mask[values.unit]
+    y = None if values.y is None else values.y[is_included]
+    values = MetricValues(
+        values.unit[is_included], values.arm[is_included], values.x[is_included], y
+    )
     is_treated = values.arm == treatment
     if metric.kind == "quantile":
         treated, untreated = (

@@ -65,18 +65,20 @@ def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
     table = _select_candidates(events, slot)
     kind = pc.index_in(table["type"], value_set=pa.array(KINDS)).to_numpy().astype(np.int64)
     parent = pc.list_parent_indices(table["items"]).to_numpy().astype(np.int64)
-    both = pa.chunked_array(
+    item_ids = pa.chunked_array(
         [*table["item_id"].chunks, *pc.list_flatten(table["items"]).chunks], pa.string()
     )
-    code, items = encode_values(both)
-    single, listed = code[: table.num_rows], code[table.num_rows :]
-    single_rows = np.flatnonzero((kind != RESPONSE) & (single >= 0))
-    list_rows = np.flatnonzero((kind[parent] == IMPRESSION) & (single[parent] < 0))
+    code, items = encode_values(item_ids)
+    single_item, listed_item = code[: table.num_rows], code[table.num_rows :]
+    single_rows = np.flatnonzero((kind != RESPONSE) & (single_item >= 0))
+    list_rows = np.flatnonzero((kind[parent] == IMPRESSION) & (single_item[parent] < 0))
     row, item = (
         np.concatenate([single_rows, parent[list_rows]]),
-        np.concatenate([single[single_rows], listed[list_rows]]),
+        np.concatenate([single_item[single_rows], listed_item[list_rows]]),
     )
-    response = _ResponseIndex(table, kind, parent, listed, len(items), attribution).match(row, item)
+    response = _ResponseIndex(table, kind, parent, listed_item, len(items), attribution).match(
+        row, item
+    )
     row, item, response = row[response >= 0], item[response >= 0], response[response >= 0]
     request, _ = encode_values(table["request_id"])
     key = (request[response] * len(items) + item) * len(KINDS) + kind[row]
@@ -142,12 +144,12 @@ class _ResponseIndex:
         names_response[has_request] = self._has_response[self._request[row[has_request]]]
         response[names_response] = self._match_by_request(row[names_response], item[names_response])
         response[~has_request] = self._match_by_person(row[~has_request], item[~has_request])
-        trusted = (
+        is_trusted = (
             has_request
             & ~names_response
             & (self._has_position[row] | (self._kind[row] == IMPRESSION))
         )
-        response[trusted] = row[trusted]
+        response[is_trusted] = row[is_trusted]
         return response
 
     def _match_by_request(self, row: Ints, item: Ints) -> Ints:
@@ -172,14 +174,14 @@ class _ResponseIndex:
             (is_response, self._ts[rows], pair)
         )  # at the same microsecond the event sorts first, as it cannot have followed
         position = np.maximum.accumulate(np.where(is_response[order], np.arange(len(rows)), -1))
-        before = order[np.maximum(position, 0)]
+        preceding = order[np.maximum(position, 0)]
         is_match = (
             (position >= 0)
-            & (pair[before] == pair[order])
-            & self._is_within_window(rows[order], rows[before])
+            & (pair[preceding] == pair[order])
+            & self._is_within_window(rows[order], rows[preceding])
         )
         matched = np.empty(len(rows), np.int64)
-        matched[order] = np.where(is_match, rows[before], -1)
+        matched[order] = np.where(is_match, rows[preceding], -1)
         return matched[len(self._row) :]
 
     def _is_within_window(self, row: Ints, response: Ints) -> Bools:

@@ -57,6 +57,29 @@ class RulePlan:
     detectable: float
 
 
+@dataclass(frozen=True)
+class DrawnShare:
+    """What the log tells of an arm if a share of the slot's slates is drawn.
+
+    Attributes:
+        share: of requests whose whole slate is drawn (Plackett–Luce).
+        half_width: of the 95 % interval of the difference from the control after the planned
+            duration, as a share of the control's value.
+        effective: effective sample size of the position that has the least; without `is_enough` an
+            estimate is refused.
+        cost: share of the outcome that the model expects to lose by drawing.
+        unsupported: share of the arm's choices that no drawn slate shows.
+    """
+
+    arm: str
+    share: float
+    half_width: float
+    effective: float
+    is_enough: bool
+    cost: float
+    unsupported: float
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """The plan of an experiment.
@@ -67,6 +90,7 @@ class Plan:
         variance_ratio: share of the variance that CUPED leaves.
         days, units: by day of the lake: distinct units so far. `detectable_by_day`: rule → effect.
         observed_days: of the lake; more is extrapolated.
+        drawn_shares: what off-policy evaluation could tell of the arms, where it was asked for.
     """
 
     experiment: str
@@ -87,6 +111,7 @@ class Plan:
     rules: tuple[RulePlan, ...]
     stopping: str
     verdict: str
+    drawn_shares: tuple[DrawnShare, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""

@@ -255,7 +255,7 @@ def _arm_figures(
     counts: Counts, arm: str, mask: npt.NDArray[np.bool_], sums: Moments, level: float
 ) -> ArmFigures:
     purchases = _per_person(counts, arm, "purchases")[mask]
-    half = (
+    half_width = (
         0.0
         if math.isnan(sums.variance)
         else normal_quantile(0.5 + level / 2) * math.sqrt(sums.variance)
@@ -266,20 +266,20 @@ def _arm_figures(
         impressions=int(sums.y),
         clicks=int(sums.x),
         ctr=sums.ratio,
-        ctr_low=max(sums.ratio - half, 0.0),
-        ctr_high=sums.ratio + half,
+        ctr_low=max(sums.ratio - half_width, 0.0),
+        ctr_high=sums.ratio + half_width,
         purchases=int(purchases.sum()),
         conversion=float((purchases > 0).mean()) if sums.users else math.nan,
     )
 
 
 def _compare(arm: str, control: str, sums: dict[str, Moments], level: float) -> Comparison:
-    enough = sums[arm].x > 0 and sums[control].x > 0
+    has_clicks = sums[arm].x > 0 and sums[control].x > 0
     fixed_interval: Interval = (
-        relative_uplift(sums[arm], sums[control], level=level) if enough else NO_ESTIMATE
+        relative_uplift(sums[arm], sums[control], level=level) if has_clicks else NO_ESTIMATE
     )
     always_valid_interval = (
-        always_valid_uplift(sums[arm], sums[control], level=level) if enough else NO_ESTIMATE
+        always_valid_uplift(sums[arm], sums[control], level=level) if has_clicks else NO_ESTIMATE
     )
     return Comparison(
         arm,

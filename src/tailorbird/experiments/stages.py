@@ -49,7 +49,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Path:
+class AnalysisPath:
     """All analyses of a treatment, and what they conclude.
 
     Attributes:
@@ -89,7 +89,7 @@ def planned_stages(experiment: Experiment) -> int:
     return int(min(max(count, 1), STAGES_MAX))
 
 
-def follow_path(
+def analyse_stages(
     table: UnitTable,
     experiment: Experiment,
     treatment: int,
@@ -98,7 +98,7 @@ def follow_path(
     until: int,
     *,
     is_over: bool,
-) -> Path:
+) -> AnalysisPath:
     """Analyse the primary metric after each interval, and at the end once it is over.
 
     A fixed or sequential plan ends at its planned end, so that later reports add no analysis. If it
@@ -112,45 +112,45 @@ def follow_path(
     is_planned = not is_over and experiment.stopping == "group_sequential"
     if (not times or times[-1] < until) and not is_planned:
         times.append(until)  # a sequential plan analyses between two stages only at its end
-    measured: list[tuple[int, Measurement, Effect]] = []
+    measurements: list[tuple[int, Measurement, Effect]] = []
     history = history_values(table, experiment.metric)
     for at in times:
         measurement = measure(table, experiment.metric, treatment, at, history=history)
         effect = measurement.effect
         if effect is not None and effect.units >= UNITS_MIN:
-            measured.append((at, measurement, effect))
-    if not measured:
+            measurements.append((at, measurement, effect))
+    if not measurements:
         last = measure(table, experiment.metric, treatment, until, history=history)
-        return Path((), math.nan, math.nan, math.nan, math.nan, False, False, last)
+        return AnalysisPath((), math.nan, math.nan, math.nan, math.nan, False, False, last)
     if experiment.stopping == "group_sequential":
-        return _sequential(measured, experiment, alpha, is_over=is_over)
-    return _single(measured, experiment, alpha, is_over=is_over)
+        return _sequential_path(measurements, experiment, alpha, is_over=is_over)
+    return _single_look_path(measurements, experiment, alpha, is_over=is_over)
 
 
-def _sequential(
-    measured: list[tuple[int, Measurement, Effect]],
+def _sequential_path(
+    measurements: list[tuple[int, Measurement, Effect]],
     experiment: Experiment,
     alpha: float,
     *,
     is_over: bool,
-) -> Path:
+) -> AnalysisPath:
     planned = planned_information(experiment, alpha)
-    levels = np.array([effect.information for _, _, effect in measured])
+    levels = np.array([effect.information for _, _, effect in measurements])
     rows = select_stages(levels, planned=planned)
     information = levels[rows]
     bounds = boundaries(
         information, planned=planned, alpha=alpha, spending=experiment.spending, is_final=is_over
     )
-    effects = [measured[row][2] for row in rows]
+    effects = [measurements[row][2] for row in rows]
     stages = tuple(
-        _stage(measured[row][0], effect, level / planned, bound)
+        _stage(measurements[row][0], effect, level / planned, bound)
         for row, effect, level, bound in zip(
             rows.tolist(), effects, information.tolist(), bounds.tolist(), strict=True
         )
     )
-    crossed = [number for number, stage in enumerate(stages) if abs(stage.z) >= stage.bound]
-    last = measured[-1][1]
-    if not crossed and not is_over:
+    crossed_stages = [number for number, stage in enumerate(stages) if abs(stage.z) >= stage.bound]
+    last = measurements[-1][1]
+    if not crossed_stages and not is_over:
         newest = stages[-1]
         power = conditional_power(
             newest.z,
@@ -158,7 +158,7 @@ def _sequential(
             math.log1p(experiment.effect) * math.sqrt(planned),
             final_bound=float(ndtri(1 - alpha / 2)),
         )
-        return Path(
+        return AnalysisPath(
             stages,
             newest.uplift,
             newest.low,
@@ -168,41 +168,50 @@ def _sequential(
             power < FUTILITY_POWER,
             last,
         )
-    final = crossed[0] if crossed else len(stages) - 1
+    final = crossed_stages[0] if crossed_stages else len(stages) - 1
     estimate = estimate_after_stopping(
         information[: final + 1], bounds[: final + 1], stages[final].z, alpha=alpha
     )
     uplift, low, high = (to_uplift(x) for x in (estimate.value, estimate.low, estimate.high))
-    return Path(stages, uplift, low, high, estimate.p, bool(crossed), False, last)
+    return AnalysisPath(stages, uplift, low, high, estimate.p, bool(crossed_stages), False, last)
 
 
-def _single(
-    measured: list[tuple[int, Measurement, Effect]],
+def _single_look_path(
+    measurements: list[tuple[int, Measurement, Effect]],
     experiment: Experiment,
     alpha: float,
     *,
     is_over: bool,
-) -> Path:
+) -> AnalysisPath:
     """Return the path of a fixed plan, or of a confidence sequence."""
     planned = planned_information(experiment, alpha)
     is_anytime = experiment.stopping == "anytime"
     # The sequence is narrowest at the units that the plan needs, at today's variance.
-    effect = measured[0][2]
+    effect = measurements[0][2]
     tuned_for = max(effect.units * planned / effect.information, UNITS_MIN)
     stages = []
-    for at, _, each in measured:
+    for at, _, each in measurements:
         if is_anytime:
             bound = float(anytime_bound(each.units, tuned_for=tuned_for, alpha=alpha))
         else:
             bound = float(ndtri(1 - alpha / 2))
         stages.append(_stage(at, each, each.information / planned, bound))
-    crossed = [stage for stage in stages if abs(stage.z) >= stage.bound]
+    crossed_stages = [stage for stage in stages if abs(stage.z) >= stage.bound]
     newest = stages[-1]
-    is_conclusive = bool(crossed) if is_anytime else is_over and abs(newest.z) >= newest.bound
-    shown = crossed[-1] if is_anytime and crossed else newest
-    p = math.nan if is_anytime or not is_over else measured[-1][2].p
-    return Path(
-        tuple(stages), shown.uplift, shown.low, shown.high, p, is_conclusive, False, measured[-1][1]
+    is_conclusive = (
+        bool(crossed_stages) if is_anytime else is_over and abs(newest.z) >= newest.bound
+    )
+    reported = crossed_stages[-1] if is_anytime and crossed_stages else newest
+    p = math.nan if is_anytime or not is_over else measurements[-1][2].p
+    return AnalysisPath(
+        tuple(stages),
+        reported.uplift,
+        reported.low,
+        reported.high,
+        p,
+        is_conclusive,
+        False,
+        measurements[-1][1],
     )
 
 

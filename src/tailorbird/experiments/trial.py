@@ -23,8 +23,8 @@ from tailorbird.experiments.checks import run_checks
 from tailorbird.experiments.measure import Measurement, measure
 from tailorbird.experiments.metrics import GUARDRAIL_TUNING, Metric
 from tailorbird.experiments.page import trial_html
-from tailorbird.experiments.stages import Path, Stage, follow_path
-from tailorbird.experiments.started import Run, StartedReport
+from tailorbird.experiments.run_report import Run, RunReport
+from tailorbird.experiments.stages import AnalysisPath, Stage, analyse_stages
 from tailorbird.experiments.units import UnitTable, load_units, metric_values
 from tailorbird.experiments.verdict import MetricResult, conclude
 from tailorbird.experiments.views.effects import (
@@ -54,7 +54,7 @@ class ArmTotals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialReport(StartedReport):
+class TrialReport(RunReport):
     """The results of a planned experiment so far.
 
     Attributes:
@@ -142,7 +142,7 @@ def trial_report(
     )
     alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
     paths = {
-        arm: follow_path(
+        arm: analyse_stages(
             table, experiment, number, alpha, started_at, run.until, is_over=run.is_over
         )
         for number, arm in enumerate(experiment.treatments, 1)
@@ -175,15 +175,17 @@ def _arm_totals(table: UnitTable, experiment: Experiment, until: int) -> tuple[A
     for number, arm in enumerate(table.arms):
         rows = values.arm == number
         x, y = values.x[rows], values.y[rows] if values.y is not None else None
-        shown = float(y.sum()) if y is not None else float(len(x))
+        denominator = float(y.sum()) if y is not None else float(len(x))
         totals.append(
-            ArmTotals(arm, int(rows.sum()), float(x.sum()) / shown if shown else math.nan)
+            ArmTotals(
+                arm, int(rows.sum()), float(x.sum()) / denominator if denominator else math.nan
+            )
         )
     return tuple(totals)
 
 
 def _primary_results(
-    table: UnitTable, experiment: Experiment, paths: dict[str, Path], until: int
+    table: UnitTable, experiment: Experiment, paths: dict[str, AnalysisPath], until: int
 ) -> tuple[MetricResult, ...]:
     p = holm([1.0 if math.isnan(path.p) else path.p for path in paths.values()])
     return tuple(

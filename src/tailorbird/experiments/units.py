@@ -22,6 +22,7 @@ from tailorbird.experiments.outcomes import (
     IMPRESSION,
     KINDS,
     RESPONSE,
+    Outcomes,
     encode_values,
     match_outcomes,
 )
@@ -132,41 +133,31 @@ def load_units(
         arm_of = pc.fill_null(pc.index_in(table["arm"], value_set=pa.array(list(arms))), -1)
         arm_of = np.where(is_of_experiment & (ts >= start), arm_of.to_numpy().astype(np.int64), -1)
     responses = np.flatnonzero((outcomes.kind == RESPONSE) & (key >= 0) & (ts < stop))
-    trigger, entered = responses, responses  # events that expose a unit, and their responses
-    if exposure == "impression":
-        is_trigger = (outcomes.kind[outcomes.row] == IMPRESSION) & (ts[outcomes.row] < stop)
-        trigger, entered = outcomes.row[is_trigger], outcomes.response[is_trigger]
-    in_arm = (arm_of[entered] >= 0) & (key[entered] >= 0)
-    trigger, entered = trigger[in_arm], entered[in_arm]
-    order = np.argsort(ts[trigger], kind="stable")
-    entry_keys, entry_first = np.unique(key[entered[order]], return_index=True)
-    entry, entry_ts = entered[order][entry_first], ts[trigger[order]][entry_first]
-    spread = np.zeros((len(entry_keys), len(arms)), bool)
-    spread[np.searchsorted(entry_keys, key[entered]), arm_of[entered]] = True
-    is_clean = spread.sum(axis=1) == 1
-    keys, rows_of = entry_keys[is_clean], entry[is_clean]
-    first, arm = entry_ts[is_clean], arm_of[rows_of]
+    exposures = _first_exposures(outcomes, key, arm_of, responses, stop, exposure, len(arms))
+    is_in_one_arm = exposures.in_arm.sum(axis=1) == 1
+    keys, entry = exposures.key[is_in_one_arm], exposures.response[is_in_one_arm]
+    first, arm = exposures.ts[is_in_one_arm], arm_of[entry]
 
     row = np.concatenate([responses, outcomes.row])
-    source = np.concatenate([responses, outcomes.response])
-    owner = _locate(keys, key[source])
-    inside = (owner >= 0) & (ts[row] < stop)
-    row, source, owner = row[inside], source[inside], owner[inside]
-    in_experiment = (ts[source] >= ts[rows_of][owner]) & (arm_of[source] == arm[owner])
-    before = (ts[source] < ts[rows_of][owner]) & (ts[row] < first[owner])
-    before &= ts[row] >= first[owner] - history
+    response = np.concatenate([responses, outcomes.response])
+    owner = _locate(keys, key[response])
+    has_owner = (owner >= 0) & (ts[row] < stop)
+    row, response, owner = row[has_owner], response[has_owner], owner[has_owner]
+    in_experiment = (ts[response] >= ts[entry][owner]) & (arm_of[response] == arm[owner])
+    is_history = (ts[response] < ts[entry][owner]) & (ts[row] < first[owner])
+    is_history &= ts[row] >= first[owner] - history
     sizes = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy().astype(np.float64)
     amounts = _amounts(table)
 
     def rows(mask: Bools) -> Rows:
-        at = row[mask]
+        events_ = row[mask]
         return Rows(
             owner[mask],
-            ts[at],
-            source[mask],
-            ts[source[mask]],
-            outcomes.kind[at],
-            *(a[at] for a in amounts),
+            ts[events_],
+            response[mask],
+            ts[response[mask]],
+            outcomes.kind[events_],
+            *(amount[events_] for amount in amounts),
         )
 
     site_rows, types = _site_rows(events, column, names, keys, first, stop)
@@ -178,13 +169,52 @@ def load_units(
         response_sizes=sizes[row[in_experiment]],
         site_rows=site_rows,
         types=types,
-        history_rows=rows(before),
-        segments={name: _texts(table[name], rows_of) for name in segments},
-        exposed={name: int(spread[:, number].sum()) for number, name in enumerate(arms)},
-        in_several=int((~is_clean).sum()),
-        arrivals=entry_ts,
-        arrival_arms=arm_of[entry],
+        history_rows=rows(is_history),
+        segments={name: _texts(table[name], entry) for name in segments},
+        exposed={name: int(exposures.in_arm[:, number].sum()) for number, name in enumerate(arms)},
+        in_several=int((~is_in_one_arm).sum()),
+        arrivals=exposures.ts,
+        arrival_arms=arm_of[exposures.response],
     )
+
+
+@dataclass(frozen=True)
+class _Exposures:
+    """The first exposure of each unit, sorted by the unit's key; shape (units,).
+
+    Attributes:
+        response: row of the response that the unit was exposed to.
+        in_arm: whether the unit was in each arm, shape (units, arms).
+    """
+
+    key: Ints
+    response: Ints
+    ts: Ints
+    in_arm: Bools
+
+
+def _first_exposures(
+    outcomes: Outcomes,
+    key: Ints,
+    arm_of: Ints,
+    responses: Ints,
+    stop: int,
+    exposure: str,
+    arms: int,
+) -> _Exposures:
+    """Find when each unit was first exposed: by a response, or by an impression of one."""
+    ts = micros(outcomes.table["ts"])
+    event = response = responses
+    if exposure == "impression":
+        is_impression = (outcomes.kind[outcomes.row] == IMPRESSION) & (ts[outcomes.row] < stop)
+        event, response = outcomes.row[is_impression], outcomes.response[is_impression]
+    is_in_arm = (arm_of[response] >= 0) & (key[response] >= 0)
+    event, response = event[is_in_arm], response[is_in_arm]
+    order = np.argsort(ts[event], kind="stable")
+    keys, first = np.unique(key[response[order]], return_index=True)
+    in_arm = np.zeros((len(keys), arms), bool)
+    in_arm[np.searchsorted(keys, key[response]), arm_of[response]] = True
+    return _Exposures(keys, response[order][first], ts[event[order]][first], in_arm)
 
 
 def metric_values(table: UnitTable, metric: Metric, until: int) -> MetricValues:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from tailorbird.experiments.checks import Check
 from tailorbird.experiments.metrics import Metric
 from tailorbird.experiments.page import format_interval, format_uplift
-from tailorbird.experiments.stages import Path
-from tailorbird.experiments.started import Run
+from tailorbird.experiments.run_report import Run
+from tailorbird.experiments.stages import AnalysisPath
 
 RED, GREEN, AMBER = "red", "green", "amber"
 
@@ -54,7 +54,7 @@ class Conclusion:
 
 
 @dataclass(frozen=True)
-class _Sorted:
+class _ArmsByOutcome:
     """The treatments by what is known of them, best first.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Sorted:
     undecided: tuple[MetricResult, ...]
 
     @property
-    def bad(self) -> tuple[str, ...]:
+    def harmful(self) -> tuple[str, ...]:
         return (*(result.arm for result in self.lost), *self.harmed)
 
 
@@ -77,7 +77,7 @@ def conclude(
     run: Run,
     *,
     units: int,
-    paths: Mapping[str, Path],
+    paths: Mapping[str, AnalysisPath],
     primary: tuple[MetricResult, ...],
     guardrails: tuple[MetricResult, ...],
     checks: tuple[Check, ...],
@@ -97,17 +97,17 @@ def conclude(
             _advise(run, f"Find the cause, {stop}and start a new one under another name."),
         )
     arms = _sort_arms(paths, primary, guardrails, _sign(experiment.metric))
-    colour = RED if arms.bad else GREEN if arms.won else AMBER
+    colour = RED if arms.harmful else GREEN if arms.won else AMBER
     risk = _describe_risk(run, primary, guardrails)
     return Conclusion(colour, _describe(run, arms, primary), risk, _choose_advice(run, arms, paths))
 
 
 def _sort_arms(
-    paths: Mapping[str, Path],
+    paths: Mapping[str, AnalysisPath],
     primary: tuple[MetricResult, ...],
     guardrails: tuple[MetricResult, ...],
     sign: int,
-) -> _Sorted:
+) -> _ArmsByOutcome:
     def rank(result: MetricResult) -> float:
         return sign * result.uplift if math.isfinite(result.uplift) else -math.inf
 
@@ -121,7 +121,7 @@ def _sort_arms(
         if result.arm in worse and result not in lost
     }
     rest = [result for result in results if result not in lost and result.arm not in harmed]
-    return _Sorted(
+    return _ArmsByOutcome(
         lost,
         harmed,
         tuple(result for result in rest if result in crossed),
@@ -129,7 +129,7 @@ def _sort_arms(
     )
 
 
-def _describe(run: Run, arms: _Sorted, primary: tuple[MetricResult, ...]) -> str:
+def _describe(run: Run, arms: _ArmsByOutcome, primary: tuple[MetricResult, ...]) -> str:
     """Return the verdict: each arm that is decided, or the best of those that are not."""
     level, control = run.experiment.level, run.experiment.control_arm
 
@@ -154,7 +154,7 @@ def _describe(run: Run, arms: _Sorted, primary: tuple[MetricResult, ...]) -> str
     return f"{'; '.join(parts)}."
 
 
-def _choose_advice(run: Run, arms: _Sorted, paths: Mapping[str, Path]) -> str:
+def _choose_advice(run: Run, arms: _ArmsByOutcome, paths: Mapping[str, AnalysisPath]) -> str:
     experiment = run.experiment
     name, control = experiment.name, experiment.control_arm
     stop = f"tailorbird experiment stop {name} --why …"
@@ -162,11 +162,11 @@ def _choose_advice(run: Run, arms: _Sorted, paths: Mapping[str, Path]) -> str:
     if arms.won:
         chosen = tuple(result.arm for result in arms.won)
         return _advise(run, f"{stop}, then: {decide} {chosen[0]}", *chosen)
-    if arms.bad and arms.undecided:
+    if arms.harmful and arms.undecided:
         rest = ", ".join(result.arm for result in arms.undecided)
-        advice = f"Stop it: {stop}. Then start one without {', '.join(arms.bad)}, for {rest}."
+        advice = f"Stop it: {stop}. Then start one without {', '.join(arms.harmful)}, for {rest}."
         return _advise(run, advice, control)
-    if arms.bad:
+    if arms.harmful:
         return _advise(run, f"{stop}, then: {decide} {control}", control)
     if run.is_over:
         return _advise(run, f"Keep {control}; or plan a longer experiment.", control)

@@ -32,8 +32,8 @@ from tailorbird.features.declare.declarations import (
     Feature,
     How,
     LearnedTable,
-    OfSession,
     Ratio,
+    SessionFeature,
     Similarity,
     Window,
 )
@@ -139,10 +139,10 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
 
 def kinds() -> dict[str, type]:
     """Return every dataclass that declarations are made of, by name."""
-    named = vars(declarations) | vars(transforms)
+    classes = vars(declarations) | vars(transforms)
     return {
         name: kind
-        for name, kind in named.items()
+        for name, kind in classes.items()
         if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     }
 
@@ -193,8 +193,8 @@ def _to_builtins(value: Any) -> Any:
             for field in dataclasses.fields(value)
             if not _is_omitted(field, value)
         }
-        if "place" in fields:
-            fields["place"] = short_location(fields["place"])
+        if "location" in fields:
+            fields["location"] = short_location(fields["location"])
         return {"is": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [_to_builtins(item) for item in value]
@@ -208,7 +208,7 @@ def _to_builtins(value: Any) -> Any:
 
 def _is_omitted(field: "dataclasses.Field[Any]", value: object) -> bool:
     """Return whether a later field is omitted because it is empty, as in the schema hash."""
-    return "later" in field.metadata and not getattr(value, field.name)
+    return "added_later" in field.metadata and not getattr(value, field.name)
 
 
 def _decode_object(value: Any, base: type, path: str) -> Any:
@@ -225,13 +225,13 @@ def _decode_object(value: Any, base: type, path: str) -> Any:
     if unknown := value.keys() - fields.keys() - {"is"}:
         raise UnreadableError(f"{path}: a {kind.__name__} has no {min(unknown)!r}")
     hints = _type_hints(kind)
-    given = {
+    decoded_fields = {
         name: _decode_value(value[name], hints[name], f"{path}.{name}")
         for name in fields
         if name in value
     }
     try:
-        instance = kind(**given)
+        instance = kind(**decoded_fields)
     except TypeError as error:
         raise UnreadableError(f"{path}: {error}") from error
     _check_bounds(instance, path)
@@ -341,16 +341,16 @@ def _check_bounds(instance: object, path: str) -> None:
 def _event_types(declared: list[Any]) -> tuple[str, ...]:
     """Return the event types that the declarations name: those of the project at the time."""
 
-    def named() -> Iterator[str]:
+    def classes() -> Iterator[str]:
         for feature in declared:
             if isinstance(feature, Counted):
                 yield from feature.types
             if isinstance(feature, Ratio):
                 yield from feature.below
-            if isinstance(feature, OfSession):
+            if isinstance(feature, SessionFeature):
                 yield from feature.measured_types
 
-    return tuple(dict.fromkeys((*EVENT_TYPES, *named())))
+    return tuple(dict.fromkeys((*EVENT_TYPES, *classes())))
 
 
 @cache
@@ -359,8 +359,8 @@ def _kinds_by_name() -> Mapping[str, type]:
 
 
 @cache
-def _type_hints(made: type) -> dict[str, Any]:
-    return typing.get_type_hints(made)
+def _type_hints(dataclass_type: type) -> dict[str, Any]:
+    return typing.get_type_hints(dataclass_type)
 
 
 def read_features(path: Path, *, expect: str | None = None) -> FeatureSet:

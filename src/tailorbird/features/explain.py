@@ -24,11 +24,11 @@ from tailorbird.features.declare.declarations import (
     Last,
     Match,
     Mean,
-    OfSession,
     Quantile,
     Ratio,
     Seen,
     SequenceOf,
+    SessionFeature,
     Share,
     TimeSince,
     TimeSinceFirst,
@@ -50,18 +50,18 @@ class Explanation:
     """A value, the events that it was computed from (oldest first), and the values that it reads.
 
     Attributes:
-        reads: explanations of the columns that a derived column reads.
-        about: the fields of its entity.
-        lacks: those fields that the request does not have, or whose profile is unknown: without
+        inputs: explanations of the columns that a derived column reads.
+        entity_fields: the fields of its entity.
+        missing_fields: those fields that the request does not have, or whose profile is unknown: without
             them the value is missing.
     """
 
     name: str
     value: Value
     events: tuple[Event, ...]
-    reads: tuple["Explanation", ...] = ()
-    about: tuple[str, ...] = ()
-    lacks: tuple[str, ...] = ()
+    inputs: tuple["Explanation", ...] = ()
+    entity_fields: tuple[str, ...] = ()
+    missing_fields: tuple[str, ...] = ()
 
 
 def explain(
@@ -110,7 +110,7 @@ def _find_rows(moment_: Moment, feature: Feature) -> list[Row]:
     if isinstance(feature, Attribute | Age | Match):
         newest = moment_.profile_row(feature.entity.fields[0])
         return [] if newest is None else [newest]
-    if isinstance(feature, OfSession):
+    if isinstance(feature, SessionFeature):
         return (
             [
                 row

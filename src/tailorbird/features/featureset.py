@@ -25,10 +25,10 @@ from tailorbird.features.declare.declarations import (
     Derived,
     Entity,
     Feature,
-    OfSession,
     Ratio,
     Seen,
     SequenceOf,
+    SessionFeature,
     Similarity,
 )
 from tailorbird.features.declare.learned import check_similarities
@@ -273,7 +273,7 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
         transform = transforms[0]
         raise DeclarationError(
             f"transforms {transform.column!r}, and declares no feature",
-            where=transform.place,
+            where=transform.location,
             fix="declare the feature first",
         )
     if not declared:
@@ -295,10 +295,11 @@ def _line_of(error: BaseException, path: Path) -> int | None:
 def _check_names(declarations: Sequence[Feature]) -> None:
     first_by_name: dict[str, Feature] = {}
     for feature in declarations:
-        earlier = first_by_name.setdefault(feature.name, feature)
-        if earlier is not feature:
+        first_declaration = first_by_name.setdefault(feature.name, feature)
+        if first_declaration is not feature:
             raise DeclarationError(
-                f"{feature.name} is declared twice, first at {earlier.place}", where=feature.place
+                f"{feature.name} is declared twice, first at {first_declaration.location}",
+                where=feature.location,
             )
 
 
@@ -307,14 +308,14 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
         types: tuple[str, ...] = ()
         if isinstance(feature, Counted):
             types = feature.types + (feature.below if isinstance(feature, Ratio) else ())
-        elif isinstance(feature, OfSession):
+        elif isinstance(feature, SessionFeature):
             types = feature.measured_types
         for type_ in types:
             if type_ not in event_types:
                 valid_types = ", ".join(event_types)
                 raise DeclarationError(
                     f"{feature.name}: {type_!r} is no event type; expected one of {valid_types}",
-                    where=feature.place,
+                    where=feature.location,
                 )
 
 
@@ -344,7 +345,7 @@ def _parse_derived(
                 "here"
             )
         raise DeclarationError(
-            f"{feature.name}: {feature.text!r}: {error}", where=feature.place, fix=fix
+            f"{feature.name}: {feature.text!r}: {error}", where=feature.location, fix=fix
         ) from None
 
 
@@ -352,7 +353,7 @@ def _derived_order(
     declarations: Sequence[Feature], expressions: dict[str, Expression]
 ) -> tuple[str, ...]:
     """Return the derived columns, each after those that it reads."""
-    locations = {feature.name: feature.place for feature in declarations}
+    locations = {feature.name: feature.location for feature in declarations}
     ordered: dict[str, None] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -376,7 +377,7 @@ def _attributes_of_owner(owner: str, names: set[str]) -> tuple[str, ...]:
 
 
 def _entity_name(feature: Feature) -> str:
-    if isinstance(feature, OfSession):
+    if isinstance(feature, SessionFeature):
         return "user"
     if isinstance(feature, Seen):
         return Entity((*feature.entity.fields, "item")).name
@@ -385,15 +386,15 @@ def _entity_name(feature: Feature) -> str:
 
 
 def _schema_data(value: object) -> object:
-    """Return plain data of what determines the schema: no places, descriptions, syntax trees."""
+    """Return plain data of what determines the schema: no locations, descriptions, syntax trees."""
     if is_dataclass(value):
-        included = {
+        non_default_fields = {
             name: _schema_data(content)
             for name, field_ in value.__dataclass_fields__.items()
             if field_.compare
-            and ((content := getattr(value, name)) or "later" not in field_.metadata)
+            and ((content := getattr(value, name)) or "added_later" not in field_.metadata)
         }
-        return {"": type(value).__name__, **included}
+        return {"": type(value).__name__, **non_default_fields}
     if isinstance(value, tuple | list):
         return [_schema_data(item) for item in value]
     return value

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tailorbird.errors import UsageError
 from tailorbird.features.declare.checks import is_profile_field
-from tailorbird.features.declare.declarations import Counted, Derived, OfSession, Ratio, Seen
+from tailorbird.features.declare.declarations import Counted, Derived, Ratio, Seen, SessionFeature
 from tailorbird.features.declare.fields import ENTITY_FIELDS, INTEGER_FIELDS
 from tailorbird.features.declare.scalars import query_text
 from tailorbird.features.featureset import FeatureSet
@@ -207,7 +207,7 @@ def _check_value(field: str, value: str, text: str, parts: Mapping[str, str]) ->
 
 def _fields_of(feature: object) -> tuple[str, ...]:
     """Return the fields that must be known to read a feature; a context value needs none."""
-    if isinstance(feature, OfSession):
+    if isinstance(feature, SessionFeature):
         return ("user",)
     entity = getattr(feature, "entity", None)
     fields: tuple[str, ...] = () if entity is None else entity.fields
@@ -223,7 +223,7 @@ def _types_of(features: FeatureSet, name: str) -> set[str]:
             for other, _ in (step.expression.names if step.expression else ())
             for type_name in _types_of(features, other)
         }
-    if isinstance(feature, OfSession):
+    if isinstance(feature, SessionFeature):
         return set(feature.types)
     types = set(feature.types) if isinstance(feature, Counted) else set()
     return types | set(feature.below) if isinstance(feature, Ratio) else types

@@ -31,13 +31,13 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
             )
             raise DeclarationError(
                 f"transform: there is no column {transform.column!r}",
-                where=transform.place,
+                where=transform.location,
                 fix=f"columns: {suggestions}",
             )
         if kind not in _KIND_OF_COLUMN:
             raise DeclarationError(
                 f"transform: {transform.column} is a {kind}, which no step takes",
-                where=transform.place,
+                where=transform.location,
             )
         _check_chain(transform, _KIND_OF_COLUMN[kind])
         for name in transform.outputs:
@@ -46,10 +46,10 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
                 reason = ", as one of every model is" if name in RESERVED else reason
                 raise DeclarationError(
                     f"transform: a column of the matrix is called {name}{reason}",
-                    where=transform.place,
+                    where=transform.location,
                     fix="give it a name=",
                 )
-            locations[name] = transform.place
+            locations[name] = transform.location
 
 
 def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
@@ -64,7 +64,7 @@ def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
             if head not in valid_heads:
                 message = f"transform: {head!r} is no head of any slot's objective"
                 raise DeclarationError(
-                    message, where=transform_.place, fix=f"use one of {', '.join(valid_heads)}"
+                    message, where=transform_.location, fix=f"use one of {', '.join(valid_heads)}"
                 )
 
 
@@ -84,7 +84,7 @@ def _check_chain(transform_: Transform, kind: str) -> None:
             raise DeclarationError(
                 f"transform: {call_name} takes {input_kind}, "
                 f"and {transform_.column} is {kind} there",
-                where=transform_.place,
+                where=transform_.location,
                 fix=fix,
             )
         if isinstance(step, ImputeStep):
@@ -97,12 +97,12 @@ def _check_impute(transform_: Transform, step: ImputeStep, kind: str) -> None:
     if kind == KEY and step.how not in ("mode", "constant"):
         raise DeclarationError(
             f"transform: a category has no {step.how}",
-            where=transform_.place,
+            where=transform_.location,
             fix='impute("mode") or impute("constant", TEXT)',
         )
     if step.how == "constant" and isinstance(step.value, str) != (kind == KEY):
         expected = "a text" if kind == KEY else "a number"
         raise DeclarationError(
             f"transform: expected {expected} for {transform_.column}, got {step.value!r}",
-            where=transform_.place,
+            where=transform_.location,
         )

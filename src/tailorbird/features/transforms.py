@@ -51,14 +51,14 @@ class Transform:
         column: of the feature set.
         name: of the matrix's column; of vectors, the prefix of `_0`, `_1` …
         indicator: whether `{name}_missing` is added: 1 where the feature is missing, else 0.
-        place: file and line.
+        location: file and line.
     """
 
     column: str
     steps: tuple[Step, ...] = ()
     indicator: bool = False
     name: str = ""
-    place: str = field(default="", compare=False)
+    location: str = field(default="", compare=False)
 
     @property
     def heads(self) -> tuple[str, ...]:

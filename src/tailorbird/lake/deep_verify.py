@@ -20,7 +20,7 @@ from tailorbird.lake.files.archive import Archive, ArchiveFile
 from tailorbird.lake.lake import Lake
 from tailorbird.stream import StoredBlock
 
-PIECE_ROWS = 200_000
+GROUP_ROWS = 200_000
 UNLINKED_PREFIX = "erased-"  # prefix of the ids of erased people's events
 _SHOWN_MAX = 5
 
@@ -60,7 +60,7 @@ def _group_files(files: Sequence[ArchiveFile]) -> Iterator[list[ArchiveFile]]:
     for file in files:
         if (
             file_group
-            and sum(piece_file.rows for piece_file in file_group) + file.rows > PIECE_ROWS
+            and sum(piece_file.rows for piece_file in file_group) + file.rows > GROUP_ROWS
         ):
             yield file_group
             file_group = []
@@ -105,28 +105,30 @@ def _fill_rows(
 ) -> None:
     for batch in reader.batches(table, ["raw_offset", "raw_row", column], where):
         rows = batch.column("raw_offset").to_numpy() + batch.column("raw_row").to_numpy() - start
-        fits = rows < len(target)
-        target[rows[fits]] = np.array(batch.column(column).to_pylist(), object)[fits]
+        is_in_range = rows < len(target)
+        target[rows[is_in_range]] = np.array(batch.column(column).to_pylist(), object)[is_in_range]
 
 
 def _block_differences(
     stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], start: int
 ) -> Iterator[int]:
-    parts = split_body(stored.block.payload, _decode_receipt(stored.block.receipt).encoding)
-    if len(parts) != stored.block.rows:
+    raw_events = split_body(stored.block.payload, _decode_receipt(stored.block.receipt).encoding)
+    if len(raw_events) != stored.block.rows:
         yield stored.offset
         return
-    for row, part in enumerate(parts, stored.offset):
+    for row, raw_event in enumerate(raw_events, stored.offset):
         id_, body = ids[row - start], refused[row - start]
-        if part == ERASED_BODY or body == ERASED_BODY:
+        if raw_event == ERASED_BODY or body == ERASED_BODY:
             continue
-        if (id_ is not None and not _names_event(part, id_)) or (body is not None and body != part):
+        if (id_ is not None and not _names_event(raw_event, id_)) or (
+            body is not None and body != raw_event
+        ):
             yield row
 
 
-def _names_event(part: bytes | memoryview, id_: str) -> bool:
+def _names_event(raw_event: bytes | memoryview, id_: str) -> bool:
     try:
-        event_id = _decode_event_id(part).event_id
+        event_id = _decode_event_id(raw_event).event_id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return (

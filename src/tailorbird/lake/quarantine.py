@@ -36,17 +36,17 @@ class QuarantineFilter:
 
     def filter(self) -> ds.Expression | None:
         """Return the selection as an Arrow filter, or None for all rows."""
-        parts: list[ds.Expression] = []
+        conditions: list[ds.Expression] = []
         if self.reasons:
-            parts.append(ds.field("code").isin(list(self.reasons)))
+            conditions.append(ds.field("code").isin(list(self.reasons)))
         if self.path:
             below = [
                 pc.starts_with(ds.field("path"), pattern=self.path + end) for end in (".", "[")
             ]
-            parts.append((ds.field("path") == self.path) | below[0] | below[1])
+            conditions.append((ds.field("path") == self.path) | below[0] | below[1])
         if self.since is not None:
-            parts.append(ds.field("received_at") >= pa.scalar(self.since, TIME))
-        return _conjunction(parts)
+            conditions.append(ds.field("received_at") >= pa.scalar(self.since, TIME))
+        return _conjunction(conditions)
 
 
 @dataclass
@@ -68,11 +68,11 @@ class Reason:
 
 
 def summarize_reasons(
-    lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]
+    lake: Lake, selection: QuarantineFilter, replayed: frozenset[RowKey]
 ) -> list[Reason]:
     """Return the reasons among the selected rows, most frequent first."""
     table = lake.table(
-        "quarantine", ["code", "path", "received_at", *ROW_KEY_COLUMNS], choice.filter()
+        "quarantine", ["code", "path", "received_at", *ROW_KEY_COLUMNS], selection.filter()
     )
     summaries: list[Reason] = []
     for code in pc.unique(table.column("code")).to_pylist():
@@ -97,31 +97,31 @@ def summarize_reasons(
     return sorted(summaries, key=lambda reason: (-reason.rows, reason.code))
 
 
-def read_samples(lake: Lake, choice: QuarantineFilter, limit: int) -> list[dict[str, Any]]:
+def read_samples(lake: Lake, selection: QuarantineFilter, limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` of the selected rows, the newest first."""
-    table = lake.table("quarantine", where=choice.filter()).sort_by(
+    table = lake.table("quarantine", where=selection.filter()).sort_by(
         [("received_at", "descending"), ("raw_offset", "descending")]
     )
     return table.slice(0, max(0, limit)).to_pylist()
 
 
 def read_slices(
-    lake: Lake, choice: QuarantineFilter, rows_max: int = SLICE_ROWS
+    lake: Lake, selection: QuarantineFilter, rows_max: int = SLICE_ROWS
 ) -> Iterator[pa.Table]:
     """Yield the selected rows in order of receipt, in slices of about `rows_max`.
 
     Rows of one body stay together.
     """
-    chosen = choice.filter()
-    table = lake.table("quarantine", ["received_at", "raw_offset"], chosen)
+    condition = selection.filter()
+    table = lake.table("quarantine", ["received_at", "raw_offset"], condition)
     times, offsets = micros(table.column("received_at")), table.column("raw_offset").to_numpy()
     order = np.lexsort((offsets, times))[::rows_max]
     starts = list(dict.fromkeys(zip(times[order].tolist(), offsets[order].tolist(), strict=True)))
     for number, start in enumerate(starts):
-        parts = [part for part in (chosen, _at_or_after(*start)) if part is not None]
+        conditions = [part for part in (condition, _at_or_after(*start)) if part is not None]
         if number + 1 < len(starts):
-            parts.append(~_at_or_after(*starts[number + 1]))
-        yield lake.table("quarantine", where=_conjunction(parts)).sort_by(
+            conditions.append(~_at_or_after(*starts[number + 1]))
+        yield lake.table("quarantine", where=_conjunction(conditions)).sort_by(
             [(name, "ascending") for name in ("received_at", *ROW_KEY_COLUMNS)]
         )
 
@@ -134,9 +134,9 @@ def _at_or_after(received_at: int, offset: int) -> ds.Expression:
     )
 
 
-def count_rows(lake: Lake, choice: QuarantineFilter) -> int:
+def count_rows(lake: Lake, selection: QuarantineFilter) -> int:
     """Return the number of selected rows."""
-    return lake.table("quarantine", ["code"], choice.filter()).num_rows
+    return lake.table("quarantine", ["code"], selection.filter()).num_rows
 
 
 def row_keys(rows: pa.Table) -> list[RowKey]:
@@ -144,8 +144,8 @@ def row_keys(rows: pa.Table) -> list[RowKey]:
     return list(zip(*(rows.column(name).to_pylist() for name in ROW_KEY_COLUMNS), strict=True))
 
 
-def _conjunction(parts: Sequence[ds.Expression]) -> ds.Expression | None:
+def _conjunction(conditions: Sequence[ds.Expression]) -> ds.Expression | None:
     combined: ds.Expression | None = None
-    for part in parts:
+    for part in conditions:
         combined = part if combined is None else combined & part
     return combined

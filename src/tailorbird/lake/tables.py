@@ -64,7 +64,7 @@ RESPONSES_SCHEMA = pa.schema(
         ("formula", pa.string()),
         ("formula_version", pa.string()),
         (
-            "asked",
+            "assigned_version",
             pa.string(),
         ),  # the version that was to answer; another than `model` where it could not
         ("failure", pa.string()),  # why it could not: error, not_finite, breaker_open

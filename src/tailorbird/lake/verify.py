@@ -206,9 +206,9 @@ def _check_table(
             report.faults.append(
                 Fault(f"{name}/_delta_log/{version:020d}.json", f"version {version} {fault}")
             )
-    for stranger in find_orphans(lake / name, commits):
+    for orphan in find_orphans(lake / name, commits):
         report.faults.append(
-            Fault(f"{name}/_delta_log/{stranger.file.name}", f"{stranger.what}; {stranger.remedy}")
+            Fault(f"{name}/_delta_log/{orphan.file.name}", f"{orphan.what}; {orphan.remedy}")
         )
     for version, line in sorted(ledger.checkpoints(name).items()):
         path = lake / name / "_delta_log" / line.files[0].path

@@ -35,7 +35,7 @@ from tailorbird.experiments.statistics import (
 
 SHARES = (0.01, 0.05, 0.2, 0.5)  # then everybody
 EVENTS = (*dict.fromkeys((*COLUMNS, "model")),)
-RESPONSE_COLUMNS = ("request_id", "slot", "model", "asked", "failure", "latency_us")
+RESPONSE_COLUMNS = ("request_id", "slot", "model", "assigned_version", "failure", "latency_us")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def measure_version(
         responses: with `RESPONSE_COLUMNS`, for the same time.
         denominators, attribution: by slot.
     """
-    version_responses = responses.filter(pc.fill_null(pc.equal(responses["asked"], version), False))
+    version_responses = responses.filter(
+        pc.fill_null(pc.equal(responses["assigned_version"], version), False)
+    )
     failed = pc.fill_null(pc.not_equal(version_responses["model"], version), True)
     latency = version_responses["latency_us"].drop_null().to_numpy()
     clicks = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -27,7 +27,7 @@ from tailorbird.monitoring.usual import merge_profiles, stability_index, usual_s
 from tailorbird.monitoring.verdict import NONE, Check, build_check
 
 REPEATS_MAX = 0.2
-ALIKE_MAX, ALIKE_ROWS = 0.2, 100
+REPEATED_ACTIONS_MAX, REPEATED_ACTIONS_ROWS = 0.2, 100
 LATE_MAX = 0.02
 NULLS_MAX, NULLS_ROWS = 0.15, 100  # largest change in the share of nulls
 PSI_MAX, PSI_ROWS = 0.25, 200  # the conventional limit of a shift
@@ -73,10 +73,10 @@ def check_duplicates(day: Day) -> Check:
         problems.append(
             f"{day.repeats:,} events were sent again ({share:.0%}): a client retries too often"
         )
-    checked, alike = _count_repeated_actions(day.events)
-    if checked >= ALIKE_ROWS and alike > ALIKE_MAX * checked:
+    checked, repeated_actions = _count_repeated_actions(day.events)
+    if checked >= REPEATED_ACTIONS_ROWS and repeated_actions > REPEATED_ACTIONS_MAX * checked:
         problems.append(
-            f"{alike / checked:.0%} of the events repeat another of that second, under an id "
+            f"{repeated_actions / checked:.0%} of the events repeat another of that second, under an id "
             "of their own: a client sends twice"
         )
     return build_check(
@@ -137,14 +137,14 @@ def check_nulls(day: Day) -> Check:
             }:
                 checked += 1
                 share = day.profile.nulls[type_, column] / rows
-                each = [
+                day_counts = [
                     {
                         "null": earlier_day.nulls[type_, column],
                         "": earlier_day.types[type_] - earlier_day.nulls[type_, column],
                     }
                     for earlier_day in day.earlier_days
                 ]
-                usual = usual_shares(each, NULLS_ROWS)["null"]
+                usual = usual_shares(day_counts, NULLS_ROWS)["null"]
                 largest = max(largest, abs(share - usual))
                 if abs(share - usual) > NULLS_MAX:
                     problems.append(
@@ -164,15 +164,15 @@ def check_nulls(day: Day) -> Check:
 def check_categories(day: Day) -> Check:
     """Check the distribution of categorical columns by population stability index."""
     problems, largest, checked = [], 0.0, 0
-    for column, counted in day.profile.categories.items():
+    for column, value_counts in day.profile.categories.items():
         before = [profile.categories[column] for profile in day.earlier_days]
-        if min(sum(counted.values()), sum(sum(value.values()) for value in before)) < PSI_ROWS:
+        if min(sum(value_counts.values()), sum(sum(value.values()) for value in before)) < PSI_ROWS:
             continue
         checked += 1
-        index, shifted = stability_index(counted, usual_shares(before, PSI_ROWS))
+        index, most_shifted = stability_index(value_counts, usual_shares(before, PSI_ROWS))
         largest = max(largest, index)
         if index > PSI_MAX:
-            problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {shifted}")
+            problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {most_shifted}")
     return build_check(
         "categories",
         checked,
@@ -319,13 +319,14 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
     problems: list[str] = []
     missing_properties: list[str] = []
     for type_, names in expectations.unique.items():
-        of_type = day.events.filter(pc.equal(day.events["type"], type_))
+        typed_events = day.events.filter(pc.equal(day.events["type"], type_))
         values: list[dict[str, Any]] = [
-            msgspec.json.decode(text) if text else {} for text in of_type["properties"].to_pylist()
+            msgspec.json.decode(text) if text else {}
+            for text in typed_events["properties"].to_pylist()
         ]
         for name in names:
             property_values = (
-                of_type[name].to_pylist()
+                typed_events[name].to_pylist()
                 if name in PROPERTY_COLUMNS
                 else [value.get(name) for value in values]
             )

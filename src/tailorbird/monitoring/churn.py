@@ -144,18 +144,18 @@ def measure_week(
     known_at: int,
     version: str,
     probability: Floats,
-    gone: Floats,
+    has_left: Floats,
     previous: str = "",
-    probability_before: Floats | None = None,
+    previous_probability: Floats | None = None,
 ) -> ChurnWeek | None:
     """Return the figures of a week, None with too few people.
 
     Args:
         gone: 1 for people who left, 0 for others, NaN for unknown; shape (n,).
-        probability_before: by the version before, of the same people.
+        previous_probability: by the version before, of the same people.
     """
-    is_known = np.isfinite(gone)
-    probability, label = probability[is_known], gone[is_known] > 0
+    is_known = np.isfinite(has_left)
+    probability, label = probability[is_known], has_left[is_known] > 0
     leavers = int(label.sum())
     if len(label) < PEOPLE_MIN or min(leavers, len(label) - leavers) < OUTCOMES_MIN:
         return None
@@ -164,8 +164,8 @@ def measure_week(
     auc = scores.ranking_metrics(np.ones(len(label)))[0]
     draws = bootstrap.draw(lambda weight: [scores.ranking_metrics(weight)[0]])
     gain = gain_se = 0.0
-    if probability_before is not None:
-        gains = log_losses(probability_before[is_known], label) - log_losses(probability, label)
+    if previous_probability is not None:
+        gains = log_losses(previous_probability[is_known], label) - log_losses(probability, label)
         gain, gain_se = float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
     return ChurnWeek(
         week,
@@ -177,7 +177,7 @@ def measure_week(
         float(np.mean((probability - label) ** 2)),
         float(probability.mean()),
         float(label.mean()),
-        previous if probability_before is not None else "",
+        previous if previous_probability is not None else "",
         gain,
         gain_se,
     )

@@ -32,7 +32,7 @@ COLUMNS = (
 )
 KNOWN_SHARE_MIN = 0.5  # share of a response's conversions that is known, from which on it counts
 # measure → its numerator, its denominator, and what is counted for `clicks_min`
-_PARTS = {
+_MEASURE_COLUMNS = {
     "conversion": ("conversions", "requests", "conversions"),
     "revenue": ("revenue", "requests", "conversions"),
     "calibration": ("scored_clicks", "predicted_clicks", "scored_clicks"),
@@ -73,27 +73,35 @@ def outcome_steps(
 class _Sums:
     """Totals of some cells, with the error that they share because delays are estimated."""
 
-    def __init__(self, moments: Moments, outcomes: float, common: float) -> None:
-        self.moments, self.outcomes, self._common = moments, outcomes, common
+    def __init__(self, moments: Moments, outcomes: float, shared_error: float) -> None:
+        self.moments, self.outcomes, self._shared_error = moments, outcomes, shared_error
 
     @classmethod
     def of(cls, cells: pa.Table, measure: str, delays: Delays) -> "_Sums":
-        numerator, denominator, counted = (cells[name].to_numpy() for name in _PARTS[measure])
+        numerator, denominator, outcomes_counted = (
+            cells[name].to_numpy() for name in _MEASURE_COLUMNS[measure]
+        )
         if measure == "calibration":
-            used = denominator > 0
-            return cls(Moments.from_totals(numerator[used], denominator[used]), counted.sum(), 0.0)
+            is_usable = denominator > 0
+            return cls(
+                Moments.from_totals(numerator[is_usable], denominator[is_usable]),
+                outcomes_counted.sum(),
+                0.0,
+            )
         share, log_variance = delays.share_known(ages_of(cells))
-        used = (share >= KNOWN_SHARE_MIN) & (denominator > 0)
-        corrected = numerator[used] / share[used]
-        common = float((corrected * np.sqrt(log_variance[used]))[share[used] < 1.0].sum())
-        moments = Moments.from_totals(corrected, denominator[used])
-        return cls(moments, float(counted[used].sum()), common)
+        is_usable = (share >= KNOWN_SHARE_MIN) & (denominator > 0)
+        corrected = numerator[is_usable] / share[is_usable]
+        shared_error = float(
+            (corrected * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum()
+        )
+        moments = Moments.from_totals(corrected, denominator[is_usable])
+        return cls(moments, float(outcomes_counted[is_usable].sum()), shared_error)
 
     def __add__(self, other: "_Sums") -> "_Sums":
         return _Sums(
             self.moments + other.moments,
             self.outcomes + other.outcomes,
-            self._common + other._common,
+            self._shared_error + other._shared_error,
         )
 
     @property
@@ -101,7 +109,7 @@ class _Sums:
         """Variance by cells, as by people, and the shared error; NaN with too little."""
         if not self.moments.x > 0:
             return math.nan
-        return self.moments.variance_of_log + (self._common / self.moments.x) ** 2
+        return self.moments.variance_of_log + (self._shared_error / self.moments.x) ** 2
 
 
 def promised_steps(steps: list[Step]) -> list[Step]:

@@ -52,7 +52,7 @@ class DayReport(msgspec.Struct, frozen=True):
     rows: int
     checks: list[Check]
     newest_before: str = ""  # the newest earlier day with events of people
-    untold: bool = False  # an alert is due and is not confirmed, so it is retried
+    has_unsent_alert: bool = False  # an alert is due and is not confirmed, so it is retried
 
     @property
     def has_content(self) -> bool:
@@ -73,7 +73,7 @@ def run_day(
 ) -> DayReport:
     """Check a day, given by its number since 1970. Raises NotReadyError without a lake."""
     day = load_day(lake, number, now)
-    newest = "" if day.newest_before is None else _name(day.newest_before)
+    newest = "" if day.newest_before is None else _day_name(day.newest_before)
     return DayReport(
         day.name,
         to_iso(now),
@@ -117,16 +117,16 @@ def send_alert(target: str, report: DayReport) -> str:
             request = urllib.request.Request(target, data, {"content-type": "application/json"})
             with urllib.request.urlopen(request, timeout=ALERT_S):
                 return ""
-        done = subprocess.run(
+        completed = subprocess.run(
             shlex.split(target), input=data, capture_output=True, timeout=ALERT_S, check=False
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         # The error's text may contain the address, which may be secret.
         return f"the alert did not go out: {type(error).__name__}"
-    if done.returncode == 0:
+    if completed.returncode == 0:
         return ""
     return (
-        f"the alert's command ended with status {done.returncode}; it is started without a "
+        f"the alert's command ended with status {completed.returncode}; it is started without a "
         "shell: for | and > write sh -c '…'"
     )
 
@@ -138,7 +138,7 @@ def days_due(folder: Path, now: int, after_us: int) -> list[int]:
     return [
         number
         for number in range(newest, newest - CATCH_UP_DAYS, -1)
-        if written_at.get(_name(number), "") < to_iso((number + 1) * DAY + after_us)
+        if written_at.get(_day_name(number), "") < to_iso((number + 1) * DAY + after_us)
     ]
 
 
@@ -148,10 +148,10 @@ def is_alert_due(folder: Path, report: DayReport, target: str) -> bool:
         (daily_report for daily_report in read_reports(folder) if daily_report.day == report.day),
         None,
     )
-    return bool(target and report.failed) and (earlier is None or earlier.untold)
+    return bool(target and report.failed) and (earlier is None or earlier.has_unsent_alert)
 
 
-def _name(number: int) -> str:
+def _day_name(number: int) -> str:
     return to_iso(number * DAY)[:10]
 
 
@@ -186,7 +186,7 @@ def watch(
                 if report.has_content:
                     due_alert = bool(target and report.failed)
                     save_report(
-                        folder, msgspec.structs.replace(report, untold=due_alert)
+                        folder, msgspec.structs.replace(report, has_unsent_alert=due_alert)
                     )  # stored first, so that a crash leads to a retry
                     if not _alert_and_log(target, report) and due_alert:
                         save_report(folder, report)
@@ -201,12 +201,12 @@ def watch(
 def _retry_alerts(folder: Path, target: str, now: int) -> None:
     """Retry alerts of the last days; a day in progress alerts once it is complete."""
     for report in read_reports(folder):
-        if not _name(now // DAY - CATCH_UP_DAYS) <= report.day < report.at[:10]:
+        if not _day_name(now // DAY - CATCH_UP_DAYS) <= report.day < report.at[:10]:
             continue
-        if report.untold and not (error := send_alert(target, report)):
+        if report.has_unsent_alert and not (error := send_alert(target, report)):
             log.info("the alert of %s went out", report.day)
-            save_report(folder, msgspec.structs.replace(report, untold=False))
-        elif report.untold:
+            save_report(folder, msgspec.structs.replace(report, has_unsent_alert=False))
+        elif report.has_unsent_alert:
             log.error("%s", error)
 
 
@@ -214,5 +214,5 @@ def _alert_and_log(target: str, report: DayReport) -> str:
     if error := send_alert(target, report):
         log.error("%s", error)
     for check in report.failed:
-        log.error("check %s of %s failed: %s", check.name, report.day, check.told)
+        log.error("check %s of %s failed: %s", check.name, report.day, check.explanation)
     return error

@@ -172,13 +172,13 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
     start, until = number * DAY, min((number + 1) * DAY, now)
     events = _events(lake, number, list(COLUMNS))
     events = events.filter(pc.less(events["ts"], pa.scalar(until, TIME)))
-    needed = list(
+    profile_columns = list(
         dict.fromkeys(
             ("type", "ts", "agent", "person", "timeless", *CATEGORY_COLUMNS, *NULLABLE_COLUMNS)
         )
     )
     day_profiles = (
-        DayProfile.from_events(_events(lake, earlier_day, needed), earlier_day)
+        DayProfile.from_events(_events(lake, earlier_day, profile_columns), earlier_day)
         for earlier_day in range(number - 1, number - 1 - HISTORY_DAYS, -1)
     )
     earlier_days = tuple(profile for profile in day_profiles if profile.rows)

@@ -106,11 +106,11 @@ def sums_by_period(
     order = np.argsort(period_numbers, kind="stable")
     values, first = np.unique(period_numbers[order], return_index=True)
     for value, rows in zip(values.tolist(), np.split(order, first[1:]), strict=True):
-        part = counts.select(rows)
+        period_counts = counts.select(rows)
         moments, purchases = {}, {}
         for number, arm in enumerate(counts.arms):
-            seen = part.per_person(number, "impressions")
-            clicks = part.per_person(number, "clicks")
+            seen = period_counts.per_person(number, "impressions")
+            clicks = period_counts.per_person(number, "clicks")
             is_seen = (
                 seen > 0
                 # Clicks without an impression in this period have no denominator, so they are
@@ -118,7 +118,7 @@ def sums_by_period(
             )
             if is_seen.any():
                 moments[arm] = Moments.from_totals(clicks[is_seen], seen[is_seen])
-                purchases[arm] = int(part.per_person(number, "purchases").sum())
+                purchases[arm] = int(period_counts.per_person(number, "purchases").sum())
         if moments:
             yield value * period, moments, purchases
 

@@ -54,7 +54,7 @@ def build_status(
     checks: Path,
     catalogue: int = 0,
     alarms: tuple[str, ...] = (),
-    judged: str,
+    drift_note: str,
     waiting: tuple[str, ...] = (),
     churn: tuple[str, ...] = (),
     decisions: Sequence[Entry] = (),
@@ -63,7 +63,7 @@ def build_status(
 
     Args:
         alarms: one sentence for each open alarm.
-        judged: when drift was last looked for, or why that could not be.
+        drift_note: when drift was last looked for, or why that could not be.
         waiting: one sentence for each training that cannot run, and step that waits for a person.
         churn: one phrase for each churn model.
         decisions: on churn models.
@@ -71,22 +71,28 @@ def build_status(
     delays = slot_delays(cells)
     minute = pc.field("minute")
 
-    def of(part: pa.Table, since: int) -> Figures | None:
-        rows = summarize(part, since, since + DAY, catalogue=catalogue, delays=delays)
+    def summarize_day(day_cells: pa.Table, since: int) -> Figures | None:
+        rows = summarize(day_cells, since, since + DAY, catalogue=catalogue, delays=delays)
         return rows[0] if rows else None
 
     today_cells = cells.filter(minute >= now - DAY)
-    today, names, audit = of(today_cells, now - DAY), registry.aliases(), registry.audit()
-    champion = of(today_cells.filter(pc.field("version") == names.champion), now - DAY)
-    before = of(cells.filter(minute < now - DAY), now - 2 * DAY)
+    today, aliases, audit = (
+        summarize_day(today_cells, now - DAY),
+        registry.aliases(),
+        registry.audit(),
+    )
+    champion = summarize_day(today_cells.filter(pc.field("version") == aliases.champion), now - DAY)
+    before = summarize_day(cells.filter(minute < now - DAY), now - 2 * DAY)
     lines = [
         f"{to_minute(now)}, the last 24 hours against the 24 before",
         *_traffic(today, before, champion),
         _slots(today_cells, now, delays),
-        "; ".join([_models(names, champion, _promoted_later(audit, names.champion, now)), *churn]),
+        "; ".join(
+            [_models(aliases, champion, _promoted_later(audit, aliases.champion, now)), *churn]
+        ),
         _checks(checks),
         *(["to do: " + "; ".join(waiting)] if waiting else []),
-        "alarms: " + "; ".join([*(alarms or ["none open"]), judged]),
+        "alarms: " + "; ".join([*(alarms or ["none open"]), drift_note]),
         _decisions([*audit, *decisions], now),
     ]
     return Status(now, tuple(lines), today, before)
@@ -134,8 +140,8 @@ def _promoted_later(audit: Sequence[Entry], champion: str, now: int) -> str:
     return to_minute(promoted[-1]) if promoted and promoted[-1] > now else ""
 
 
-def _models(names: Names, champion: Figures | None, promoted_later: str) -> str:
-    text = f"models: champion {names.champion or 'none'}"
+def _models(aliases: Names, champion: Figures | None, promoted_later: str) -> str:
+    text = f"models: champion {aliases.champion or 'none'}"
     if promoted_later:
         return f"{text}, promoted later, {promoted_later}"
     if champion is not None and not math.isnan(champion.auc_expected):
@@ -143,12 +149,12 @@ def _models(names: Names, champion: Figures | None, promoted_later: str) -> str:
         text += f" (AUC {champion.auc_expected:.2f} expected, {low:.2f} to {high:.2f}"
         text += "" if math.isnan(champion.auc) else f"; by clicks so far {champion.auc:.2f}"
         text += ")"
-    if names.previous:
-        text += f", previous {names.previous}"
-    if names.canary:
-        text += f", canary {names.canary} at {names.share:.0%}"
-    if names.shadow:
-        text += f", shadow {names.shadow}"
+    if aliases.previous:
+        text += f", previous {aliases.previous}"
+    if aliases.canary:
+        text += f", canary {aliases.canary} at {aliases.share:.0%}"
+    if aliases.shadow:
+        text += f", shadow {aliases.shadow}"
     return text
 
 

@@ -58,10 +58,10 @@ def stability_index(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple
         )
         for entry in (now, usual)
     ]
-    parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
-    largest_index = int(np.argmax(parts))
+    terms = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
+    largest_index = int(np.argmax(terms))
     return (
-        float(parts.sum()),
+        float(terms.sum()),
         f"{values[largest_index]}: {shares[0][largest_index]:.0%}, "
         f"{shares[1][largest_index]:.0%} are usual",
     )

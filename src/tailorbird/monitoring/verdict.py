@@ -11,7 +11,7 @@ class Check(msgspec.Struct, frozen=True):
 
     Attributes:
         value, limit: the measured value, and the limit beyond which the check fails.
-        told: the explanation, one sentence.
+        explanation: the explanation, one sentence.
         details: the problems, one each.
     """
 
@@ -19,7 +19,7 @@ class Check(msgspec.Struct, frozen=True):
     status: str
     value: float
     limit: float
-    told: str
+    explanation: str
     details: list[str] = []
 
 

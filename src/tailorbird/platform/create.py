@@ -57,9 +57,9 @@ def propose_from(data: Path, columns: Sequence[str] = (), ts_format: str = "") -
 def check_folder(folder: Path) -> None:
     """Raise UsageError if a project cannot be created in this folder."""
     require_unescaped_path(folder.resolve())
-    if taken := [name for name in FILES if (folder / name).exists()]:
+    if existing_files := [name for name in FILES if (folder / name).exists()]:
         raise UsageError(
-            f"{', '.join(taken)} already there; nothing was written",
+            f"{', '.join(existing_files)} already there; nothing was written",
             where=str(folder),
             fix="choose another folder",
         )
@@ -94,8 +94,8 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedPro
 
 def _set_value(text: str, key: str, value: object) -> str:
     """Give a key of the template another value than the template's."""
-    shown = json.dumps(value, ensure_ascii=False)
-    text, count = re.subn(rf"(?m)^({key} = )\S+", lambda found: found[1] + shown, text)
+    encoded_value = json.dumps(value, ensure_ascii=False)
+    text, count = re.subn(rf"(?m)^({key} = )\S+", lambda found: found[1] + encoded_value, text)
     assert count == 1, f"{key} is in the template {count} times"
     return text
 

@@ -30,7 +30,10 @@ from tailorbird.monitoring.figures.cells import SlotRule
 from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.models.churn_figures import refresh_safely
-from tailorbird.platform.models.learned import Learned, read_learned
+from tailorbird.platform.models.training_histograms import (
+    TrainingHistograms,
+    read_training_histograms,
+)
 from tailorbird.registry import AuditEntry, Registry
 from tailorbird.training.sketches import bins_of
 
@@ -143,32 +146,34 @@ def _find_drift(
     now, features, lake = clock.now(), project.features, Lake(project.paths.lake)
     store = _sketch_store(project)
     store.refresh(max(now - HISTORY_DAYS * DAY, _first_visit(lake, now)), now)
-    learned = read_learned(project, clock) if against == TRAINING else None
-    if learned is None:
+    reference = read_training_histograms(project, clock) if against == TRAINING else None
+    if reference is None:
         signals, start = store.read(now - HISTORY_DAYS * DAY, now)
         signals += _churn_signals(project, clock, signals, start)
         pairs = []
     else:
-        pairs, start = store.read_with(now - HISTORY_DAYS * DAY, now, learned.table, learned.slot)
-        pairs = learned.comparable(pairs, features)
+        pairs, start = store.read_with(
+            now - HISTORY_DAYS * DAY, now, reference.table, reference.slot
+        )
+        pairs = reference.comparable(pairs, features)
         signals = [signal for signal, _ in pairs]
     hours = len(signals[0].counts) if signals else 0
     history = _history_hours(hours, parse_duration(since) // HOUR)
-    if history < (OUTAGE_DAYS_MIN if learned is None else DAYS_MIN) * 24:
-        raise _too_short(project, hours, is_training=learned is not None)
+    if history < (OUTAGE_DAYS_MIN if reference is None else DAYS_MIN) * 24:
+        raise _short_history_error(project, hours, is_training=reference is not None)
     rate = project.settings.monitoring.false_alarms
     shifts: dict[str, Shift] = {}
-    if learned is None:
+    if reference is None:
         episodes = find_episodes(signals, history, false_alarms=rate)
     else:
-        if learned.is_logged and learned.slot in project.slots:
-            pairs.append(_clicks(project, learned, start, now, len(signals[0].counts)))
-        trained = learned.hours(start)
-        episodes, shifts = compare_with_training(pairs, history, trained, false_alarms=rate)
+        if reference.is_logged and reference.slot in project.slots:
+            pairs.append(_click_signal(project, reference, start, now, len(signals[0].counts)))
+        training_hours = reference.hours(start)
+        episodes, shifts = compare_with_training(pairs, history, training_hours, false_alarms=rate)
         signals = [signal for signal, _ in pairs]
-    changes, rows = _changes(project, clock), []
+    changes, rows = _model_changes(project, clock), []
     for episode in reversed(episodes):
-        cause = _cause(episode, shifts) or name_cause(episode, signals, start, changes)
+        cause = _skew_cause(episode, shifts) or name_cause(episode, signals, start, changes)
         if history < DAYS_MIN * 24 and cause.name != OUTAGE:
             continue  # so few days do not tell what is usual
         rows.append(
@@ -183,15 +188,15 @@ def _find_drift(
                 moved={signal.name: signal.distance for signal in episode.moved[:SIGNALS_SHOWN]},
             )
         )
-    if learned is None:
+    if reference is None:
         since_iso = to_minute(now - parse_duration(since))
         falls = [row for row in read_falls(project, clock) if (row.until or since_iso) >= since_iso]
-        shown = sorted([*falls, *rows], key=lambda row: row.since, reverse=True)
-        return DriftResult(rate, int(history // 24), len(signals), shown), rows
-    ordered = dict(sorted(shifts.items(), key=lambda pair: -np.nan_to_num(pair[1].now)))
-    name = f"{TRAINING} of {learned.version}"
+        all_rows = sorted([*falls, *rows], key=lambda row: row.since, reverse=True)
+        return DriftResult(rate, int(history // 24), len(signals), all_rows), rows
+    ordered_shifts = dict(sorted(shifts.items(), key=lambda pair: -np.nan_to_num(pair[1].now)))
+    name = f"{TRAINING} of {reference.version}"
     rows = [msgspec.structs.replace(row, compared_with=name) for row in rows]
-    return DriftResult(rate, int(history // 24), len(signals), rows, name, ordered), rows
+    return DriftResult(rate, int(history // 24), len(signals), rows, name, ordered_shifts), rows
 
 
 def explain_fall(project: Project, clock: Clock, reference_from: int, since: int) -> Cause:
@@ -204,7 +209,9 @@ def explain_fall(project: Project, clock: Clock, reference_from: int, since: int
     store, now = _sketch_store(project), clock.now()
     store.refresh(reference_from, now)
     signals, first = store.read(reference_from, now)
-    return name_cause_of_fall(signals, (since - first) // HOUR, first, _changes(project, clock))
+    return name_cause_of_fall(
+        signals, (since - first) // HOUR, first, _model_changes(project, clock)
+    )
 
 
 def fall_details(since: int, reason: str, cause: Cause) -> dict[str, str]:
@@ -254,7 +261,7 @@ def _sketch_store(project: Project) -> SketchStore:
     )
 
 
-def _changes(project: Project, clock: Clock) -> list[Change]:
+def _model_changes(project: Project, clock: Clock) -> list[Change]:
     """Return the changes of models in the audit logs."""
     folders = {"": project.paths.registry}
     folders |= {f"{name} ": project.paths.churn(name) for name in project.churn}
@@ -272,11 +279,11 @@ def _churn_signals(
     """Return the scores of each churn model by day, in the hours of other signals."""
     hours = len(signals[0].counts) if signals else 0
     records = {name: refresh_safely(project, clock, name) for name in project.churn if hours}
-    found = [score_signal(name, each.days, start, hours) for name, each in records.items()]
-    return [signal for signal in found if signal is not None]
+    score_signals = [score_signal(name, each.days, start, hours) for name, each in records.items()]
+    return [signal for signal in score_signals if signal is not None]
 
 
-def _too_short(project: Project, hours: int, *, is_training: bool) -> NotReadyError:
+def _short_history_error(project: Project, hours: int, *, is_training: bool) -> NotReadyError:
     where = str(project.paths.monitoring)
     if is_training and not hours:
         return NotReadyError(
@@ -298,8 +305,8 @@ def _history_hours(hours: int, recent: int) -> int:
     return OUTAGE_DAYS_MIN * 24 if hours > OUTAGE_DAYS_MIN * 24 else 0
 
 
-def _clicks(
-    project: Project, learned: Learned, start: int, now: int, hours: int
+def _click_signal(
+    project: Project, reference: TrainingHistograms, start: int, now: int, hours: int
 ) -> tuple[Signal, Floats]:
     """Return clicks on seen items by hour, and in the training.
 
@@ -308,14 +315,14 @@ def _clicks(
     store = figure_store(project)
     store.refresh(start, now)
     cells = store.read(start, now, ("minute", "slot", "seen", "clicks"))
-    until = now - parse_duration(project.slots[learned.slot].attribution)
-    cells = cells.filter((pc.field("slot") == learned.slot) & (pc.field("minute") < until))
+    until = now - parse_duration(project.slots[reference.slot].attribution)
+    cells = cells.filter((pc.field("slot") == reference.slot) & (pc.field("minute") < until))
     hour = (cells["minute"].to_numpy() - start) // HOUR
     counts = np.zeros((hours + 1, 3))
     seen, clicks = cells["seen"].to_numpy(), cells["clicks"].to_numpy()
     values = np.column_stack([np.zeros(len(hour)), np.maximum(seen - clicks, 0.0), clicks])
     np.add.at(counts, np.clip(hour, 0, hours), values)
-    labels = learned.table.filter((pc.field("kind") == LABEL) & (pc.field("name") == "click"))
+    labels = reference.table.filter((pc.field("kind") == LABEL) & (pc.field("name") == "click"))
     count_by_bin = dict(zip(labels["bin"].to_pylist(), labels["count"].to_pylist(), strict=True))
     training_counts = [
         count_by_bin.get(str(bin_), 0.0) for bin_ in bins_of(np.array([0.0, 1.0])).tolist()
@@ -324,7 +331,7 @@ def _clicks(
     return signal, np.array([0.0, *training_counts])
 
 
-def _cause(episode: Episode, shifts: dict[str, Shift]) -> Cause | None:
+def _skew_cause(episode: Episode, shifts: dict[str, Shift]) -> Cause | None:
     """Return training-serving skew if the strongest signal was apart already then."""
     if not shifts or not (shift := shifts[episode.moved[0].name]).is_skew:
         return None

@@ -16,13 +16,13 @@ def clock_as_of(
     text: str,
     project: Project,
     *,
-    settled: bool = True,
+    allow_lateness: bool = True,
     notify: Callable[[str], None] = lambda note: None,
 ) -> Clock:
     """Return the clock to train or evaluate by.
 
     For "" it is the project's clock, or `latest` if the log was imported and ended long ago.
-    `latest` lies just after the newest event. With `settled` it lies later by up to the allowed
+    `latest` lies just after the newest event. With `allow_lateness` it lies later by up to the allowed
     lateness, as far as that time has passed, because labels count only when no late event can
     change them any more. While events may still arrive it is now. `notify` gets a sentence if the
     end of the log is chosen by default.
@@ -47,7 +47,9 @@ def clock_as_of(
         Lake(project.paths.lake).sql("SELECT p FROM events LIMIT 1")
     last = max(end.activity_end, 1)
     return (
-        _settled_clock(last, project.plan.lateness_us, machine) if settled else SimulatedClock(last)
+        _clock_after_lateness(last, project.plan.lateness_us, machine)
+        if allow_lateness
+        else SimulatedClock(last)
     )
 
 
@@ -83,7 +85,7 @@ def response_clock(text: str, project: Project, machine: Clock) -> tuple[Clock, 
     ), f"{end.describe(machine.now())}: answered as of its end; --as-of {NOW} goes by today."
 
 
-def _settled_clock(end: int, lateness_us: int, machine: Clock) -> Clock:
+def _clock_after_lateness(end: int, lateness_us: int, machine: Clock) -> Clock:
     """Return the machine's clock if late events may still come, otherwise the settled end.
 
     A machine whose clock is behind the log cannot know of late events.

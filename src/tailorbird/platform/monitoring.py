@@ -124,7 +124,7 @@ class FiguresResult:
         return list(zip(self.rows, rows_of(self.rows), strict=True))
 
     @property
-    def _short(self) -> Frame:
+    def _summary_frame(self) -> Frame:
         shown = [[getattr(row, name) for name in DEFAULT_METRICS] for row in self.rows]
         start = [[to_iso(row.start)[:16], row.group] for row in self.rows]
         return Frame.from_rows(
@@ -133,10 +133,10 @@ class FiguresResult:
         )
 
     def __repr__(self) -> str:
-        return repr(self._short)
+        return repr(self._summary_frame)
 
     def _repr_html_(self) -> str:
-        return self._short.to_html()
+        return self._summary_frame.to_html()
 
 
 class MonitoringView:
@@ -161,7 +161,7 @@ class MonitoringView:
             NotReadyError: there are no responses in that time.
         """
         project = open_project(self._root)
-        now = clock_as_of(as_of, project, settled=False).now()
+        now = clock_as_of(as_of, project, allow_lateness=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
 
     def churn(
@@ -173,7 +173,7 @@ class MonitoringView:
             NotReadyError: no outcome is known yet, or none of that time.
         """
         project = open_project(self._root)
-        clock = clock_as_of(as_of, project, settled=False)
+        clock = clock_as_of(as_of, project, allow_lateness=False)
         start = clock.now() - parse_duration(since)
         return churn_figures.read_churn_figures(project, clock, name, start)
 
@@ -191,7 +191,7 @@ class MonitoringView:
             NotReadyError: there are fewer than seven days to compare with.
         """
         project = open_project(self._root)
-        clock = clock_as_of(as_of, project, settled=False)
+        clock = clock_as_of(as_of, project, allow_lateness=False)
         return find_drift(project, clock, since=since, against=against, is_live=not as_of)
 
     def decide(self, slot: str = "", *, as_of: str = "") -> list["SlotDecision"]:
@@ -203,7 +203,7 @@ class MonitoringView:
         from tailorbird.platform.runtime.falls import read_decisions
 
         project = open_project(self._root)
-        return read_decisions(project, clock_as_of(as_of, project, settled=False), slot)
+        return read_decisions(project, clock_as_of(as_of, project, allow_lateness=False), slot)
 
     def approve(self, *, reason: str, by: str = "", churn: str = "") -> str:
         """Take the step that waits for a person, see `rollout.approval`; return its version.
@@ -230,22 +230,22 @@ class MonitoringView:
         project = open_project(self._root)
         return send_test(project, project.clock()) if test else read_receivers(project)
 
-    def silence(self, cause: str, length: str) -> dict[str, str]:
+    def silence(self, cause: str, duration: str) -> dict[str, str]:
         """Send no messages about a cause for a while; return what is silenced, and until when.
 
         Args:
             cause: a cause of drift, a kind of message such as `rollback`, or `all`.
-            length: such as `2h`; "" ends the silence.
+            duration: such as `2h`; "" ends the silence.
         """
         from tailorbird.platform.notify import silence_cause
 
         project = open_project(self._root)
-        return silence_cause(project, project.clock(), cause, length)
+        return silence_cause(project, project.clock(), cause, duration)
 
     def status(self, *, as_of: str = "") -> Status:
         """Return the last 24 hours in ten lines."""
         project = open_project(self._root)
-        return read_status(project, clock_as_of(as_of, project, settled=False))
+        return read_status(project, clock_as_of(as_of, project, allow_lateness=False))
 
     def __repr__(self) -> str:
         return repr(self.status())
@@ -269,7 +269,7 @@ def read_figures(
     store = figure_store(project)
     store.refresh(start, now)
     cells = store.read(start, now)
-    longer = store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
+    delay_cells = store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
     if slot:
         if slot not in project.slots and slot not in pc.unique(cells["slot"]).to_pylist():
             names = ", ".join(project.slots)
@@ -288,7 +288,7 @@ def read_figures(
         by=by,
         window=length,
         catalogue=catalogue_size(project),
-        delays=slot_delays(longer if longer.num_rows else cells),
+        delays=slot_delays(delay_cells if delay_cells.num_rows else cells),
     )
     return FiguresResult(start, now, by, rows)
 
@@ -344,8 +344,8 @@ class FiguresTask:
             is_new_hour = now // HOUR != self._drift_hour
             self._store.refresh(now - HISTORY_DAYS * DAY, now, with_late=is_new_hour)
             cells = self._store.read(now - HOUR, now)
-            longer = self._store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
-            delays, catalogue = slot_delays(longer), catalogue_size(self._project)
+            delay_cells = self._store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
+            delays, catalogue = slot_delays(delay_cells), catalogue_size(self._project)
         except TailorbirdError as error:
             log.info("figures: %s", error)
             return

@@ -32,7 +32,7 @@ from tailorbird.registry import AuditEntry, Registry
 NOTIFY_S = 15.0  # between two looks for something to send
 LOOKBACK_US = DAY  # decisions older than this are not sent any more
 PAGE_RATE, PAGE_REQUESTS = 0.01, 100  # share of failed responses in an hour that pages, of as many
-_REFUSED = ("end canary", "reject")
+_REFUSAL_ACTIONS = ("end canary", "reject")
 LiveFigures = Callable[[], Sequence[tuple[str, Figures]]]
 
 
@@ -139,7 +139,7 @@ def _decision_messages(audit: Sequence[AuditEntry], name: str, now: int) -> list
 def _decision_message(name: str, entry: AuditEntry) -> Message | None:
     if entry.action == "rollback":
         kind, title, page = "rollback", f"rolled back to {entry.version}", "rolled-back.md"
-    elif entry.action in _REFUSED:
+    elif entry.action in _REFUSAL_ACTIONS:
         kind, title, page = "refused", f"{entry.version} was refused", "canary-ended.md"
     else:
         return None
@@ -241,15 +241,15 @@ def check_receivers(project: Project) -> None:
         check_urls(project.settings.notify.urls)
 
 
-def silence_cause(project: Project, clock: Clock, cause: str, length: str) -> dict[str, str]:
+def silence_cause(project: Project, clock: Clock, cause: str, duration: str) -> dict[str, str]:
     """Send no messages about a cause for a while; return what is silenced, and until when.
 
     Args:
         cause: a cause of drift, a kind of message such as `rollback`, or `all`.
-        length: such as `2h`; "" ends the silence.
+        duration: such as `2h`; "" ends the silence.
     """
     now = clock.now()
-    until = now + parse_duration(length) if length else now
+    until = now + parse_duration(duration) if duration else now
     silences = silence(project.paths.monitoring, cause, until, now)
     return {name: to_minute(end) for name, end in silences.items()}
 

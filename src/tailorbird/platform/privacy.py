@@ -20,7 +20,7 @@ _ROUNDS = 4  # of bringing in what brokers show only once an erasure tries to be
 
 
 def run_erasure(
-    project: Project, stored: "Sequence[StoredId]", progress: Progress = no_progress
+    project: Project, stored_people: "Sequence[StoredId]", progress: Progress = no_progress
 ) -> "Receipt":
     """Bring all that waits in the logs into the lake, and erase people.
 
@@ -32,7 +32,7 @@ def run_erasure(
     for round_number in range(_ROUNDS):
         _drain_logs(project, progress)
         try:
-            return erase(project, stored, SystemClock(), progress=progress)
+            return erase(project, stored_people, SystemClock(), progress=progress)
         except LagError:
             if round_number == _ROUNDS - 1:
                 raise
@@ -124,9 +124,9 @@ class PrivacyView:
         if isinstance(user_ids, str) or not user_ids:
             raise UsageError("expected a list of ids", where="erase", fix='erase(["42"])')
         project = open_project(self._root, applied=True)
-        stored = stored_ids(list(user_ids), project.pseudonyms())
+        stored_people = stored_ids(list(user_ids), project.pseudonyms())
         if dry_run:
-            return ErasureResult(True, preview(project, stored, SystemClock()))
+            return ErasureResult(True, preview(project, stored_people, SystemClock()))
         forget_unbegun(project)
         if is_unfinished(project.paths.data):
             raise UsageError(
@@ -134,7 +134,7 @@ class PrivacyView:
                 where=str(project.root),
                 fix="tailorbird lake erase --yes",
             )
-        return ErasureResult(False, run_erasure(project, stored, progress))
+        return ErasureResult(False, run_erasure(project, stored_people, progress))
 
     def export(self, user_id: str) -> list[dict[str, Any]]:
         """Return all that is held about a person, each record with its source."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tailorbird.platform.privacy import PrivacyView
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.training.backtests.report import ValidationReport
-    from tailorbird.training.evaluation.off_policy import OffPolicyReport
     from tailorbird.training.tuning.run import TuneReport
 
 
@@ -346,35 +345,6 @@ class Project(ProjectFolder):
         from tailorbird.platform.experiments.view import ExperimentView
 
         return ExperimentView(self.root)
-
-    def estimate_policy(
-        self,
-        bundle: str,
-        against: str = "champion",
-        *,
-        slot: str = "",
-        since: str = "",
-        outcome: str = "click",
-        as_of: str = "",
-    ) -> "OffPolicyReport":
-        """Estimate the value of a bundle from the response log, beside that of another one.
-
-        The value is a one-step reward over logged contexts. Changes nothing.
-
-        Args:
-            bundle, against: versions or aliases of the registry.
-            since: length of the most recent period to replay, such as `14d`.
-            outcome: event type that counts as reward.
-
-        Raises:
-            UsageError: a version does not exist, or has no model for the slot.
-            NotReadyError: no response is left whose outcome is known.
-        """
-        from tailorbird.platform.experiments.commands import estimate_policy
-
-        return estimate_policy(
-            self.declared, bundle, against, slot=slot, since=since, outcome=outcome, as_of=as_of
-        )
 
     @contextmanager
     def local_server(self, *, train: bool = False, timeout_s: float = 60.0) -> "Iterator[Client]":

@@ -164,8 +164,8 @@ class Slate:
 
     @property
     def _header(self) -> list[str]:
-        about = f"slot {self.response.slot}, model {self.response.model}"
-        return [self.note, about] if self.note else [about]
+        summary = f"slot {self.response.slot}, model {self.response.model}"
+        return [self.note, summary] if self.note else [summary]
 
     def __repr__(self) -> str:
         return _to_text(self._header, self.to_frame())

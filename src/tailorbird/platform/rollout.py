@@ -47,13 +47,13 @@ from tailorbird.registry import AuditEntry, Registry
 ACTOR = "trainer"  # The author of these changes in the registry.
 AUTHORS = (ACTOR, CANARY)
 TICK_S = 5.0
-BEFORE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
+REFERENCE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
 COMPARE_US = HOUR  # after a promotion, in which clicks are compared with those before it
 LONG_RUN_US = 5 * MINUTE  # between comparisons with the holdout, which read everything since then
-NEWEST = 5  # versions among which one may be on its way
+NEWEST_VERSIONS = 5  # versions among which one may be on its way
 SETTLED_US = 30 * SECOND  # after which no more rows of the time before a promotion arrive
 CLICKS_MIN = 2_000  # of an arm, below which no canary excludes a fall of a tenth
-RESPONSES = ("request_id", "ts", "person", "asked", "failure", "items")
+RESPONSES = ("request_id", "ts", "person", "assigned_version", "failure", "items")
 log = logging.getLogger(__name__)
 
 
@@ -89,7 +89,7 @@ def advance_rollout(project: Project, clock: Clock) -> str:
     if step.action == "shadow":
         return _judge_shadow(project, registry, step, clock.now())
     if step.action == "start":
-        return _start(project, registry, clock.now(), step.version)
+        return _start_rollout(project, registry, clock.now(), step.version)
     return "wait" if step.action == "champion" else ""
 
 
@@ -188,7 +188,7 @@ def approve(
     step, version = waiting.step, waiting.version
     registry = churn_registry(project, clock, waiting.churn) if waiting.churn else ranker
     registry.record(f"approve {step}", version, by=by, why=why)
-    _take(project, registry, step, version, why=f"approved by {by}: {why}", now=clock.now())
+    _apply_step(project, registry, step, version, why=f"approved by {by}: {why}", now=clock.now())
     return step, f"{waiting.churn} {version}".lstrip()
 
 
@@ -211,8 +211,8 @@ def watch_champion(
         champion,
         before,
         holdout,
-        champion_all=champion_all,
-        holdout=holdout_all,
+        champion_long_run=champion_all,
+        holdout_long_run=holdout_all,
         compare_clicks=compare_clicks,
         false_rollback=project.settings.rollout.false_rollback,
     )
@@ -220,37 +220,39 @@ def watch_champion(
 
 LongRuns = tuple[ClickRate | None, ClickRate | None]
 _long_runs: dict[str, tuple[tuple[str, str, int], LongRuns]] = {}  # one for each project
-_before: dict[tuple[str, str, int], Service] = {}  # at most one for each project
+_services_before: dict[tuple[str, str, int], Service] = {}  # at most one for each project
 
 
 def _service_before(project: Project, version: str, promoted_at: int, now: int) -> Service:
     """Return the responses of a version before a promotion, read once they are complete."""
     key = (str(project.paths.registry), version, promoted_at)
-    if key in _before:
-        return _before[key]
-    lake, start = Lake(project.paths.lake), promoted_at - BEFORE_US
+    if key in _services_before:
+        return _services_before[key]
+    lake, start = Lake(project.paths.lake), promoted_at - REFERENCE_US
     responses = lake.responses(RESPONSES, start, promoted_at)
     events = lake.events(COLUMNS, start, promoted_at)
     service = _measure_service(project, responses, events, version, promoted_at)
     if now > promoted_at + SETTLED_US:
-        for old in [cache_key for cache_key in _before if cache_key[0] == key[0]]:
-            del _before[old]
-        _before[key] = service
+        for old in [cache_key for cache_key in _services_before if cache_key[0] == key[0]]:
+            del _services_before[old]
+        _services_before[key] = service
     return service
 
 
 def _measure_service(
     project: Project, responses: pa.Table, events: pa.Table | None, version: str, now: int
 ) -> Service:
-    version_responses = responses.filter(pc.fill_null(pc.equal(responses["asked"], version), False))
+    version_responses = responses.filter(
+        pc.fill_null(pc.equal(responses["assigned_version"], version), False)
+    )
     failure = version_responses["failure"]
     failed = {
         name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
         for name in ("error", "not_finite", "breaker_open")
     }
     is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_responses["items"]), 0), 0)
-    fine = pc.is_null(failure)
-    empty = int(pc.sum(pc.and_(is_empty, fine)).as_py() or 0)
+    has_answered = pc.is_null(failure)
+    empty = int(pc.sum(pc.and_(is_empty, has_answered)).as_py() or 0)
     clicks = NO_CLICKS
     if events is not None:
         requests = version_responses.filter(
@@ -284,7 +286,7 @@ def _run_of(cells: pa.Table) -> ClickRate:
     return ClickRate(float(clicks.sum()), float(seen.sum()), dispersion_of(by_cell))
 
 
-def _start(project: Project, registry: Registry, now: int, version: str) -> str:
+def _start_rollout(project: Project, registry: Registry, now: int, version: str) -> str:
     last = last_step(registry.audit(), version)
     if last in ("canary", "promote"):
         return _take_step(project, registry, last, version, "a step that was cut short", now)
@@ -305,8 +307,8 @@ def first_share(project: Project, now: int) -> tuple[float, str]:
             f"decided within rollout.limit, {project.settings.rollout.limit}"
         )
         return 0.0, reason
-    needed = project.settings.canary.answers_min * 24.0
-    return next((share for share in SHARES if requests * share >= needed), SHARES[-1]), ""
+    responses_needed = project.settings.canary.answers_min * 24.0
+    return next((share for share in SHARES if requests * share >= responses_needed), SHARES[-1]), ""
 
 
 def _judge_shadow(project: Project, registry: Registry, step: Step, now: int) -> str:
@@ -358,12 +360,12 @@ def _take_step(
             registry.record(f"propose {step}", version, by=ACTOR, why=why)
             log.warning("%s of %s waits for a person: %s", step, version, why)
         return "propose"
-    _take(project, registry, step, version, why=why, now=now)
+    _apply_step(project, registry, step, version, why=why, now=now)
     log.warning("%s %s: %s", step, version, why)
     return step
 
 
-def _take(
+def _apply_step(
     project: Project, registry: Registry, step: str, version: str, *, why: str, now: int
 ) -> None:
     if step == "shadow":
@@ -385,7 +387,7 @@ def _rollout_limits(project: Project) -> Limits:
 
 
 def _next_step(project: Project, registry: Registry, now: int) -> Step:
-    newest = registry.newest(NEWEST) if project.settings.rollout.staged else []
+    newest = registry.newest(NEWEST_VERSIONS) if project.settings.rollout.staged else []
     accepted = [info.version for info in reversed(newest) if info.metrics.get("accepted")]
     return next_step(
         registry.aliases(),

@@ -66,21 +66,21 @@ def train(
     project = decision.project
     if decision.notice:
         notify(decision.notice)
-    declared, by = project.slot_or_churn(name), by or getpass.getuser()
-    if isinstance(declared, Churn):
+    declaration, by = project.slot_or_churn(name), by or getpass.getuser()
+    if isinstance(declaration, Churn):
         clock = clock_as_of(as_of, project, notify=notify)
         return train_churn_model(
             project, name, options, clock, promote=promote, by=by, progress=progress
         )
-    settings = options.settings(project, declared)
+    settings = options.settings(project, declaration)
     return train_slot(
         project,
         clock_as_of(as_of, project, notify=notify),
-        declared,
+        declaration,
         settings,
         by=by,
         promote=promote and not settings.arm,
-        work=project.paths.data / "training",
+        working_folder=project.paths.data / "training",
         progress=progress,
     )
 
@@ -93,14 +93,14 @@ def train_slot(
     *,
     by: str,
     promote: bool = True,
-    work: Path | None = None,
+    working_folder: Path | None = None,
     progress: Progress = no_progress,
 ) -> "TrainReport":
     """Train a slot's model in the folders of a project. A popularity baseline is promoted first if
     there is no champion.
 
     Args:
-        work: folder that nets keep between trainings, see `training.pipeline.train`; None keeps
+        working_folder: folder that nets keep between trainings, see `training.pipeline.train`; None keeps
             none.
     """
     from tailorbird.training.baseline_bundle import ensure_champion
@@ -128,7 +128,7 @@ def train_slot(
         by=by,
         owner=owner,
         promote=promote,
-        work=work,
+        working_folder=working_folder,
         progress=progress,
     )
 
@@ -172,7 +172,7 @@ def train_churn_model(
             settings,
             cuts=2,
             grid_rows=100_000,
-            asked=10_000,
+            scored_max=10_000,
             replicates=200,
             fit=replace(settings.fit, rows=30_000),
         )
@@ -212,14 +212,14 @@ def evaluate(
     """
     from tailorbird.training.evaluation.evaluate import evaluate as evaluate_versions
 
-    declared = project.slot(slot)
+    declaration = project.slot(slot)
     clock = clock_as_of(as_of, project, notify=notify)
     registry = Registry(project.paths.registry, clock=clock)
     selected, note = _versions_to_evaluate(registry, versions)
     learned_until = {version: to_iso(registry.verify(version).window.ts_to) for version in selected}
     evaluation = evaluate_versions(
         project.features,
-        declared,
+        declaration,
         tuple(selected),
         lake=project.paths.lake,
         registry=project.paths.registry,
@@ -232,7 +232,7 @@ def evaluate(
         ),
         progress=progress,
     )
-    return EvaluationResult(declared.name, evaluation, learned_until, note)
+    return EvaluationResult(declaration.name, evaluation, learned_until, note)
 
 
 def _versions_to_evaluate(registry: Registry, versions: Sequence[str]) -> tuple[list[str], str]:
@@ -292,13 +292,13 @@ def tune(
         space or project.root / FILE,
         {name: find_architecture(name).full_space() for name in tunable_names()},
     )
-    declared = project.slot(slot)
+    declaration = project.slot(slot)
     return run_study(
         project.features,
-        declared,
+        declaration,
         lake=project.paths.lake,
         clock=clock_as_of(as_of, project, notify=notify),
-        out=project.paths.data / "tune" / declared.name,
+        out=project.paths.data / "tune" / declaration.name,
         settings=settings,
         spaces=spaces,
         extend=resume,
@@ -349,22 +349,22 @@ def backtest(
 
     options = options or TrainOptions()
     project = resolve_for_training(project, SystemClock()).project
-    declared = project.slot(slot)
-    settings = options.model_settings(project, declared)
+    declaration = project.slot(slot)
+    settings = options.model_settings(project, declaration)
     tuned_architecture = ""
     if not options.untuned:
-        tuned = read_tuned(project.root / FILE).get(declared.name)
+        tuned = read_tuned(project.root / FILE).get(declaration.name)
         tuned_architecture = tuned.architecture if tuned and not settings.tuned else ""
     check_parameters(settings, bool(options.parameters))
-    target = next(iter(declared.objective))
-    signals = project.paths.reports / f"signals-{declared.name}-{target}" / "signals.json"
+    target = next(iter(declaration.objective))
+    signals = project.paths.reports / f"signals-{declaration.name}-{target}" / "signals.json"
     try:
-        ranked = msgspec.json.decode(signals.read_bytes())
+        saved_signals = msgspec.json.decode(signals.read_bytes())
     except (OSError, msgspec.DecodeError):  # Features were never ranked, or the file is truncated.
-        ranked = None
+        saved_signals = None
     return validate(
         project.features,
-        declared,
+        declaration,
         lake=project.paths.lake,
         clock=clock_as_of(as_of, project, notify=notify),
         settings=ValidateSettings(
@@ -374,6 +374,6 @@ def backtest(
             seed=options.seed,
             tuned_to=tuned_architecture,
         ),
-        signals=ranked if isinstance(ranked, dict) else None,
+        signals=saved_signals if isinstance(saved_signals, dict) else None,
         progress=progress,
     )

@@ -245,7 +245,7 @@ class Bundle:
         self, matrix: Matrix, *, objective: Mapping[str, float] | None = None
     ) -> Scores:
         """Score encoded rows of any number of requests, for evaluation and verification."""
-        raw = self.raw(matrix)
+        raw = self.raw_scores(matrix)
         heads = {
             name: self.calibration.get(name, Identity()).apply(column)
             for name, column in raw.items()
@@ -254,7 +254,7 @@ class Bundle:
             heads, compute_value(heads, objective or self.manifest.formula or {self.heads[0]: 1.0})
         )
 
-    def raw(self, matrix: Matrix) -> dict[str, Floats]:
+    def raw_scores(self, matrix: Matrix) -> dict[str, Floats]:
         """Return the raw model outputs before calibration: target → (n,)."""
         forests = {head.file for head in self.manifest.heads if head.name in self.trees}
         raw = run_heads(self.sessions, self.manifest.heads, matrix, forests)
@@ -282,7 +282,7 @@ class Bundle:
             raise BundleError("its golden rows have another shape than its model", where=where)
         if not matrix.shape[0]:
             raise BundleError("it has no golden rows", where=where)
-        raw = np.column_stack(list(self.raw(matrix).values()))
+        raw = np.column_stack(list(self.raw_scores(matrix).values()))
         if not np.allclose(raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE):
             largest_difference = float(np.abs(raw - expected).max())
             raise BundleError(
@@ -354,12 +354,12 @@ def write_bundle(
         name: open_session(bytes(data), width=len(encoder.names), where=name)
         for name, data in models.items()
     }
-    sampled = (
+    golden_rows = (
         np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
         if heads
         else np.zeros(0, np.intp)
     )
-    rows = np.ascontiguousarray(golden[sampled], np.float32)
+    rows = np.ascontiguousarray(golden[golden_rows], np.float32)
     raw = (
         np.column_stack(list(run_heads(sessions, heads, rows).values()))
         if heads

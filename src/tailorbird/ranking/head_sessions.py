@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 ROWS_MAX = 4096  # ONNX Runtime's arena keeps the largest batch it ever saw
 
-ROWS_OF_A_BLOCK = 16  # as many numbers as a processor computes at a time, at most
+BLOCK_ROWS = 16  # as many numbers as a processor computes at a time, at most
 
 
 class Session(Protocol):
@@ -50,14 +50,14 @@ def run_heads(
 
     The result is bit-identical whichever rows are scored together; `forests` are so by themselves.
     """
-    parts = [
+    batches = [
         _run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forests)
         for start in range(0, max(len(matrix), 1), ROWS_MAX)
     ]
     return (
-        parts[0]
-        if len(parts) == 1
-        else {head.name: np.concatenate([part[head.name] for part in parts]) for head in heads}
+        batches[0]
+        if len(batches) == 1
+        else {head.name: np.concatenate([part[head.name] for part in batches]) for head in heads}
     )
 
 
@@ -70,8 +70,8 @@ def _run_batch(
     for file, session in sessions.items():
         file_heads = [head for head in heads if head.file == file]
         block = matrix if file in forests else _pad_rows(matrix)
-        last = session.get_outputs()[-1].name
-        output_names = list(dict.fromkeys(head.output or last for head in file_heads))
+        default_output = session.get_outputs()[-1].name
+        output_names = list(dict.fromkeys(head.output or default_output for head in file_heads))
         try:
             outputs = dict(
                 zip(
@@ -88,7 +88,7 @@ def _run_batch(
             ) from error
         for head in file_heads:
             raw[head.name] = _output_column(
-                np.asarray(outputs[head.output or last]), head, len(block)
+                np.asarray(outputs[head.output or default_output]), head, len(block)
             )[: len(matrix)]
     return {head.name: raw[head.name] for head in heads}
 
@@ -99,8 +99,12 @@ def _pad_rows(matrix: Matrix) -> Matrix:
     Vectorised functions compute a remainder differently, so that the last bits of a row's score
     would depend on the batch size.
     """
-    lacking = -len(matrix) % ROWS_OF_A_BLOCK
-    return np.concatenate([matrix, np.repeat(matrix[-1:], lacking, axis=0)]) if lacking else matrix
+    padding_rows = -len(matrix) % BLOCK_ROWS
+    return (
+        np.concatenate([matrix, np.repeat(matrix[-1:], padding_rows, axis=0)])
+        if padding_rows
+        else matrix
+    )
 
 
 def _output_column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:

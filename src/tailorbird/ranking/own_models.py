@@ -35,25 +35,25 @@ class _ModelsFile:
     families: Mapping[str, type] | None = None
 
 
-_declared = _ModelsFile()
+_models_file = _ModelsFile()
 
 
 def use_models_file(file: Path | None) -> None:
     """Take own models from a file; None or a file that is missing has none."""
     source = file.read_bytes() if file is not None and file.is_file() else b""
     digest = blake2b(source, digest_size=8).hexdigest() if source else ""
-    if file != _declared.file or digest != _declared.digest:
-        _declared.file, _declared.digest, _declared.families = file, digest, None
+    if file != _models_file.file or digest != _models_file.digest:
+        _models_file.file, _models_file.digest, _models_file.families = file, digest, None
 
 
-def declared_file() -> Path | None:
+def models_file() -> Path | None:
     """Return the file that own models come from."""
-    return _declared.file
+    return _models_file.file
 
 
 def code_digest() -> str:
     """Return a hash of the file, "" without one."""
-    return _declared.digest
+    return _models_file.digest
 
 
 def own_families() -> Mapping[str, type]:
@@ -63,9 +63,11 @@ def own_families() -> Mapping[str, type]:
         DeclarationError: the file does not run, repeats a name, or a class lacks a method; names
             file and line.
     """
-    if _declared.families is None:
-        _declared.families = _load(_declared.file) if _declared.digest and _declared.file else {}
-    return _declared.families
+    if _models_file.families is None:
+        _models_file.families = (
+            _load(_models_file.file) if _models_file.digest and _models_file.file else {}
+        )
+    return _models_file.families
 
 
 def find_family(name: str) -> type:
@@ -162,9 +164,9 @@ def checked_scores(
                 fix=f"return ({rows},)",
             )
         if finite and not np.isfinite(column).all():
-            bad = int(np.flatnonzero(~np.isfinite(column))[0])
+            bad_row = int(np.flatnonzero(~np.isfinite(column))[0])
             raise OutputError(
-                f"score gave {column[bad]} for head {head}, row {bad}",
+                f"score gave {column[bad_row]} for head {head}, row {bad_row}",
                 where=where,
                 fix="missing values of the matrix are NaN: replace them",
             )
@@ -226,7 +228,7 @@ def open_own(data: bytes, *, where: str) -> OwnSession:
     except Exception as error:
         raise BundleError(
             f"load of {name} failed ({type(error).__name__}: {error})",
-            where=f"{declared_file()}",
+            where=f"{models_file()}",
             fix="mend load, or tailorbird models rollback",
         ) from error
     return OwnSession(model, tuple(heads.decode().split(",")), where)

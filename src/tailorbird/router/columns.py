@@ -3,7 +3,7 @@
     kind "events"       Arrow IPC of events.ROUTED; row i of the block has p = offset + i
     kind "quarantine"   Arrow IPC of events.QUARANTINE
     kind "duplicates"   Arrow IPC of DUPLICATES
-    kind "taken"        JSON of SharedProgress, where there are several routers
+    kind "progress"        JSON of SharedProgress, where there are several routers
 
 All rows take positions in the log, so every row of the raw logs is accounted for. A block's receipt
 is JSON: the versions of the plan and of the contract that decided, and the profile attributes that
@@ -69,8 +69,8 @@ class SharedProgress(msgspec.Struct, frozen=True):
 
 
 def progress_block(partition: int, count: int, offsets: dict[str, int]) -> Block:
-    """Encode a block of kind "taken", which the lake reads."""
-    return Block("taken", 1, msgspec.json.encode(SharedProgress(partition, count, offsets)))
+    """Encode a block of kind "progress", which the lake reads."""
+    return Block("progress", 1, msgspec.json.encode(SharedProgress(partition, count, offsets)))
 
 
 def to_table(block: Block) -> pa.Table:

@@ -112,8 +112,8 @@ class BreakerCollector(Collector):
         for state in self._states():
             for family, value in (
                 (is_open, int(state.open)),
-                (opened, state.opened),
-                (late, state.late),
+                (opened, state.open_count),
+                (late, state.late_count),
             ):
                 family.add_metric([state.name], value)
         yield from (is_open, opened, late)

@@ -213,7 +213,7 @@ def run(
             stack.callback(thread.stop)
         _tune_interpreter()
         if listener is not None:
-            wait_until_warm(service.warming)
+            wait_until_warm(service.is_warming)
         # Listen only once requests can be answered: a client that connects to a starting server
         # waits, while another server would answer at once.
         listener = stack.enter_context(
@@ -311,22 +311,8 @@ def _assemble(
     warming = WarmUp(
         build_pipeline(response_log=None, rng=np.random.default_rng()), catalogue, options.slots
     )
-    service = Service(
-        pipeline,
-        collector,
-        keys,
-        Perimeter(LOCAL_HOSTS if is_local(options.host) else None, frozenset(options.origins)),
-        metrics,
-        body_bytes_max=options.body_bytes_max,
-        limiter=Limiter(options.limits),
-        requests=RequestLog(every=options.log_requests),
-        churn=churn,
-        formulas=formulas,
-        scores=None if options.scores is None else ScoreFeed(options.scores),
-        threads=options.threads,
-        wait_s=options.wait_s,
-    )
-    service.warming = warming.is_warming
+    service = _create_service(options, pipeline, collector, keys, metrics, churn, formulas)
+    service.is_warming = warming.is_warming
     if lag_watch is not None:
         service.lags = lambda: lag_watch.lags
     background = [
@@ -348,6 +334,32 @@ def _assemble(
     ]
     metrics.watch_threads(lambda: loops)
     return service, [tables, rollout, formulas, experiments, churn, catalogue, *background, warming]
+
+
+def _create_service(
+    options: ServeOptions,
+    pipeline: Pipeline,
+    collector: EventCollector,
+    keys: Keys,
+    metrics: Metrics,
+    churn: ChurnModels,
+    formulas: LiveFormulas,
+) -> Service:
+    return Service(
+        pipeline,
+        collector,
+        keys,
+        Perimeter(LOCAL_HOSTS if is_local(options.host) else None, frozenset(options.origins)),
+        metrics,
+        body_bytes_max=options.body_bytes_max,
+        limiter=Limiter(options.limits),
+        requests=RequestLog(every=options.log_requests),
+        churn=churn,
+        formulas=formulas,
+        scores=None if options.scores is None else ScoreFeed(options.scores),
+        threads=options.threads,
+        wait_s=options.wait_s,
+    )
 
 
 def _build_metrics(

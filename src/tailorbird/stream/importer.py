@@ -101,7 +101,7 @@ def import_files(
 
     Args:
         pseudonyms: replaces ids of people in every row before it is checked and written.
-        stopped: suppression list of erased people, see `events.suppression`.
+        suppression_list: the list of erased people, see `events.suppression`.
         lake: has the position up to which the log was loaded; a lost log begins again there, see
             `stream.locked`.
         run_rows: number of rows sorted in memory at once; the order does not depend on it.

@@ -29,7 +29,7 @@ from tailorbird.training.comparison import Comparison, figure_name
 from tailorbird.training.dataset.dataset import Dataset as Requests
 from tailorbird.training.dataset.matrix import FeatureChunk
 from tailorbird.training.dataset.replay import select_live_columns
-from tailorbird.training.dataset.request_choice import Rows as RowSource
+from tailorbird.training.dataset.request_choice import RowSource
 from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation import metrics as figures
@@ -59,11 +59,11 @@ class Dataset:
     """The requests of a slot in a window, with what was chosen at each.
 
     Attributes:
-        declared: the project's declarations.
+        declarations: the project's declarations.
         material: requests and events, as training reads them.
     """
 
-    declared: Any
+    declarations: Any
     slot: Slot
     settings: TrainSettings
     now: int
@@ -72,7 +72,7 @@ class Dataset:
     @classmethod
     def load(
         cls,
-        shop: ProjectLike,
+        project: ProjectLike,
         *,
         slot: str = "",
         window: str = "",
@@ -94,21 +94,24 @@ class Dataset:
         Raises:
             NotReadyError: there is too little data to learn from.
         """
-        declared, clock = shop.prepare_training(as_of)
+        declarations, clock = project.prepare_training(as_of)
         settings = TrainSettings(
-            window_us=parse_duration(window or declared.settings.train.window),
-            lateness_us=declared.plan.lateness_us,
+            window_us=parse_duration(window or declarations.settings.train.window),
+            lateness_us=declarations.plan.lateness_us,
             quick=quick,
             rows=rows,
-            meaning=declared.meaning,
+            meaning=declarations.meaning,
             seed=seed,
         ).resolve_quick()
-        chosen, now = declared.slot(slot), clock.now()
-        source = Lake(declared.paths.lake).pinned()
+        slot_settings, now = declarations.slot(slot), clock.now()
+        lake = Lake(declarations.paths.lake).pinned()
         material = load_material(
-            source, declared.features, chosen, settings.row_settings(now, list(chosen.objective))
+            lake,
+            declarations.features,
+            slot_settings,
+            settings.row_settings(now, list(slot_settings.objective)),
         )
-        return cls(declared, chosen, settings, now, material)
+        return cls(declarations, slot_settings, settings, now, material)
 
     def split_by_time(self) -> "SplitData":
         """Split into training, validation and test part by time, and encode the rows.
@@ -116,7 +119,7 @@ class Dataset:
         Raises:
             UsageError: a part would be empty.
         """
-        material, settings, features = self.material, self.settings, self.declared.features
+        material, settings, features = self.material, self.settings, self.declarations.features
         split = split_requests(material.data, material, settings)
         timer = StageTimer(lambda stage, done, total: None)
         retrieval = build_retrieval(material, features, self.slot, split, settings, timer)
@@ -276,23 +279,25 @@ def evaluate(
     baselines = [model.name for model in models.values() if isinstance(model, BaselineModel)]
     dataset, plan = data.dataset, data.plan
     head = data.train.heads[0]
-    collected = {name: _Probabilities() for name in fitted}
+    probabilities = {name: _Probabilities() for name in fitted}
     scorers = {
-        name: partial(_score, collected[name], head, _make_scorer(model, data))
+        name: partial(_score, probabilities[name], head, _make_scorer(model, data))
         for name, model in fitted.items()
     }
     evaluation = evaluate_scorers(
         dataset.material,
-        dataset.declared.features,
+        dataset.declarations.features,
         data.parts.test,
-        plan.replay(dataset.material, dataset.declared.features, plan.live, baselines=baselines),
+        plan.replay(
+            dataset.material, dataset.declarations.features, plan.live, baselines=baselines
+        ),
         plan.sources,
         scorers,
         dataset.slot.objective,
         as_of=data.split.validation_until,
         seed=dataset.settings.seed,
     )
-    aucs = {name: collector.auc() for name, collector in collected.items()}
+    aucs = {name: collector.auc() for name, collector in probabilities.items()}
     metric_names = {"auc", *(name for figure in evaluation.figures.values() for name in figure)}
     for name in metrics:
         if figure_name(name) not in metric_names:
@@ -313,11 +318,11 @@ def _make_scorer(model: FittedModel, data: SplitData) -> Scorer:
 
 
 def _score(
-    collected: _Probabilities, head: str, scorer: Scorer, chunk: FeatureChunk
+    probabilities: _Probabilities, head: str, scorer: Scorer, chunk: FeatureChunk
 ) -> tuple[Mapping[str, Floats], Floats]:
     heads, value = scorer(chunk)
-    collected.scores.append(heads[head])
-    collected.labels.append(chunk.part.labels[head])
+    probabilities.scores.append(heads[head])
+    probabilities.labels.append(chunk.part.labels[head])
     return heads, value
 
 

@@ -69,7 +69,7 @@ class Budget:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the budget as JSON."""
-        return {**asdict(self), "told": self.summary}
+        return {**asdict(self), "summary": self.summary}
 
     @property
     def summary(self) -> str:

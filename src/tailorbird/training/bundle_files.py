@@ -68,7 +68,7 @@ def write_model_bundle(
             # A model of one arm's log is for that arm, and no candidate for everybody.
             "accepted": decision.promote and not settings.arm,
             "about": dict(about),
-            "parity": fitted.parity,
+            "parity": fitted.parity_error,
         },
         libraries=LIBRARIES,
         card=card,

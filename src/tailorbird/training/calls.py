@@ -1,4 +1,4 @@
-"""Calls of a project by another name: `tb.training.train(shop)` is `shop.train()`."""
+"""Calls of a project by another name: `tb.training.train(project)` is `project.train()`."""
 
 from typing import Any, Protocol
 
@@ -10,17 +10,17 @@ class TrainingProject(Protocol):
     def backtest(self, slot: str = "", **options: Any) -> Any: ...
 
 
-def train(shop: TrainingProject, task: str = "", **options: Any) -> Any:
+def train(project: TrainingProject, task: str = "", **options: Any) -> Any:
     """Train a ranking or churn model, and promote it if it passes the gate.
 
     Args:
-        shop: the project.
+        project: the project.
         task: a slot of slots.py or a churn model of churn.py; "" takes `train.slot`.
         options: as of `Project.train`.
     """
-    return shop.train(task, **options)
+    return project.train(task, **options)
 
 
-def backtest(shop: TrainingProject, slot: str = "", **options: Any) -> Any:
+def backtest(project: TrainingProject, slot: str = "", **options: Any) -> Any:
     """Train a slot's model at several past cuts and evaluate each; see `Project.backtest`."""
-    return shop.backtest(slot, **options)
+    return project.backtest(slot, **options)

@@ -41,11 +41,11 @@ class Comparison:
     def results(self) -> dict[str, dict[str, float | None]]:
         """The shown figures by model, with the ends of their 95 % intervals."""
         all_figures = self.evaluation.to_dict()["results"]
-        shown = [figure_name(metric) for metric in self.metrics if metric != "auc"]
+        figure_names = [figure_name(metric) for metric in self.metrics if metric != "auc"]
         results = {
             name: {
                 key: value
-                for metric in shown
+                for metric in figure_names
                 for key, value in figures.items()
                 if key in (metric, f"{metric}_low", f"{metric}_high")
             }

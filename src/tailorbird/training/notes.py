@@ -20,12 +20,12 @@ from tailorbird.training.parts import CandidatePlan
 from tailorbird.training.settings import TrainSettings
 
 
-def lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
+def lake_provenance(lake: Lake, data: Dataset) -> dict[str, Any]:
     """Return what the rows can be rebuilt from.
 
     `Lake(path, at=versions.from_manifest(about["lake"]))` gives the same rows.
     """
-    return {"lake": to_manifest(source.at or {}), "rows_digest": data.digest()}
+    return {"lake": to_manifest(lake.at or {}), "rows_digest": data.digest()}
 
 
 def describe_training(
@@ -72,20 +72,22 @@ def describe_training(
     }
 
 
-def other_slot_notes(fitted: FittedModel, slot: Slot, store: Registry, champion: str) -> list[str]:
+def other_slot_notes(
+    fitted: FittedModel, slot: Slot, registry: Registry, champion: str
+) -> list[str]:
     """Describe what other slots gain and lose by this model, which is evaluated on this slot."""
     notes = []
-    if gained := [head for head in fitted.models if head not in slot.objective]:
+    if gained_heads := [head for head in fitted.models if head not in slot.objective]:
         notes.append(
-            f"carries {', '.join(gained)} for other slots, learned from the rows of slot "
+            f"carries {', '.join(gained_heads)} for other slots, learned from the rows of slot "
             f"{slot.name}; the gate does not look at it"
         )
     incumbent_heads = next(
-        (info.heads for info in store.versions() if info.version == champion), ()
+        (info.heads for info in registry.versions() if info.version == champion), ()
     )
-    if dropped := [head for head in incumbent_heads if head not in fitted.models]:
+    if lost_heads := [head for head in incumbent_heads if head not in fitted.models]:
         notes.append(
-            f"does not predict {', '.join(dropped)}, as the incumbent {champion} does: slots "
+            f"does not predict {', '.join(lost_heads)}, as the incumbent {champion} does: slots "
             "that ask for it would lose it"
         )
     return notes

@@ -20,9 +20,9 @@ from tailorbird.models.estimator import (
 from tailorbird.ranking.own_models import (
     SUFFIX,
     checked_scores,
-    declared_file,
     default_settings,
     find_family,
+    models_file,
     pack_model,
 )
 
@@ -43,7 +43,7 @@ class OwnEstimator:
 
     def __init__(self, name: str, settings: Mapping[str, Any], *, seed: int = 7) -> None:
         self.name, self._family = name, find_family(name)
-        self._where = f"{declared_file()}, class {self._family.__name__}"
+        self._where = f"{models_file()}, class {self._family.__name__}"
         parameters = inspect.signature(self._family).parameters
         if unknown := [setting for setting in settings if setting not in parameters]:
             fix = f"use one of {', '.join(parameters)}" if parameters else "it takes none"

@@ -144,17 +144,20 @@ def build_parts(
         rows = material.add_labels(
             sample_negatives(combined, replay, material.scheme, NEGATIVES, report_progress)
         )
-    border = int(np.searchsorted(rows.t, split.train_until))
+    train_count = int(np.searchsorted(rows.t, split.train_until))
     train_rows, validation_rows = (
-        rows.take(np.arange(border)),
-        rows.take(np.arange(border, rows.requests)),
+        rows.take(np.arange(train_count)),
+        rows.take(np.arange(train_count, rows.requests)),
     )
     if not train_rows.requests or not validation_rows.requests:
         raise UsageError(
             "no request is left to learn from, or to watch", fix="train on a longer window"
         )
-    censored = train_rows.censor(split.train_until), validation_rows.censor(split.validation_until)
-    return Parts(*censored, data.take(test), plan.live), len(split.train) - len(train)
+    censored_parts = (
+        train_rows.censor(split.train_until),
+        validation_rows.censor(split.validation_until),
+    )
+    return Parts(*censored_parts, data.take(test), plan.live), len(split.train) - len(train)
 
 
 def sampling_notes(parts: Parts, dropped: int) -> list[str]:

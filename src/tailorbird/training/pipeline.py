@@ -77,7 +77,7 @@ def train(
     by: str = "train",
     owner: str = "",
     promote: bool = True,
-    work: Path | None = None,
+    working_folder: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> TrainReport:
     """Train a model for a slot, evaluate it, and promote it if it passes the gate.
@@ -88,7 +88,7 @@ def train(
             Heads with too few positives are left out, with a note.
         owner: who is responsible for the model; shown in its card.
         reports: folder for a page with tables and charts, `VERSION.html`; None writes none.
-        work: folder that nets keep between trainings: state of a killed training, weights for the
+        working_folder: folder that nets keep between trainings: state of a killed training, weights for the
             next one, logs.
         promote: False keeps the model without promoting it, whatever the gate decides.
         progress: called with (stage, done, total).
@@ -99,7 +99,7 @@ def train(
         LockedError: another process trains a net for this slot.
     """
     with open_working_folder(
-        work, features, slot, (settings or TrainSettings()).resolve_quick(), clock
+        working_folder, features, slot, (settings or TrainSettings()).resolve_quick(), clock
     ) as (unfinished, resolved):
         task = _Task(
             features,
@@ -125,8 +125,8 @@ class _Task:
 
     features: FeatureSet
     slot: Slot
-    source: Lake
-    store: Registry
+    lake: Lake
+    registry: Registry
     settings: TrainSettings
     heads: Sequence[str]
     by: str
@@ -140,47 +140,56 @@ class _Model:
     """A fitted model with the rows that it was fitted to, and the champion that it challenges.
 
     Attributes:
-        bundle: of the champion; None if there is none, or `unjudged` says why it is not evaluated.
-        dropped: requests left out for want of memory.
-        base: the trees that it went on from, if any.
+        champion_bundle: None if there is no champion, or `unjudged_reason` says why it is not
+            evaluated.
+        dropped_requests: requests left out for want of memory.
+        warm_trees: the trees that it went on from, if any.
     """
 
     champion: str
-    bundle: Bundle | None
-    unjudged: str
+    champion_bundle: Bundle | None
+    unjudged_reason: str
     material: Material
     split: Split
     retrieval: RetrievalChoice
     rivals: Rivals
     plan: CandidatePlan
     parts: Parts
-    dropped: int
+    dropped_requests: int
     fitted: FittedModel
-    base: WarmTrees
+    warm_trees: WarmTrees
 
 
 def _fit(task: _Task) -> _Model:
     """Read the log, split it, compute candidates and features, and fit the heads."""
     features, slot, settings, timer = task.features, task.slot, task.settings, task.timer
     timer.report("read", 0, 1)
-    champion, bundle, unjudged = load_champion(task.store, features, slot)
-    other_features = [bundle.features] if bundle is not None and bundle.features is not None else []
+    champion, champion_bundle, unjudged_reason = load_champion(task.registry, features, slot)
+    other_features = (
+        [champion_bundle.features]
+        if champion_bundle is not None and champion_bundle.features is not None
+        else []
+    )
     rows = settings.row_settings(task.now, task.heads)
-    material = load_material(task.source, features, slot, rows, other_features=other_features)
+    material = load_material(task.lake, features, slot, rows, other_features=other_features)
     split = split_requests(material.data, material, settings)
     recipe = recipe_hash(features, slot, settings)
-    base = find_warm_trees(settings, recipe, bundle, features, task.store, material, split)
-    split, index_parts = base.restrict(split, material.data, settings.index_parts)
+    warm_trees = find_warm_trees(
+        settings, recipe, champion_bundle, features, task.registry, material, split
+    )
+    split, index_parts = warm_trees.restrict(split, material.data, settings.index_parts)
     timer.report("read", 1, 1)
     indexed = replace(settings, index_parts=index_parts)
     retrieval = build_retrieval(
-        material, features, slot, split, indexed, timer, kept_share=base.share
+        material, features, slot, split, indexed, timer, kept_share=warm_trees.share
     )
-    rivals = load_rivals(task.store, bundle, features, slot)
+    rivals = load_rivals(task.registry, champion_bundle, features, slot)
     plan = CandidatePlan(
         select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
-    parts, dropped = build_parts(material, features, material.data, split, plan, settings, timer)
+    parts, dropped_requests = build_parts(
+        material, features, material.data, split, plan, settings, timer
+    )
     fitted = fit(
         material.events,
         features,
@@ -192,11 +201,13 @@ def _fit(task: _Task) -> _Model:
         label_window=material.label_window,
         progress=timer.report,
         heads=task.heads,
-        base=base,
+        warm_trees=warm_trees,
     )
-    incumbent = champion, bundle, unjudged
+    incumbent = champion, champion_bundle, unjudged_reason
     candidates = retrieval, rivals, plan
-    return _Model(*incumbent, material, split, *candidates, parts, dropped, fitted, base)
+    return _Model(
+        *incumbent, material, split, *candidates, parts, dropped_requests, fitted, warm_trees
+    )
 
 
 def _judge(task: _Task, model: _Model) -> Judgement:
@@ -217,7 +228,7 @@ def _judge(task: _Task, model: _Model) -> Judgement:
         timer,
     )
     estimate = estimate_off_policy(
-        task.source,
+        task.lake,
         model.material,
         features,
         model.split,
@@ -232,8 +243,10 @@ def _judge(task: _Task, model: _Model) -> Judgement:
     return Judgement(
         evaluation,
         model.fitted,
-        model.champion if model.bundle is not None else "",
-        describe_unevaluated(model.champion, model.unjudged) if model.unjudged else "",
+        model.champion if model.champion_bundle is not None else "",
+        describe_unevaluated(model.champion, model.unjudged_reason)
+        if model.unjudged_reason
+        else "",
         model.rivals,
         recipe_hash(features, slot, settings),
         estimate,
@@ -249,7 +262,7 @@ def _publish(
     promote: bool,
 ) -> TrainReport:
     """Add the bundle to the registry, and promote it or the best baseline if the gate says so."""
-    store, timer, evaluation = task.store, task.timer, judgement.evaluation
+    registry, timer, evaluation = task.registry, task.timer, judgement.evaluation
     decision = decide(judgement.evidence())
     is_resumed = unfinished is not None and unfinished.is_resumed
     all_notes = _list_notes(task, model, judgement.estimate, is_resumed=is_resumed)
@@ -273,16 +286,16 @@ def _publish(
             card,
         )
         faults.at("train.before_add")
-        version = store.add(Path(folder) / "bundle", by=task.by, why=decision.reason)
+        version = registry.add(Path(folder) / "bundle", by=task.by, why=decision.reason)
     faults.at("train.after_add")
     if unfinished is not None:
         unfinished.discard()
     fallback_version = ""
     if decision.promote and promote:
-        store.promote(version, by=task.by, why=decision.reason)
+        registry.promote(version, by=task.by, why=decision.reason)
     elif promote:
         fallback_version = serve_best_baseline(
-            store,
+            registry,
             evaluation,
             task.features,
             task.slot,
@@ -316,20 +329,24 @@ def _list_notes(
     test_from, retrieval = model.split.validation_until, model.retrieval
     budget = task.settings.budget
     resumed_note = f"went on with the training that was begun at {to_iso(task.now)} and cut short"
-    backdated = describe_backdated_profiles(task.source, task.features, ("user",))
+    backdated = describe_backdated_profiles(task.lake, task.features, ("user",))
     return (
         model.material.source_note,
         *((resumed_note,) if is_resumed else ()),
         *((retrieval.summary,) if retrieval.summary else ()),
-        *((budget["told"],) if budget else ()),
+        *((budget["summary"],) if budget else ()),
         *tuning_notes(task.settings, test_from),
-        *([model.base.summary] if model.base.summary else []),
-        *sampling_notes(model.parts, model.dropped),
+        *([model.warm_trees.summary] if model.warm_trees.summary else []),
+        *sampling_notes(model.parts, model.dropped_requests),
         *model.fitted.notes,
         *(f"{profile_kind}: {why}" for profile_kind, why in backdated),
-        *other_slot_notes(model.fitted, task.slot, task.store, model.champion),
+        *other_slot_notes(model.fitted, task.slot, task.registry, model.champion),
         *comparison_notes(
-            model.champion, model.bundle, model.unjudged, model.parts.test, test_from
+            model.champion,
+            model.champion_bundle,
+            model.unjudged_reason,
+            model.parts.test,
+            test_from,
         ),
         *((estimate.summary,) if estimate is not None else ()),
     )
@@ -349,7 +366,7 @@ def _describe(
             model.split,
             model.parts,
             model.plan,
-            model.dropped,
+            model.dropped_requests,
             settings,
             task.now,
         ),
@@ -358,7 +375,7 @@ def _describe(
         "decided_by": decision.by,
         "anchor": judgement.anchor_after(decision),
         "architecture": fitted.architecture,
-        **({"went_on_from": model.base.version} if model.base.version else {}),
+        **({"went_on_from": model.warm_trees.version} if model.warm_trees.version else {}),
         "owner": task.owner,
         "columns": fitted.encoder.describe_columns(),
         "calibration": {
@@ -366,7 +383,7 @@ def _describe(
         },
         **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
         **({"off_policy": estimate.to_dict()} if estimate is not None else {}),
-        **lake_provenance(task.source, material.data),
+        **lake_provenance(task.lake, material.data),
     }
 
 
@@ -389,8 +406,8 @@ def _add_report(report: TrainReport, model: _Model, reports: Path) -> TrainRepor
         if name not in (MODEL_NAME, report.incumbent)
     }
     us[MODEL_NAME] = measure_model_us(fitted.exported, bundle_heads(fitted), fitted.golden)
-    if model.bundle is not None:
-        us[report.incumbent] = measure_bundle_us(model.bundle)
+    if model.champion_bundle is not None:
+        us[report.incumbent] = measure_bundle_us(model.champion_bundle)
     report = replace(
         report, priced=tuple(price.to_dict() for price in price_models(report.evaluation, us))
     )

@@ -1,6 +1,7 @@
 """Add a model of a notebook to the registry, with the figures of its evaluation."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
             dataset.now,
         ),
         "architecture": fitted.architecture,
-        "owner": dataset.declared.settings.project.owner,
+        "owner": dataset.declarations.settings.project.owner,
         "columns": fitted.encoder.describe_columns(),
         "calibration": {
             head: calibration_choice.summary
@@ -64,7 +65,7 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
         write_model_bundle(
             Path(folder),
             dataset.material,
-            dataset.declared.features,
+            dataset.declarations.features,
             fitted,
             data.plan.retrieval,
             dataset.slot,
@@ -80,12 +81,16 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
 
 def _rename_model(evaluation: Evaluation, name: str) -> Evaluation:
     """Return the figures with the model under the name that reports of trainings use."""
+
+    def rename_key(by_model: Mapping[str, Any]) -> dict[str, Any]:
+        return {MODEL_NAME if key == name else key: value for key, value in by_model.items()}
+
     return replace(
         evaluation,
         model=MODEL_NAME,
-        figures={MODEL_NAME if one == name else one: it for one, it in evaluation.figures.items()},
+        figures=rename_key(evaluation.figures),
         slices={
-            key: (count, {MODEL_NAME if one == name else one: it for one, it in by_model.items()})
+            key: (count, rename_key(by_model))
             for key, (count, by_model) in evaluation.slices.items()
         },
     )

@@ -50,8 +50,8 @@ Action = Literal["recalibrate", "retrain", "hold"]
 
 REQUESTS = 6_000  # before the change, and since, at most; drawn evenly over the time
 POSITIVES_MIN = 100  # of a head before the change, and since
-LEVEL = 0.1  # a level within this of the truth is right
-ORDER_FALL = 0.02  # in AUC; a smaller fall is no reason to retrain
+LEVEL_TOLERANCE = 0.1  # a level within this of the truth is right
+AUC_FALL_MIN = 0.02  # in AUC; a smaller fall is no reason to retrain
 FIT_SHARE = 0.6  # of the newest requests; the others judge
 
 
@@ -60,12 +60,12 @@ class ScoredRows:
     """Rows with the champion's outputs before calibration, head → shape (rows,)."""
 
     data: Dataset
-    raw: Mapping[str, Floats]
+    raw_scores: Mapping[str, Floats]
 
     def take(self, requests: npt.NDArray[np.int64]) -> "ScoredRows":
         """Return some requests, in ascending order."""
         rows = np.isin(self.data.request, requests)
-        part = {head: column[rows] for head, column in self.raw.items()}
+        part = {head: column[rows] for head, column in self.raw_scores.items()}
         return ScoredRows(self.data.take(requests), part)
 
     @property
@@ -115,13 +115,13 @@ def examine_champion(
     series = build_series(material.events, material.items, [int(data.t[part[0]]) for part in parts])
     live_columns = bundle.encoder.live
     replay = Replay(material.log, features, slot, material.codes, live_columns)
-    past = History(features, material.events)
+    history = History(features, material.events)
 
     def score(requests: npt.NDArray[np.int64]) -> ScoredRows:
         shown = data.take(thin_evenly(requests, REQUESTS, seed=0))
         shown = replace(shown, live=replay.read_live_columns(shown)[0])
         raw = [
-            bundle.raw(
+            bundle.raw_scores(
                 encode_rows(
                     chunk,
                     bundle.encoder,
@@ -130,7 +130,7 @@ def examine_champion(
                     live_columns=live_columns,
                 )
             )
-            for chunk in iterate_features_from(past, shown)
+            for chunk in iterate_features_from(history, shown)
         ]
         heads = {head: np.concatenate([each[head] for each in raw]) for head in bundle.heads}
         return ScoredRows(shown, heads)
@@ -139,8 +139,8 @@ def examine_champion(
 
 
 def judge_levels(
-    before: ScoredRows,
-    since: ScoredRows,
+    rows_before: ScoredRows,
+    rows_since: ScoredRows,
     calibration: Mapping[str, Calibration],
     objective: Mapping[str, float],
 ) -> LevelVerdict:
@@ -151,40 +151,46 @@ def judge_levels(
         objective: the slot's formula.
     """
     figures: dict[str, dict[str, float]] = {}
-    worse: list[str] = []
-    off: list[tuple[str, str]] = []
-    for head in item_probability_heads(since.raw):
-        labels = [part.data.labels.get(head) for part in (before, since)]
+    worse_heads: list[str] = []
+    miscalibrated_heads: list[tuple[str, str]] = []
+    for head in item_probability_heads(rows_since.raw_scores):
+        labels = [part.data.labels.get(head) for part in (rows_before, rows_since)]
         if any(label is None or np.sum(label > 0) < POSITIVES_MIN for label in labels):
             continue
-        old, new = _auc(before, head), _auc(since, head)
-        ratio = _level(since, head, calibration.get(head, Identity()))
-        figures[head] = {"auc_before": old.value, "auc": new.value, "level": ratio.value}
-        error = np.hypot(old.high - old.value, new.value - new.low)
-        text = f"{head}: AUC {old.value:.3f} before, {new.value:.3f} since"
-        fall = old.value - new.value
-        if fall > ORDER_FALL and fall > error:
-            worse.append(text)
-        elif ratio.low > 1 + LEVEL or ratio.high < 1 - LEVEL:
-            off.append((head, f"{text}; predicted ÷ observed {ratio}"))
-    if worse:
-        reason = f"the order is worse, which no calibration mends; {'; '.join(worse)}"
+        auc_before, auc_since = _auc(rows_before, head), _auc(rows_since, head)
+        ratio = _level(rows_since, head, calibration.get(head, Identity()))
+        figures[head] = {
+            "auc_before": auc_before.value,
+            "auc": auc_since.value,
+            "level": ratio.value,
+        }
+        error = np.hypot(auc_before.high - auc_before.value, auc_since.value - auc_since.low)
+        text = f"{head}: AUC {auc_before.value:.3f} before, {auc_since.value:.3f} since"
+        fall = auc_before.value - auc_since.value
+        if fall > AUC_FALL_MIN and fall > error:
+            worse_heads.append(text)
+        elif ratio.low > 1 + LEVEL_TOLERANCE or ratio.high < 1 - LEVEL_TOLERANCE:
+            miscalibrated_heads.append((head, f"{text}; predicted ÷ observed {ratio}"))
+    if worse_heads:
+        reason = f"the order is worse, which no calibration mends; {'; '.join(worse_heads)}"
         return LevelVerdict("retrain", reason, figures=figures)
     if not figures:
         reason = f"no target has {POSITIVES_MIN} outcomes before the change and since"
         return LevelVerdict("hold", reason)
-    if not off:
-        listed = ", ".join(f"{head} {each['level']:.2f}" for head, each in figures.items())
-        reason = f"the scores are right in order and level, predicted ÷ observed {listed}"
+    if not miscalibrated_heads:
+        ratio_list = ", ".join(f"{head} {each['level']:.2f}" for head, each in figures.items())
+        reason = f"the scores are right in order and level, predicted ÷ observed {ratio_list}"
         return LevelVerdict("hold", reason, figures=figures)
-    fitted, problem = _fit(since, [head for head, _ in off], calibration, figures)
-    problem = problem or _order_loss(since, calibration, fitted, objective)
+    fitted, problem = _fit(
+        rows_since, [head for head, _ in miscalibrated_heads], calibration, figures
+    )
+    problem = problem or _order_loss(rows_since, calibration, fitted, objective)
     if problem:
         return LevelVerdict("retrain", f"a new calibration does not help: {problem}", {}, figures)
     losses = "; ".join(
         f"{text}; log loss {figures[head]['log_loss']:.4f} to {figures[head]['log_loss_new']:.4f}, "
         f"calibration error {figures[head]['error']:.4f} to {figures[head]['error_new']:.4f}"
-        for head, text in off
+        for head, text in miscalibrated_heads
     )
     reason = f"the level is off, the order is as before: {losses}"
     return LevelVerdict("recalibrate", reason, fitted, figures)
@@ -225,15 +231,15 @@ def publish_recalibrated(
 
 
 def _fit(
-    since: ScoredRows,
+    rows: ScoredRows,
     heads: list[str],
     calibration: Mapping[str, Calibration],
     figures: dict[str, dict[str, float]],
 ) -> tuple[dict[str, Calibration], str]:
     """Fit heads on the first part of the rows, and return them with the first that does not help."""
-    border = round(since.data.requests * FIT_SHARE)
-    first = since.take(np.arange(border))
-    last = since.take(np.arange(border, since.data.requests))
+    border = round(rows.data.requests * FIT_SHARE)
+    first = rows.take(np.arange(border))
+    last = rows.take(np.arange(border, rows.data.requests))
     fitted: dict[str, Calibration] = {}
     for head in heads:
         is_probability = head not in calibration or calibration[head].name in (
@@ -243,18 +249,20 @@ def _fit(
         )
         # The last part judges, so periods may share outcomes that came late.
         choice = choose_calibration(
-            first.raw[head],
+            first.raw_scores[head],
             first.data.labels[head],
             assign_periods(first.data.t[first.data.request]),
             first.data.weight,
             is_probability=is_probability,
         )
         fitted[head] = choice.calibration
-        label, raw = last.data.labels[head] > 0, last.raw[head]
-        both = [each.apply(raw) for each in (calibration.get(head, Identity()), fitted[head])]
-        losses = [_by_request(log_losses(each, label), last.data) for each in both]
+        label, raw = last.data.labels[head] > 0, last.raw_scores[head]
+        probabilities = [
+            each.apply(raw) for each in (calibration.get(head, Identity()), fitted[head])
+        ]
+        losses = [_by_request(log_losses(each, label), last.data) for each in probabilities]
         gain = last.bootstrap.difference(*losses)
-        errors = [measure_calibration(each, label).error for each in both]
+        errors = [measure_calibration(each, label).error for each in probabilities]
         figures[head] |= {
             "log_loss": float(np.sum(losses[0]) / len(label)),
             "log_loss_new": float(np.sum(losses[1]) / len(label)),
@@ -267,7 +275,7 @@ def _fit(
 
 
 def _order_loss(
-    since: ScoredRows,
+    rows: ScoredRows,
     calibration: Mapping[str, Calibration],
     fitted: Mapping[str, Calibration],
     objective: Mapping[str, float],
@@ -275,9 +283,11 @@ def _order_loss(
     """Return how far the order by the formula gets worse, "" within the gate's margin."""
     values = []
     for tables in (calibration, {**calibration, **fitted}):
-        heads = {head: tables.get(head, Identity()).apply(raw) for head, raw in since.raw.items()}
-        values.append(objective_value(heads, objective, since.data.rows))
-    data, gain = since.data, since.data.gain(objective)
+        heads = {
+            head: tables.get(head, Identity()).apply(raw) for head, raw in rows.raw_scores.items()
+        }
+        values.append(objective_value(heads, objective, rows.data.rows))
+    data, gain = rows.data, rows.data.gain(objective)
     change = ndcg_gain(values[1], values[0], gain, data.offsets, data.person)
     level = float(np.nanmean(ndcg(rank_lists(values[0], gain, data.offsets))))
     if change.low >= -MARGIN * level:
@@ -285,16 +295,16 @@ def _order_loss(
     return f"the order by the formula changes by {change.signed} in NDCG@10"
 
 
-def _auc(part: ScoredRows, head: str) -> Interval:
-    score, label = part.raw[head], part.data.labels[head] > 0
+def _auc(rows: ScoredRows, head: str) -> Interval:
+    score, label = rows.raw_scores[head], rows.data.labels[head] > 0
     influence = auc_influence(score, label)
-    return part.bootstrap.auc(auc(score, label), influence, part.data.request)
+    return rows.bootstrap.auc(auc(score, label), influence, rows.data.request)
 
 
-def _level(part: ScoredRows, head: str, calibration: Calibration) -> Interval:
+def _level(rows: ScoredRows, head: str, calibration: Calibration) -> Interval:
     """Return predicted ÷ observed."""
-    predicted = _by_request(calibration.apply(part.raw[head]), part.data)
-    return part.bootstrap.ratio(predicted, _by_request(part.data.labels[head] > 0, part.data))
+    predicted = _by_request(calibration.apply(rows.raw_scores[head]), rows.data)
+    return rows.bootstrap.ratio(predicted, _by_request(rows.data.labels[head] > 0, rows.data))
 
 
 def _by_request(values: npt.NDArray, data: Dataset) -> Floats:

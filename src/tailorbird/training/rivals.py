@@ -81,13 +81,13 @@ class Rivals:
 
 
 def load_rivals(
-    store: Registry, champion: Bundle | None, features: FeatureSet, slot: Slot
+    registry: Registry, champion: Bundle | None, features: FeatureSet, slot: Slot
 ) -> Rivals:
     if champion is None:
         return Rivals({})
     anchor_version = str(champion.manifest.metrics.get("about", {}).get("anchor", ""))
     bundles = {champion.version: champion}
-    paths = {info.version: info.path for info in store.versions()}
+    paths = {info.version: info.path for info in registry.versions()}
     if anchor_version and anchor_version != champion.version and anchor_version in paths:
         try:
             anchor = Bundle.load(paths[anchor_version], schema_hash=None)
@@ -113,19 +113,22 @@ def evaluate_rivals(
     timer: StageTimer,
 ) -> Evaluation:
     """Evaluate the new model, its rivals and all baselines on the test part."""
-    live = merge_live_columns(
+    live_columns = merge_live_columns(
         [plan.live, *(bundle.encoder.live for bundle in rivals.bundles.values())]
     )
     scorers: dict[str, Scorer] = {
         MODEL_NAME: partial(
-            fitted.score, index_series=index_series, objective=slot.objective, live_columns=live
+            fitted.score,
+            index_series=index_series,
+            objective=slot.objective,
+            live_columns=live_columns,
         )
     }
     for version, bundle in rivals.bundles.items():
         scorers[version] = version_scorer(
-            bundle, index_series, slot.objective, live, features, material.events
+            bundle, index_series, slot.objective, live_columns, features, material.events
         )
-    replay = plan.replay(material, features, live, baselines=plan.baselines)
+    replay = plan.replay(material, features, live_columns, baselines=plan.baselines)
     return evaluate_scorers(
         material,
         features,
@@ -141,7 +144,7 @@ def evaluate_rivals(
 
 
 def estimate_off_policy(
-    source: Lake,
+    lake: Lake,
     material: Material,
     features: FeatureSet,
     split: Split,
@@ -157,22 +160,25 @@ def estimate_off_policy(
     champion = rivals.bundles.get(rivals.champion)
     if champion is None or not material.is_logged:
         return None
-    live = merge_live_columns([plan.live, champion.encoder.live])
+    live_columns = merge_live_columns([plan.live, champion.encoder.live])
     scorers: dict[str, Scorer] = {
         MODEL_NAME: partial(
-            fitted.score, index_series=index_series, objective=slot.objective, live_columns=live
+            fitted.score,
+            index_series=index_series,
+            objective=slot.objective,
+            live_columns=live_columns,
         ),
         champion.version: version_scorer(
-            champion, index_series, slot.objective, live, features, material.events
+            champion, index_series, slot.objective, live_columns, features, material.events
         ),
     }
     timer.report("off-policy", 0, 1)
     estimate = estimate_against_champion(
-        source,
+        lake,
         material,
         features,
         slot,
-        plan.replay(material, features, live),
+        plan.replay(material, features, live_columns),
         index_series,
         scorers,
         ts_from=max(split.validation_until, champion.manifest.window.ts_to),
@@ -183,13 +189,13 @@ def estimate_off_policy(
 
 
 def load_champion(
-    store: Registry, features: FeatureSet, slot: Slot
+    registry: Registry, features: FeatureSet, slot: Slot
 ) -> tuple[str, Bundle | None, str]:
     """Return the champion's version, its bundle if it can be evaluated, and else the reason.
 
     An index without a model is no incumbent.
     """
-    path = store.champion()
+    path = registry.champion()
     if path is None:
         return "", None, ""
     try:

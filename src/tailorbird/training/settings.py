@@ -10,7 +10,7 @@ from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.training.dataset.clicks import SamplingScheme
-from tailorbird.training.dataset.request_choice import Rows, RowSettings
+from tailorbird.training.dataset.request_choice import RowSettings, RowSource
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
 from tailorbird.training.fit.retrieval import Choice
@@ -89,7 +89,7 @@ class TrainSettings:
     window_us: int = 28 * DAY
     lateness_us: int = DAY
     quick: bool = False
-    rows: Rows = "auto"
+    rows: RowSource = "auto"
     arm: str = ""
     scheme: SamplingScheme | None = None
     requests: int = REQUESTS

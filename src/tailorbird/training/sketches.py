@@ -134,9 +134,9 @@ def bins_of(values: npt.NDArray[np.floating]) -> Ints:
     return (np.sign(values) * bins).astype(np.int64)
 
 
-def number_at(place: float) -> float:
-    """Return the number at a place in the positive bins; a bin begins at its whole number."""
-    return 2.0 ** ((place - 81.0) / 4.0)
+def number_at(bin_position: float) -> float:
+    """Return the number at a position in the positive bins; a bin begins at its whole number."""
+    return 2.0 ** ((bin_position - 81.0) / 4.0)
 
 
 def number_bins(values: npt.NDArray[np.floating]) -> Ints:

@@ -16,7 +16,7 @@ from tests.support.offline.crowd import crowd
 
 from tailorbird.errors import LockedError
 from tailorbird.events.clock import SimulatedClock
-from tailorbird.features.online.receipts import CHOSEN, LEFT_OUT, events_of
+from tailorbird.features.online.receipts import LEFT_OUT, SELECTED, events_of
 from tailorbird.features.online.shuffle import Shuffle
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import KeyPart
@@ -52,7 +52,7 @@ def written(folder: Path) -> list[list[tuple[int, str]]]:
             end = 1
             while blocks := reader.read(end):
                 for stored in blocks:
-                    assert (stored.offset, stored.block.kind) == (end, CHOSEN)
+                    assert (stored.offset, stored.block.kind) == (end, SELECTED)
                     table = events_of(stored, 0, path)
                     some = (
                         []
@@ -141,8 +141,8 @@ def test_a_hole_in_the_routed_log_is_passed_on(kit, tmp_path) -> None:
     for path in logs(tmp_path):
         with open_reader(path) as reader:
             kinds.append([(one.offset, one.block.kind) for one in reader.read(reader.start())])
-    assert kinds[1] == [(1, CHOSEN), (21, LEFT_OUT), (41, CHOSEN)]
-    assert kinds[2] == [(41, CHOSEN)]
+    assert kinds[1] == [(1, SELECTED), (21, LEFT_OUT), (41, SELECTED)]
+    assert kinds[2] == [(41, SELECTED)]
     with FeatureWorker(
         logs(tmp_path)[1],
         tmp_path / "state",
@@ -174,7 +174,7 @@ def test_what_was_routed_before_an_attribute_was_declared_is_left_to_the_lake(
     for path in logs(tmp_path):
         with open_reader(path) as reader:
             blocks = [(one.offset, one.block.rows, one.block.kind) for one in reader.read(1)]
-        assert blocks == [(1, 20, CHOSEN), (21, 20, LEFT_OUT), (41, 20, CHOSEN)]
+        assert blocks == [(1, 20, SELECTED), (21, 20, LEFT_OUT), (41, 20, SELECTED)]
 
 
 def test_a_second_shuffle_is_refused(kit, tmp_path) -> None:

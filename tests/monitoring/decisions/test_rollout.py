@@ -36,7 +36,7 @@ def shop(tmp_path):
     add_version(tmp_path, NOON - DAY, by="train")
     registry_at(tmp_path, NOON - DAY).promote("v0001", by="train", why="first")
     rng = np.random.default_rng(0)
-    visits = draw_visits(rng, NOON - HOUR, 3_000, 1_200, ctr=0.5, asked="v0001")
+    visits = draw_visits(rng, NOON - HOUR, 3_000, 1_200, ctr=0.5, assigned_version="v0001")
     write_visits(tmp_path / "lake", visits)
     project = open_shop(tmp_path)
     figure_store(project).refresh(NOON - DAY, NOON)
@@ -51,7 +51,7 @@ def shadowed(start, count, scores, *, shadow_us=900):
     rng = np.random.default_rng(1)
     more = {"shadow": "v0002", "shadow_scores": scores}
     more |= {"shadow_us": shadow_us, "champion_us": 800}
-    return draw_visits(rng, start, 60, count, ctr=0.5, asked="v0001", **more)
+    return draw_visits(rng, start, 60, count, ctr=0.5, assigned_version="v0001", **more)
 
 
 def test_a_model_goes_through_shadow_to_a_canary(shop, tmp_path):
@@ -161,7 +161,7 @@ def test_a_bad_champion_is_rolled_back_within_a_minute(shop, tmp_path, fault):
     rng = np.random.default_rng(2)
     for second in range(0, 60, 10):
         now = NOON + second * SECOND
-        visits = draw_visits(rng, now, 10, 1_000, asked="v0002", **FAULTS[fault])
+        visits = draw_visits(rng, now, 10, 1_000, assigned_version="v0002", **FAULTS[fault])
         write_visits(tmp_path / "lake", visits)
         if advance(shop, now + 10 * SECOND) == "roll_back":
             break
@@ -176,7 +176,9 @@ def test_a_good_champion_stays(shop, tmp_path):
     add_version(tmp_path, NOON, by="train")
     registry_at(tmp_path).promote("v0002", by="train", why="is as good")
     rng = np.random.default_rng(3)
-    write_visits(tmp_path / "lake", draw_visits(rng, NOON, 60, 3_000, asked="v0002", ctr=0.48))
+    write_visits(
+        tmp_path / "lake", draw_visits(rng, NOON, 60, 3_000, assigned_version="v0002", ctr=0.48)
+    )
     for second in range(10, 60, 10):
         assert advance(shop, NOON + second * SECOND) == "wait"
 
@@ -185,8 +187,8 @@ def test_the_holdout_shows_a_slight_fall_later(shop, tmp_path):
     add_version(tmp_path, NOON, by="train")
     registry_at(tmp_path).promote("v0002", by="train", why="looked good")
     rng = np.random.default_rng(4)
-    for asked, count, ctr in (("v0002", 9_000, 0.45), ("v0001", 1_000, 0.5)):
-        visits = draw_visits(rng, NOON, 4_000, count, asked=asked, ctr=ctr)
+    for assigned_version, count, ctr in (("v0002", 9_000, 0.45), ("v0001", 1_000, 0.5)):
+        visits = draw_visits(rng, NOON, 4_000, count, assigned_version=assigned_version, ctr=ctr)
         write_visits(tmp_path / "lake", visits)
     later = NOON + 2 * HOUR
     figure_store(shop).refresh(NOON, later)
@@ -205,13 +207,17 @@ def test_a_trainer_killed_at_a_step_goes_on(shop, tmp_path, step, fault):
     if step == "promote":
         registry_at(tmp_path).set_canary("v0002", 0.5, by="trainer", why="the shadow passed")
         rng = np.random.default_rng(6)
-        for asked, ctr in (("v0001", 0.4), ("v0002", 0.6)):
-            visits = draw_visits(rng, NOON + MINUTE, 600, 300, asked=asked, ctr=ctr)
+        for assigned_version, ctr in (("v0001", 0.4), ("v0002", 0.6)):
+            visits = draw_visits(
+                rng, NOON + MINUTE, 600, 300, assigned_version=assigned_version, ctr=ctr
+            )
             write_visits(tmp_path / "lake", visits)
     if step == "rollback":
         registry_at(tmp_path, now - 20 * SECOND).promote("v0002", by="trainer", why="passed")
         rng = np.random.default_rng(5)
-        bad = draw_visits(rng, now - 20 * SECOND, 10, 500, asked="v0002", ctr=0, failure="error")
+        bad = draw_visits(
+            rng, now - 20 * SECOND, 10, 500, assigned_version="v0002", ctr=0, failure="error"
+        )
         write_visits(tmp_path / "lake", bad)
     done = run_child(tmp_path, now, 1, f"{fault}=kill")
     assert done.returncode == -9

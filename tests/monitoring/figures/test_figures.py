@@ -30,7 +30,7 @@ def store(tmp_path):
         [
             visit("yesterday", NOON - DAY, person="known"),
             visit("a", NOON, person="known", clicks=(0, 1), bought_after=MINUTE),
-            visit("b", NOON + MINUTE, person="fresh", asked="v0002"),
+            visit("b", NOON + MINUTE, person="fresh", assigned_version="v0002"),
             visit("c", NOON + 2 * MINUTE, person="other", failure="error"),
             visit("d", NOON + HOUR, person="other", items=[]),
         ],

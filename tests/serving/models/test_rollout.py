@@ -274,7 +274,7 @@ def test_an_arm_is_served_by_the_version_that_it_names(registry, rollout, featur
     assert models == expected
     assert set(expected.values()) == {"v0001", "v0002"}
     assert loads == ["v0001", "v0002"], "the champion is loaded once for both"
-    assert {(each.arm, each.model, each.asked) for each in response_log.records} == {
+    assert {(each.arm, each.model, each.assigned_version) for each in response_log.records} == {
         ("old", "v0001", "v0001"),
         ("new", "v0002", "v0002"),
     }

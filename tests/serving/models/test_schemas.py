@@ -138,16 +138,16 @@ def test_a_bundle_has_caught_up_when_its_state_is_as_far_as_the_one_that_serves(
     site.send(1)
     worker = site.worker(features)
     follow(worker)
-    assert not schemas.caught_up(other_bundle, bundle), "there is no state yet"
+    assert not schemas.is_caught_up(other_bundle, bundle), "there is no state yet"
     lagging_worker = site.worker(other)
-    assert not schemas.caught_up(other_bundle, bundle), "there is, but it knows nothing"
+    assert not schemas.is_caught_up(other_bundle, bundle), "there is, but it knows nothing"
     site.send(2)
     follow(worker)
     lagging_worker.step(rows_max=1)
-    assert schemas.caught_up(other_bundle, bundle), (
+    assert schemas.is_caught_up(other_bundle, bundle), (
         "as far as the old one was then; it need not win a race"
     )
-    assert schemas.caught_up(bundle, bundle)
+    assert schemas.is_caught_up(bundle, bundle)
 
 
 def test_without_a_bundle_the_applied_schema_is_read_once_it_has_caught_up(site, features, other):

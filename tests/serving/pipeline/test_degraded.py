@@ -183,7 +183,7 @@ def test_where_the_model_fails_the_version_before_answers(make, bundle, gives, f
     answer = pipeline.answer(QUERY)
     assert (answer.degraded, answer.model, len(answer.items)) == (["previous_model"], "v0001", 6)
     assert (
-        response_log.records[0].asked,
+        response_log.records[0].assigned_version,
         response_log.records[0].failure,
         response_log.records[0].model,
     ) == ("v0002", failure, "v0001")
@@ -279,7 +279,7 @@ def test_a_store_that_is_late_is_left_alone_and_asked_again(make, features):
     )
     assert store.reads == 3
     [state] = [state for state in pipeline.breakers.states() if state.name == "store"]
-    assert (state.open, state.opened, state.late) == (True, 1, 3)
+    assert (state.open, state.open_count, state.late_count) == (True, 1, 3)
 
 
 def test_questions_are_refused_by_what_waits_and_what_it_costs():

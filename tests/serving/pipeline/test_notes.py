@@ -64,7 +64,7 @@ def test_a_model_that_the_gate_refused_is_named_with_the_command_that_serves_it(
         has_history=True,
         baseline="repeat+popular:7d",
         command="tailorbird",
-        refused="v0003",
+        refused_version="v0003",
     )
     assert (
         "v0003 was learned and was not better beyond chance; to let it answer all the same: "

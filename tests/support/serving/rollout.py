@@ -16,7 +16,7 @@ class Open:
     def __init__(self) -> None:
         self.kept_open: dict[str, set[str]] = {}
 
-    def caught_up(self, bundle: Any, serving: Any) -> bool:
+    def is_caught_up(self, bundle: Any, serving: Any) -> bool:
         return True
 
     def set_serving(self, bundle: Any) -> None: ...

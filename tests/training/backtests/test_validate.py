@@ -28,8 +28,8 @@ from tailorbird.training.backtests.leaks import (
     findings_from_ranking,
 )
 from tailorbird.training.backtests.page import write_validation
-from tailorbird.training.backtests.report import ValidationReport
-from tailorbird.training.backtests.run import NAME, ValidateSettings, holm_adjust, validate
+from tailorbird.training.backtests.report import ValidationReport, holm_adjust
+from tailorbird.training.backtests.run import MODEL_NAME, ValidateSettings, validate
 from tailorbird.training.backtests.variants import build_variants, column_groups
 from tailorbird.training.dataset.matrix import iterate_features
 from tailorbird.training.dataset.rows import load_material
@@ -94,7 +94,7 @@ def test_every_origin_is_learned_from_its_past_and_judged_next_to_all_baselines(
     report: ValidationReport,
 ):
     evaluation = report.evaluation
-    assert {NAME, "popular:1h", "popular:7d"} <= set(evaluation.figures)
+    assert {MODEL_NAME, "popular:1h", "popular:7d"} <= set(evaluation.figures)
     origins = [name for name in evaluation.slices if name.startswith("from 20")]
     assert len(origins) == len(report.about["splits"]) == 2
     assert sum(evaluation.slices[name][0] for name in origins) == evaluation.requests
@@ -110,14 +110,14 @@ def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_in
     for name in ("long-tail items", "new items", "new users", "known users"):
         count, figures = report.evaluation.slices[name]
         assert count > 0, name
-        assert figures[NAME].low <= figures[NAME].value <= figures[NAME].high
+        assert figures[MODEL_NAME].low <= figures[MODEL_NAME].value <= figures[MODEL_NAME].high
     text = write_validation(tmp_path, report).read_text()
     assert "long-tail items" in text
     assert "Learning curve" in text
     assert "Over-fit gap" in text
     saved = json.loads((tmp_path / "validation-home.json").read_text())
-    assert saved["slices"]["long-tail items"][NAME]["ndcg_10"] == pytest.approx(
-        report.evaluation.slices["long-tail items"][1][NAME].value, abs=1e-6
+    assert saved["slices"]["long-tail items"][MODEL_NAME]["ndcg_10"] == pytest.approx(
+        report.evaluation.slices["long-tail items"][1][MODEL_NAME].value, abs=1e-6
     )
     trained = shop.train("registry", page=True)
     assert trained.evaluation.slices["long-tail items"][0] > 0
@@ -134,10 +134,10 @@ def test_the_model_is_compared_with_itself_with_less_data_fewer_columns_and_unse
     assert kinds["columns that rank keeps"] == "columns"
     assert kinds["without columns of item"] == "columns"
     assert set(report.curve) == {0.125, 0.25, 0.5, 1.0}
-    assert report.curve[1.0] == report.evaluation.figures[NAME]["ndcg_10"]
+    assert report.curve[1.0] == report.evaluation.figures[MODEL_NAME]["ndcg_10"]
     for one in report.tests:
         assert one.gain.value == pytest.approx(
-            report.evaluation.figures[NAME]["ndcg_10"].value
+            report.evaluation.figures[MODEL_NAME]["ndcg_10"].value
             - report.evaluation.figures[one.other]["ndcg_10"].value
         )
         assert not one.p > one.adjusted

@@ -13,13 +13,13 @@ from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.backtests.page import write_validation
 from tailorbird.training.backtests.report import ValidationReport
-from tailorbird.training.backtests.run import NAME, ValidateSettings, validate
+from tailorbird.training.backtests.run import MODEL_NAME, ValidateSettings, validate
 from tailorbird.training.backtests.variants import (
     BOOSTED_TREES,
     ITEM_ID_COLUMNS,
     SHARES,
-    amount_name,
     column_groups,
+    share_variant_name,
 )
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.tuned import TunedSettings, write_tuned
@@ -72,7 +72,7 @@ def report(shop, stages):
 
 
 def ours(report: ValidationReport):
-    return report.evaluation.figures[NAME]
+    return report.evaluation.figures[MODEL_NAME]
 
 
 def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
@@ -122,7 +122,7 @@ def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report: Va
     for name in ("long-tail items", "new items", "new users", "known users"):
         count, figures = report.evaluation.slices[name]
         assert count > 0
-        assert figures[NAME].low <= figures[NAME].value <= figures[NAME].high
+        assert figures[MODEL_NAME].low <= figures[MODEL_NAME].value <= figures[MODEL_NAME].high
     assert not report.leaks
     assert not any("left out" in note for note in report.notes)
 
@@ -131,7 +131,7 @@ def test_progress_reports_what_is_fitted(report: ValidationReport, stages):
     assert {
         "mlp",
         BOOSTED_TREES,
-        f"mlp, {amount_name(0.25)}",
+        f"mlp, {share_variant_name(0.25)}",
         "mlp, unseen people",
         "mlp, without columns of item",
     } <= set(stages)

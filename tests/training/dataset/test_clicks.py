@@ -239,7 +239,7 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
     data, replay = draw_chunks(lively, CLICK, 28 * HOUR, 28 * HOUR + 40 * MINUTE, slot)
     drawn = concat_datasets([each.data for each in draw_candidates(data, replay, CLICK)])[0]
     contract, ts = contract_of(names), lively["ts"].cast(pa.int64()).to_numpy()
-    columns, different = replay.live, set()
+    columns, different = replay.live_columns, set()
     folds: dict[int, CandidateFold] = {}
     for number in range(drawn.requests):
         served = RequestLists(CandidateFold(contract).tables(), CandidateRequest())

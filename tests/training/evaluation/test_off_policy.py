@@ -1,20 +1,19 @@
 """Logged answers of a slot that draws whole slates give the value of rankers that it never used."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from tests.support.shops.drawn_shop import APPEAL, EXAMINED, RESPONSES, SIZE, make_drawn_shop
 
 from tailorbird import Project
 from tailorbird.errors import UsageError
-from tailorbird.events import DAY, HOUR, SystemClock
+from tailorbird.events import SystemClock
 from tailorbird.lake import Lake
-from tailorbird.ranking import Explore, Slot
+from tailorbird.ranking import Slot
 from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS
-from tailorbird.ranking.policy.slate_distribution import slate_distribution
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.matrix import FeatureChunk
@@ -23,13 +22,13 @@ from tailorbird.training.dataset.request_choice import RowSettings
 from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.evaluation.estimate import estimate_against_champion
 from tailorbird.training.evaluation.evaluate import Scorer
-from tailorbird.training.evaluation.off_policy import evaluate_off_policy, read_responses
+from tailorbird.training.evaluation.off_policy import (
+    PolicyGroup,
+    evaluate_off_policy,
+    read_responses,
+)
 from tailorbird.training.settings import TrainSettings
 
-ITEMS, SIZE, RESPONSES = 8, 2, 2_500
-EXPLORE = Explore(method="plackett_luce", first=1, pool=ITEMS, temperature=1.0)
-APPEAL = np.linspace(0.1, 0.6, ITEMS)  # of item i: the logged order is the opposite one
-EXAMINED = np.array([1.0, 0.5])
 SLOT = Slot(
     "home", size=SIZE, sources={"popular": 50, "new_items": 50}, hide_seen=(), denominator="answer"
 )
@@ -38,36 +37,7 @@ SLOT = Slot(
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project whose log was drawn by the code that serves."""
-    folder = tmp_path_factory.mktemp("off-policy")
-    rng = np.random.default_rng(3)
-    now = SystemClock().now()
-    start = now - 4 * DAY
-    lines: list[dict] = [
-        {"type": "item", "ts": start - DAY, "item_id": f"i{item}", "event_id": f"p{item}"}
-        for item in range(ITEMS)
-    ]
-    distribution = slate_distribution(np.arange(ITEMS), SIZE, EXPLORE, np.linspace(1.0, 0.0, ITEMS))
-    times = np.sort(rng.integers(start, now - 30 * HOUR, RESPONSES))
-    for number, ts in enumerate(times.tolist()):
-        slate = distribution.draw(rng)
-        propensities, _ = distribution.propensities(slate)
-        base = {"user_id": f"u{rng.integers(500)}", "request_id": f"r{number}"}
-        answer = {"slot": "home", "model": "old", "propensities": propensities.tolist()}
-        items = [f"i{item}" for item in slate.tolist()]
-        lines.append(
-            {"type": "answer", "ts": ts, **base, "items": items, "answer": answer}
-            | {"event_id": f"a{number}"}
-        )
-        lines += [
-            {"type": "click", "ts": ts + 1_000 + position, **base, "item_id": items[position]}
-            | {"event_id": f"c{number}-{position}"}
-            for position in np.flatnonzero(rng.random(SIZE) < APPEAL[slate] * EXAMINED).tolist()
-        ]
-    log = folder / "log.jsonl"
-    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    project = Project.create(folder / "shop")
-    project.import_files(log, "tailorbird")
-    return project
+    return make_drawn_shop(tmp_path_factory.mktemp("off-policy"))
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +80,8 @@ def test_the_estimate_covers_the_truth_of_both_rankers(shop: Project, material: 
         shop.declared.features,
         SLOT,
         data,
-        replay_of(shop, material),
+        [PolicyGroup(SLOT, replay_of(shop, material), RANKERS)],
         series,
-        RANKERS,
         "click",
     )
     best, worst = APPEAL[[-1, -2]] @ EXAMINED, APPEAL[[0, 1]] @ EXAMINED
@@ -165,9 +134,9 @@ def test_an_outcome_that_never_happened_is_refused(shop: Project, material: Mate
     lake, features = Lake(shop.declared.paths.lake), shop.declared.features
     data = read_responses(lake, material, SLOT, "clik", ts_from=0)
     series = build_series(material.events, material.items, [int(data.t[0])])
-    replay = replay_of(shop, material)
+    groups = [PolicyGroup(SLOT, replay_of(shop, material), RANKERS)]
     with pytest.raises(UsageError, match="led to a 'clik'"):
-        evaluate_off_policy(material, features, SLOT, data, replay, series, RANKERS, "clik")
+        evaluate_off_policy(material, features, SLOT, data, groups, series, "clik")
 
 
 def test_what_is_not_replayed_is_named(tmp_path: Path) -> None:

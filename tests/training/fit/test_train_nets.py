@@ -82,7 +82,7 @@ print('torch' in sys.modules)"""
 @pytest.mark.nightly
 def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
-    monkeypatch.setattr(inputs, "ROWS_AT_ONCE", 2_000)
+    monkeypatch.setattr(inputs, "CHUNK_ROWS", 2_000)
     settings = {"architecture": "shared", "requests": 600, "test_requests": 600}
     made = {}
     for name, most in (("memory", TrainSettings.rows_in_memory), ("files", 1_000)):
@@ -352,7 +352,7 @@ def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it
             lake=shop.lake,
             registry=tmp_path / "registry",
             clock=early,
-            work=tmp_path,
+            working_folder=tmp_path,
             settings=settings,
         )
     with open_working_folder(tmp_path, shop.features, nowhere, settings, later) as (unfinished, _):

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from tailorbird.training.backtests.leaks import find_target_leakage
-from tailorbird.training.leakage.columns import find_ahead, find_leaking_columns, order_auc
+from tailorbird.training.leakage.columns import (
+    find_dominant_columns,
+    find_leaking_columns,
+    order_auc,
+)
 
 ROWS = 20_000
 
@@ -93,9 +97,8 @@ def test_noise_is_not_named_however_few_positives_there_are(positives):
 
 
 def test_a_family_of_honest_columns_is_not_named():
-    assert find_ahead({"clicks_1d": 0.84, "clicks_7d": 0.85, "clicks_28d": 0.83, "price": 0.6}) == (
-        [],
-        0.0,
-    )
-    assert find_ahead({"clicks_1d": 0.84, "price": 0.75}) == ([], 0.0)
-    assert find_ahead({"one": 0.9}) == ([], 0.0)
+    assert find_dominant_columns(
+        {"clicks_1d": 0.84, "clicks_7d": 0.85, "clicks_28d": 0.83, "price": 0.6}
+    ) == ([], 0.0)
+    assert find_dominant_columns({"clicks_1d": 0.84, "price": 0.75}) == ([], 0.0)
+    assert find_dominant_columns({"one": 0.9}) == ([], 0.0)

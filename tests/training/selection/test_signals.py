@@ -28,7 +28,7 @@ from tailorbird.training.selection.column_signals import RankSettings
 from tailorbird.training.selection.redundancy import find_clusters
 from tailorbird.training.selection.shuffles import shuffle_across_requests, shuffle_within_requests
 from tailorbird.training.selection.signal_rows import gather_signal_rows
-from tailorbird.training.selection.signals import rank_parts, rank_signals
+from tailorbird.training.selection.signals import rank_loaded_columns, rank_signals
 from tailorbird.training.selection.signals_page import write_signals
 from tailorbird.training.selection.verdicts import (
     REQUESTS_MIN,
@@ -60,7 +60,7 @@ def ground(shop):
 @pytest.fixture(scope="module")
 def report(shop, ground, tmp_path_factory):
     unfinished = UnfinishedRun(tmp_path_factory.mktemp("out") / "unfinished", {}, shop.clock.now())
-    return rank_parts(
+    return rank_loaded_columns(
         with_planted_columns(ground), shop.features, Lake(shop.lake), unfinished, "click", SETTINGS
     )
 
@@ -94,7 +94,7 @@ def with_planted_columns(ground):
 
     parts = {
         name: more(getattr(ground, name), seed)
-        for seed, name in enumerate(("train", "watch", "choose", "judge"))
+        for seed, name in enumerate(("train", "validation", "selection", "test"))
     }
     return replace(
         ground,
@@ -135,14 +135,14 @@ def test_a_copy_is_in_its_cluster_and_one_stands_for_the_other(report, signals):
     assert any(one.kept for one in pair)
     assert "redundant" in {step.reason for step in report.subset.steps}
     # Each stands for the other, so only together do they show what they are worth.
-    assert pair[0].together.value > max(one.importance.value for one in pair)
+    assert pair[0].cluster_importance.value > max(one.importance.value for one in pair)
 
 
 def test_a_drifting_column_is_flagged_and_steady_noise_is_not(signals):
-    assert signals["drifting"].unstable
-    assert signals["drifting"].drifts[-1] == max(signals["drifting"].drifts)
+    assert signals["drifting"].is_unstable
+    assert signals["drifting"].period_drifts[-1] == max(signals["drifting"].period_drifts)
     assert not signals["drifting"].kept
-    assert not any(signals[name].unstable for name in NOISE[:4])
+    assert not any(signals[name].is_unstable for name in NOISE[:4])
 
 
 def test_a_column_that_knows_the_answer_is_called_a_leak_and_no_model_sees_it(report, signals):
@@ -157,17 +157,18 @@ def test_a_column_that_knows_the_answer_is_called_a_leak_and_no_model_sees_it(re
 
 def test_request_columns_are_distinguished_from_item_columns(signals):
     assert all(
-        signals[name].of_request for name in ("device", "user_clicks_7d", "noise_of_request")
+        signals[name].is_request_level for name in ("device", "user_clicks_7d", "noise_of_request")
     )
     assert not any(
-        signals[name].of_request for name in ("item_ctr_7d", "user_category_ctr_28d", "noise_1")
+        signals[name].is_request_level
+        for name in ("item_ctr_7d", "user_category_ctr_28d", "noise_1")
     )
 
 
 def test_the_loss_is_measured_on_unseen_requests(report):
     parts = report.about["parts"]
-    assert parts["train"]["to"] <= parts["watch"]["from"] <= parts["choose"]["from"]
-    assert parts["choose"]["to"] <= parts["judge"]["from"]
+    assert parts["train"]["to"] <= parts["validation"]["from"] <= parts["selection"]["from"]
+    assert parts["selection"]["to"] <= parts["test"]["from"]
     subset = report.subset
     assert subset.loss.value == pytest.approx(subset.full.value - subset.subset.value)
     assert subset.loss.low < subset.loss.value < subset.loss.high

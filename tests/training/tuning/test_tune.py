@@ -77,19 +77,19 @@ def of_trials(report: TuneReport):
 def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report: TuneReport):
     trials = report.trials["gbdt"]
     assert len(trials) == 10
-    assert trials[0].default
+    assert trials[0].is_default
     assert dict(trials[0].settings) == gbdt_defaults()
-    assert not any(one.default for one in trials[1:])
+    assert not any(one.is_default for one in trials[1:])
     assert {one.state for one in trials} == {"complete", "pruned"}
     for one in trials:
-        assert len(one.figures) == (2 if one.state == "complete" else 1)
-        assert one.state == "pruned" or one.value == pytest.approx(np.mean(one.figures))
+        assert len(one.split_scores) == (2 if one.state == "complete" else 1)
+        assert one.state == "pruned" or one.value == pytest.approx(np.mean(one.split_scores))
     # given up are those that did worse on the first split than most had done that went on to the
     # end by then
     for place, one in enumerate(trials):
         if one.state == "pruned":
-            assert one.figures[0] <= np.median(
-                [other.figures[0] for other in trials[:place] if other.state == "complete"]
+            assert one.split_scores[0] <= np.median(
+                [other.split_scores[0] for other in trials[:place] if other.state == "complete"]
             )
 
 
@@ -97,7 +97,7 @@ def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_sp
     report: TuneReport,
 ):
     choice = report.choice
-    assert choice.reference.trial.default
+    assert choice.reference.trial.is_default
     assert choice.reference.gain == pytest.approx(0)
     assert choice.reference in choice.finalists
     assert len(choice.finalists) == 3
@@ -115,19 +115,19 @@ def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_sp
 
 def test_each_of_the_last_few_reports_how_it_does_for_the_long_tail(report: TuneReport, tmp_path):
     for one in report.choice.finalists:
-        assert 0 < one.tail.low < one.tail.value < one.tail.high < 1
+        assert 0 < one.long_tail.low < one.long_tail.value < one.long_tail.high < 1
         fields = one.to_dict()
-        assert fields["ndcg_10_long_tail"] == pytest.approx(one.tail.value, abs=1e-6)
+        assert fields["ndcg_10_long_tail"] == pytest.approx(one.long_tail.value, abs=1e-6)
         assert (
             fields["gain_long_tail_low"]
             <= fields["gain_long_tail"]
             <= fields["gain_long_tail_high"]
         )
-        assert one.tail.value != pytest.approx(float(one.quality.mean()), abs=1e-4), (
+        assert one.long_tail.value != pytest.approx(float(one.quality.mean()), abs=1e-4), (
             "most choices are of few items"
         )
-        assert f"{one.tail.value:.4f}" in write_tuning(tmp_path, report, []).read_text()
-    assert report.choice.reference.tail_gain.value == 0
+        assert f"{one.long_tail.value:.4f}" in write_tuning(tmp_path, report, []).read_text()
+    assert report.choice.reference.long_tail_gain.value == 0
 
 
 def test_the_test_part_is_not_read(shop, tmp_path, report: TuneReport):
@@ -186,12 +186,12 @@ def test_random_and_halving_and_several_processes(shop, tmp_path):
     report = tuned(shop, tmp_path, settings)
     trials = report.trials["gbdt"]
     assert len(trials) == 5
-    assert trials[0].default
+    assert trials[0].is_default
     alone = tuned(shop, tmp_path / "alone", replace(settings, workers=1, pruner="none"))
     assert all(one.state == "complete" for one in alone.trials["gbdt"])
     # random draws do not depend on who fits, and fits do not depend on where they are done
     assert [one.settings for one in trials] == [one.settings for one in alone.trials["gbdt"]]
-    assert trials[0].figures == alone.trials["gbdt"][0].figures
+    assert trials[0].split_scores == alone.trials["gbdt"][0].split_scores
 
 
 class Fitted:
@@ -237,10 +237,10 @@ def test_what_several_processes_were_at_when_they_were_killed_is_drawn_again_the
     with pytest.raises(KeyboardInterrupt):
         search(Fitted(killed=True)).run(budget, lambda trials, seconds: None)
     cut = search(Fitted(killed=False))
-    assert [one.default for one in cut.trials()] == [False]
+    assert [one.is_default for one in cut.trials()] == [False]
     cut.run(budget, lambda trials, seconds: None)
     trials = cut.trials()
-    assert [one.default for one in trials].count(True) == 1
+    assert [one.is_default for one in trials].count(True) == 1
     assert len({one.settings["rate"] for one in trials}) == len(trials) == 4, (
         "nothing was drawn twice"
     )
@@ -248,7 +248,7 @@ def test_what_several_processes_were_at_when_they_were_killed_is_drawn_again_the
 
 def test_a_budget_of_time_ends_the_search_and_the_defaults_are_always_tried(shop, tmp_path):
     report = tuned(shop, tmp_path, replace(SETTINGS, trials=0, seconds=1e-6, seeds=1))
-    assert [one.default for one in report.trials["gbdt"]] == [True]
+    assert [one.is_default for one in report.trials["gbdt"]] == [True]
     assert report.settings == {}
     assert "no trial was fitted" in report.choice.why
     with pytest.raises(UsageError, match="has no end"):
@@ -278,7 +278,7 @@ def test_every_architecture_is_among_the_last_few(report: TuneReport):
     mine = report.trials["gbdt"]
     other_trials = tuple(replace(one, architecture="other", value=one.value - 1) for one in mine)
     last = select_finalists({"gbdt": mine, "other": other_trials}, 3)
-    assert [(one.architecture, one.default) for one in last] == [
+    assert [(one.architecture, one.is_default) for one in last] == [
         ("gbdt", True),
         ("other", True),
         ("gbdt", False),
@@ -290,7 +290,7 @@ def test_every_architecture_is_among_the_last_few(report: TuneReport):
 def test_one_split_under_one_seed_reports_no_spread_so_that_the_defaults_stay(shop, tmp_path):
     report = tuned(shop, tmp_path, replace(SETTINGS, trials=3, splits=1, seeds=1))
     assert len(report.choice.finalists) > 1
-    assert report.choice.winner.trial.default
+    assert report.choice.winner.trial.is_default
     assert (
         "on one split under one seed, which does not tell how much it varies" in report.choice.why
     )
@@ -449,7 +449,7 @@ def test_nets_are_tuned_next_to_trees_with_the_same_budget(shop, tmp_path):
     assert {
         name: [one.state for one in each] for name, each in report.trials.items()
     } == dict.fromkeys(("gbdt", "dcn"), ["complete"] * 2)
-    assert [one.default for one in report.trials["dcn"]] == [True, False]
+    assert [one.is_default for one in report.trials["dcn"]] == [True, False]
     assert {one.trial.architecture for one in report.choice.finalists} == {"gbdt", "dcn"}
     path = tmp_path / "tuned.toml"
     write_tuned(path, "home", build_tuned("dcn", report.trials["dcn"][1].settings, DAY, ""))
@@ -557,6 +557,6 @@ def test_a_trial_whose_mean_falls_below_the_median_is_pruned_despite_a_good_firs
         7,
     )
     search.run(Budget(trials=6, seconds=0.0), lambda trials, seconds: None)
-    assert [(each.state, len(each.figures)) for each in search.trials()] == [
+    assert [(each.state, len(each.split_scores)) for each in search.trials()] == [
         ("complete", 3)
     ] * 4 + [("pruned", 2)] * 2

@@ -46,10 +46,10 @@ class _Window:
         counted = tile >= self.now - TILES
         tile, slot = tile[counted], slot[counted]
         for number in np.unique(tile).tolist():
-            slots_, times = np.unique(slot[tile == number], return_counts=True)
-            self.count[slots_] += times
+            slots_, counts = np.unique(slot[tile == number], return_counts=True)
+            self.count[slots_] += counts
             chunks = self.tiles.setdefault(number, [])
-            chunks.append((slots_, times.astype(np.int64)))
+            chunks.append((slots_, counts.astype(np.int64)))
             if len(chunks) > _CHUNKS_MAX:
                 self.tiles[number] = [_sum_chunks(chunks)]
         return slot
@@ -60,21 +60,21 @@ class _Window:
         expired = [tile for tile in self.tiles if tile < self.now - TILES]
         changed = [np.zeros(0, np.int64)]
         for tile in expired:
-            for slot, times in self.tiles.pop(tile):
-                self.count[slot] -= times
+            for slot, counts in self.tiles.pop(tile):
+                self.count[slot] -= counts
                 changed.append(slot)
         return np.concatenate(changed)
 
-    def renumber(self, rows: Int64s, slots: int) -> None:
-        """Renumber slots: `rows` holds the new number of each old slot, −1 to drop it."""
+    def renumber(self, slot_map: Int64s, slots: int) -> None:
+        """Renumber slots: `slot_map` holds the new number of each old slot, −1 to drop it."""
         count = np.zeros(slots, np.int64)
-        retained_slots = np.flatnonzero(rows[: len(self.count)] >= 0)
-        count[rows[retained_slots]] = self.count[retained_slots]
+        retained_slots = np.flatnonzero(slot_map[: len(self.count)] >= 0)
+        count[slot_map[retained_slots]] = self.count[retained_slots]
         self.count = count
         for tile, chunks in self.tiles.items():
-            slot, times = _sum_chunks(chunks)
-            retained = rows[slot] >= 0
-            self.tiles[tile] = [(rows[slot[retained]], times[retained])]
+            slot, counts = _sum_chunks(chunks)
+            retained = slot_map[slot] >= 0
+            self.tiles[tile] = [(slot_map[slot[retained]], counts[retained])]
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
@@ -86,12 +86,12 @@ class _Window:
             ]
         )
         slots = np.concatenate([np.zeros(0, np.int64), *(slot for _, slot, _ in parts)])
-        times = np.concatenate([np.zeros(0, np.int64), *(times for _, _, times in parts)])
+        counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, _, counts in parts)])
         return {
             "count": self.count,
             "tile": tile,
             "slot": slots,
-            "times": times,
+            "tile_counts": counts,
             "now": np.array([self.now]),
         }
 
@@ -101,7 +101,7 @@ class _Window:
         self.tiles = {}
         for number in np.unique(tile).tolist():
             in_tile = tile == number
-            self.tiles[number] = [(arrays["slot"][in_tile], arrays["times"][in_tile])]
+            self.tiles[number] = [(arrays["slot"][in_tile], arrays["tile_counts"][in_tile])]
 
 
 def _sum_chunks(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
@@ -111,7 +111,7 @@ def _sum_chunks(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
         np.concatenate([slot for slot, _ in chunks]), return_inverse=True
     )
     return slot, np.bincount(
-        index_of_count, np.concatenate([times for _, times in chunks]), len(slot)
+        index_of_count, np.concatenate([counts for _, counts in chunks]), len(slot)
     ).astype(np.int64)
 
 
@@ -215,7 +215,7 @@ class PopularityFold:
         return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
 
     def renumber_items(self, row_map: Int64s, items: int) -> None:
-        """Renumber items: `moved` holds the new row of each old one, −1 to drop it.
+        """Renumber items: `row_map` holds the new row of each old one, −1 to drop it.
 
         Pairs with a count of zero are dropped too.
         """
@@ -257,7 +257,7 @@ class PopularityFold:
             window.restore(
                 {
                     name: arrays[f"{board.name}/{name}"]
-                    for name in ("count", "tile", "slot", "times", "now")
+                    for name in ("count", "tile", "slot", "tile_counts", "now")
                 }
             )
             self._changed[board] = [arrays[f"{board.name}/changed"]]
@@ -279,7 +279,7 @@ class _SegmentPairs:
         self.pairs = KeyTable(pairs)
         self.value, self.item = value.copy(), item.copy()
         self._slots_by_value: dict[int, list[Int64s]] = {}
-        self._listed = 0
+        self._grouped_pairs = 0
 
     def slots(self, value: Keys, item: Int64s, key: Keys) -> Int64s:
         """Return the slot of each pair, adding new pairs."""
@@ -294,15 +294,15 @@ class _SegmentPairs:
     def slots_of(self, value: int) -> Int64s:
         """Return the slots of one value."""
         count = self.pairs.count
-        if self._listed < count:
-            new_slots = np.arange(self._listed, count)
+        if self._grouped_pairs < count:
+            new_slots = np.arange(self._grouped_pairs, count)
             order = new_slots[np.argsort(self.value[new_slots], kind="stable")]
             values, value_starts = np.unique(self.value[order], return_index=True)
             for value_, slots in zip(
                 values.tolist(), np.split(order, value_starts[1:]), strict=True
             ):
                 self._slots_by_value.setdefault(value_, []).append(slots)
-            self._listed = count
+            self._grouped_pairs = count
         parts = self._slots_by_value.get(value, [])
         if len(parts) > 1:
             parts = self._slots_by_value[value] = [np.concatenate(parts)]
@@ -316,5 +316,5 @@ class _SegmentPairs:
         count = self.pairs.count
         value, item = self.value[:count][retained], row_map[self.item[:count][retained]]
         slots = self.pairs.retain(retained)
-        self.value, self.item, self._slots_by_value, self._listed = value, item, {}, 0
+        self.value, self.item, self._slots_by_value, self._grouped_pairs = value, item, {}, 0
         return slots, self.pairs.count

@@ -5,17 +5,21 @@ from tailorbird.cli.output import Json, console, print_json, print_note, print_t
 
 def estimate(
     *,
-    bundle: str,
-    against: str = "champion",
+    bundle: str = "",
+    formula: str = "",
+    settings_of: str = "",
+    arm: str = "",
+    against: str = "",
     slot: str = "",
     since: str = "",
     outcome: str = "click",
     as_of: str = "",
     json: Json = False,
 ) -> None:
-    """Estimate what a bundle would earn per answer, from the log, before it sees traffic.
+    """Estimate what a policy would earn per answer, from the log, before it sees traffic.
 
-    Replays logged answers and weighs them by how likely each bundle would have shown the same. The
+    A policy is a bundle, a formula, another slot's settings (its rules, sources and so on), or an
+    arm. Replays logged answers and weighs them by how likely each policy would have shown the same. The
     value is a one-step reward over logged contexts. Changes nothing. Without enough exploration in
     the log there is no estimate, and the command says why.
 
@@ -23,14 +27,24 @@ def estimate(
 
     Example:  tailorbird -C shop experiment estimate --bundle v0007 --against v0005 --slot home
 
+    Example:  tailorbird -C shop experiment estimate --formula "click + 8*purchase"
+
+    Example:  tailorbird -C shop experiment estimate --arm home-model:new
+
     Parameters
     ----------
     bundle:
-        version of the registry, or champion, previous or challenger
+        version of the registry, or champion, previous or challenger; by default champion
+    formula:
+        value of an item, instead of the slot's
+    settings_of:
+        slot of slots.py whose formula, rules, sources and other settings apply
+    arm:
+        EXPERIMENT:ARM, declared or started
     against:
-        version to compare with
+        version or EXPERIMENT:ARM to compare with; by default champion, or the arm's control
     slot:
-        name of the slot; by default train.slot
+        name of the slot; by default that of the arm, or train.slot
     since:
         length of the most recent period to replay, such as 14d; by default train.window
     outcome:
@@ -40,12 +54,15 @@ def estimate(
         lake
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.experiments.commands import estimate_policy
+    from tailorbird.platform.experiments.estimate import estimate_policy
 
     report = estimate_policy(
         open_project(),
         bundle,
         against,
+        formula=formula,
+        settings_of=settings_of,
+        arm=arm,
         slot=slot,
         since=since,
         outcome=outcome,

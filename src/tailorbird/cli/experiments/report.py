@@ -9,7 +9,7 @@ from tailorbird.cli.output import Json, console, print_json, print_table
 if TYPE_CHECKING:
     from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.report import Report
-    from tailorbird.experiments.started import StartedReport
+    from tailorbird.experiments.run_report import RunReport
     from tailorbird.experiments.trial import TrialReport
 
 
@@ -221,18 +221,18 @@ def _print_interleaving(result: "InterleavingReport") -> None:
     _print_notes(result)
 
 
-def _print_conclusion(result: "StartedReport") -> None:
+def _print_conclusion(result: "RunReport") -> None:
     console().print(result.summary, style="bold")
     console().print(f"{result.advice}\n")
 
 
-def _print_checks(result: "StartedReport") -> None:
+def _print_checks(result: "RunReport") -> None:
     checks = [
         (check.name, "ok" if check.passed else "FAILED", check.reason) for check in result.checks
     ]
     print_table("", ["check", "result", "reason"], checks)
 
 
-def _print_notes(result: "StartedReport") -> None:
+def _print_notes(result: "RunReport") -> None:
     for note in result.notes:
         console().print(note)

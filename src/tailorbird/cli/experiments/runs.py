@@ -2,8 +2,12 @@
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
+
+if TYPE_CHECKING:
+    from tailorbird.experiments.plan import Plan
 
 
 def list_(*, json: Json = False) -> None:
@@ -21,12 +25,21 @@ def list_(*, json: Json = False) -> None:
     print_table("", [*LIST_COLUMNS], [(*row[:3], f"{row[3]:g}", *row[4:]) for row in rows])
 
 
-def plan(name: str, *, since: str = "", svg: Path | None = None, json: Json = False) -> None:
+def plan(
+    name: str,
+    *,
+    since: str = "",
+    drawn_shares: bool = False,
+    svg: Path | None = None,
+    json: Json = False,
+) -> None:
     """Plan an experiment from the lake: units, days and detectable effect by stopping rule.
 
     Example:  tailorbird -C shop experiment plan home-model
 
     Example:  tailorbird -C shop experiment plan home-model --since 28d --svg plan.svg
+
+    Example:  tailorbird -C shop experiment plan home-model --drawn-shares
 
     Parameters
     ----------
@@ -34,6 +47,9 @@ def plan(name: str, *, since: str = "", svg: Path | None = None, json: Json = Fa
         an experiment of experiments.py
     since:
         length of the most recent period to learn from; by default the planned duration
+    drawn_shares:
+        also replay logged answers, and print which interval an estimate from the log alone
+        would have if the slot drew a share of its slates
     svg:
         also draw the detectable effect by days into this file
     """
@@ -41,7 +57,7 @@ def plan(name: str, *, since: str = "", svg: Path | None = None, json: Json = Fa
     from tailorbird.experiments.drawing import plan_svg
     from tailorbird.platform.experiments.commands import plan_declared
 
-    result = plan_declared(open_project(), name, since=since)
+    result = plan_declared(open_project(), name, since=since, drawn_shares=drawn_shares)
     if svg is not None:
         svg.write_text(plan_svg(result))
     if json:
@@ -66,6 +82,31 @@ def plan(name: str, *, since: str = "", svg: Path | None = None, json: Json = Fa
         f"{result.metric}: mean {result.mean:.4g}; CUPED leaves {result.variance_ratio:.0%} of the "
         f"variance. Learnt from {result.observed_days} days of slot {result.slot}; what lies "
         "beyond is extrapolated."
+    )
+    if result.drawn_shares:
+        _print_drawn_shares(result)
+
+
+def _print_drawn_shares(result: "Plan") -> None:
+    """Print what the log alone could tell of each arm, by the share of drawn slates."""
+    rows = [
+        (
+            row.arm,
+            f"{row.share:.0%}",
+            f"±{row.half_width:.1%}" if row.is_enough else "refused",
+            f"{row.effective:,.0f}",
+            f"{row.unsupported:.1%}",
+            f"{row.cost:.2%}",
+        )
+        for row in result.drawn_shares
+    ]
+    columns = ["arm", "drawn slates", "95 % interval", "effective sample", "not in the log", "cost"]
+    title = f"Estimates from the log alone, after {result.duration_days:g} days"
+    print_table(title, columns, rows, right=columns[1:])
+    console().print(
+        "Intervals are those of ips for an arm as good as the control; dr is usually narrower. "
+        'Explore(method="plackett_luce", first=1, share=…, temperature=0.3) draws slates. The cost '
+        "is the share of its outcome that the model expects to lose."
     )
 
 

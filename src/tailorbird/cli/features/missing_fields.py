@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 def print_missing_fields(explanation: "Explanation", about: Sequence[str]) -> None:
     """Print why a value is missing for lack of a field, and how to pass the field."""
-    for part in (explanation, *explanation.reads):
-        if part.value == part.value or not part.lacks:
+    for part in (explanation, *explanation.inputs):
+        if part.value == part.value or not part.missing_fields:
             continue
-        fields = [name for name in part.lacks if "." not in name]
-        attributes = [name for name in part.lacks if "." in name]
+        fields = [name for name in part.missing_fields if "." not in name]
+        attributes = [name for name in part.missing_fields if "." in name]
         if attributes:
             console().print(f"{part.name} is missing: no profile says {', '.join(attributes)}")
         if fields:

@@ -58,7 +58,7 @@ def plan_to_dict(
         "bytes_before": _total(comparison, entity_counts, "before"),
         "bytes_after": _total(comparison, entity_counts, "after"),
         "proofs": [asdict(proof) for proof in comparison.proofs],
-        "attached": list(comparison.attached),
+        "attached": list(comparison.attached_attributes),
         "build": build,
         **retrain,
     }
@@ -120,12 +120,12 @@ def print_plan(
         out.print(
             f"No sum overflows: each of {len(comparison.proofs)} holds the largest value "
             f"{tightest.events:,} times or more "
-            f"({tightest.name}, {tightest.place}: {tightest.units_max:,} units)."
+            f"({tightest.name}, {tightest.location}: {tightest.units_max:,} units)."
         )
     if comparison.before == comparison.after:
         return
-    if comparison.attached:
-        names = ", ".join(comparison.attached)
+    if comparison.attached_attributes:
+        names = ", ".join(comparison.attached_attributes)
         out.print(
             f"Events routed so far do not carry {names}: it is filled in from the versions "
             "of the profiles, for all history."
@@ -153,7 +153,7 @@ def print_plan(
 def print_changes(comparison: "Comparison") -> None:
     title = f"Schema {comparison.before or '(none)'} → {comparison.after}"
     rows = [
-        (change.change, change.name, change.entity, change.place, change.what)
+        (change.change, change.name, change.entity, change.location, change.changed_fields)
         for change in comparison.changes
     ]
     print_table(title, ["change", "column", "of", "line", "what"], rows)

@@ -120,7 +120,7 @@ def removal_instructions(report: "SignalReport") -> list[str]:
     subset = report.subset
     if not subset.remove:
         return ["No column is proposed for removal."]
-    locations = {signal.name: signal.place for signal in report.signals}
+    locations = {signal.name: signal.location for signal in report.signals}
     removable = subset.about["declarations_to_remove"]
     lines = [
         "To try it, with all declarations as they are:",
@@ -170,12 +170,12 @@ def _print(report: "SignalReport") -> None:
         share = max(value.value, 0.0) / maximum if is_known else 0.0
         table.append(
             (
-                signal.name + (" †" if signal.of_request else ""),
+                signal.name + (" †" if signal.is_request_level else ""),
                 "█" * round(_BAR_WIDTH * share),
                 f"{value.value:+.4f} ({value.low:+.4f} – {value.high:+.4f})" if is_known else "",
                 f"{signal.null_z:.1f}" if is_known else "",
                 f"{1000 * signal.bits:.2f}",
-                f"{signal.drift:.2f}{'!' if signal.unstable else ''}",
+                f"{signal.drift:.2f}{'!' if signal.is_unstable else ''}",
                 f"{signal.missing:.0%}",
                 signal.request_bytes,
                 f"{signal.finish_us:.1f}" if signal.finish_us == signal.finish_us else "",
@@ -195,7 +195,7 @@ def _print(report: "SignalReport") -> None:
     out.print(
         f"\n{len(subset.keep)} of {len(report.signals)} columns are proposed to stay: "
         f"{', '.join(subset.keep)}.\n"
-        f"On {report.about['parts']['judge']['with_something_to_find']:,} requests that had "
+        f"On {report.about['parts']['test']['with_something_to_find']:,} requests that had "
         "no say in the choice, NDCG@10 is "
         f"{subset.subset} with them and {subset.full} with all: it loses {subset.loss}."
     )

@@ -262,7 +262,7 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
                 "t": query.t,
                 "p": p,
                 "value": explanation.value,
-                "lacks": explanation.lacks,
+                "lacks": explanation.missing_fields,
                 "events": rows,
             }
         )
@@ -272,7 +272,7 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
         f"{name} of {query.title(person)} at {to_iso(query.t)}, known up to {p:,}: "
         f"{explanation.value}"
     )
-    for read in explanation.reads:
+    for read in explanation.inputs:
         out.print(f"  {read.name}: {read.value}")
     entity_fields = {
         "user": f"{query.kind}:{query.person}" if query.person else "",
@@ -280,7 +280,7 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
     }
     print_missing_fields(
         explanation,
-        [entity_fields[field] for field in explanation.about if entity_fields.get(field)],
+        [entity_fields[field] for field in explanation.entity_fields if entity_fields.get(field)],
     )
     print_table(
         "",

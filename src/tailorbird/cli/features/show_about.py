@@ -143,7 +143,7 @@ def explain_about(project: "Project", query: EntityQuery, name: str, json: bool)
             "t": query.t,
             "p": query.p,
             "value": explanation.value,
-            "lacks": explanation.lacks,
+            "lacks": explanation.missing_fields,
             "events": rows,
         }
         print_json({"about": dict(subject.parts), **alternatives})
@@ -153,7 +153,7 @@ def explain_about(project: "Project", query: EntityQuery, name: str, json: bool)
         f"{name} of {subject.title} at {to_iso(query.t)}, known up to {query.p:,}: "
         f"{explanation.value}"
     )
-    for read in explanation.reads:
+    for read in explanation.inputs:
         out.print(f"  {read.name}: {read.value}")
     print_missing_fields(explanation, query.texts)
     print_table("", list(_EVENT_COLUMNS), [list(row.values()) for row in rows])

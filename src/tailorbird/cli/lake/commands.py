@@ -198,11 +198,16 @@ def _print_report(
     from tailorbird.cli.output import tell_routed
 
     out = console()
-    if report.before:
-        out.print(f"{report.before:,} rows were replayed before.")
+    if report.replayed_before:
+        out.print(f"{report.replayed_before:,} rows were replayed before.")
     if not report.examined:
         out.print("Nothing else was refused for that.")
-        if route and not dry_run and report.before and (routed is None or any(routed.values())):
+        if (
+            route
+            and not dry_run
+            and report.replayed_before
+            and (routed is None or any(routed.values()))
+        ):
             tell_routed(routed, "replay")
         return
     columns = ["accepted", "repeats", "left_out", "refused"]

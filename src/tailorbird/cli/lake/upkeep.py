@@ -27,10 +27,10 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
     with progress_bars(quiet=json) as progress:
         done = compact_files(open_project(), all_days=all_days, progress=progress)
     if json:
-        print_json({"files_less": done.files_less, "commits": done.commits})
+        print_json({"removed_files": done.removed_files, "commits": done.commits})
     elif done.commits:
         console().print(
-            f"{done.files_less:,} files less, by {done.commits:,} commits. Old readers "
+            f"{done.removed_files:,} files less, by {done.commits:,} commits. Old readers "
             "still find theirs until lake vacuum."
         )
     else:

@@ -69,7 +69,7 @@ def churn(
         unfinished.replace(out)
     finally:
         unfinished.unlink(missing_ok=True)
-    scored, people = result.scored, result.table.num_rows
+    scored, people = result.scores, result.table.num_rows
     if json:
         print_json({**result.to_dict(), "out": str(out)})
         return

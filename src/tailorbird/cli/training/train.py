@@ -222,8 +222,8 @@ def print_churn(report: "ChurnReport", name: str) -> None:
     best = report.curve.best_k
     if best:
         value = (
-            f"expected {report.curve.expected[best - 1]:,.0f}, by who left "
-            f"{report.curve.realised[best - 1]:,.0f}"
+            f"expected {report.curve.expected_value[best - 1]:,.0f}, by who left "
+            f"{report.curve.realised_value[best - 1]:,.0f}"
         )
         out.print(f"Contact the first {best:,} of {len(cut.churned):,}: {value}")
     out.print(f"Report: {report.report}")

@@ -120,7 +120,7 @@ def validate(
 
 def _print(report: "ValidationReport") -> None:
     from tailorbird.training.backtests.page import best_baseline
-    from tailorbird.training.backtests.run import NAME
+    from tailorbird.training.backtests.run import MODEL_NAME
 
     evaluation, out = report.evaluation, console()
     if report.substitution:
@@ -134,7 +134,7 @@ def _print(report: "ValidationReport") -> None:
         (
             name,
             count,
-            _format_interval(figures[NAME]),
+            _format_interval(figures[MODEL_NAME]),
             _format_interval(figures[baseline]) if baseline else "",
         )
         for name, (count, figures) in {
@@ -142,9 +142,14 @@ def _print(report: "ValidationReport") -> None:
             **evaluation.slices,
         }.items()
     ]
-    print_table(title, ["", "requests", NAME, baseline], table, right=["requests", NAME, baseline])
+    print_table(
+        title,
+        ["", "requests", MODEL_NAME, baseline],
+        table,
+        right=["requests", MODEL_NAME, baseline],
+    )
     tests = [
-        (test.other, test.kind, _format_gain(test.gain), test.adjusted, test.verdict)
+        (test.competitor, test.kind, _format_gain(test.gain), test.p_adjusted, test.verdict)
         for test in report.tests
     ]
     header = ["against", "kind", "gain", "p, Holm", "verdict"]

@@ -42,8 +42,10 @@ def confidence_sequence(
     burn_in: int = BURN_IN,
 ) -> tuple[float, float]:
     """Return the interval of an estimate with a standard error, valid at any stopping time."""
-    half = float(anytime_bound(units, tuned_for=tuned_for, alpha=alpha, burn_in=burn_in)) * error
-    return value - half, value + half
+    half_width = (
+        float(anytime_bound(units, tuned_for=tuned_for, alpha=alpha, burn_in=burn_in)) * error
+    )
+    return value - half_width, value + half_width
 
 
 def split_alpha(alpha: float, metrics: int) -> float:

@@ -121,8 +121,8 @@ class Effect:
 
     def interval(self, bound: float | None = None, *, alpha: float = 0.05) -> tuple[float, float]:
         """Return the interval of the uplift at so many standard errors; of one look by default."""
-        half = self.error * (float(ndtri(1 - alpha / 2)) if bound is None else bound)
-        return to_uplift(self.log - half), to_uplift(self.log + half)
+        half_width = self.error * (float(ndtri(1 - alpha / 2)) if bound is None else bound)
+        return to_uplift(self.log - half_width), to_uplift(self.log + half_width)
 
 
 def to_uplift(log: float) -> float:

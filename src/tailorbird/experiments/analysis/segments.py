@@ -49,9 +49,9 @@ def shrink_segments(
     between = max((q - freedom) / slack, 0.0) if freedom and slack > 0 else 0.0
     pooled = 1 / (between + error**2)
     centre, centre_variance = float(pooled @ value / pooled.sum()), float(1 / pooled.sum())
-    keep = between / (between + error**2)
-    shrunk = keep * value + (1 - keep) * centre
-    spread = np.sqrt(keep * error**2 + (1 - keep) ** 2 * centre_variance)
+    own_weight = between / (between + error**2)
+    shrunk = own_weight * value + (1 - own_weight) * centre
+    spread = np.sqrt(own_weight * error**2 + (1 - own_weight) ** 2 * centre_variance)
     z = float(ndtri(1 - alpha / 2))
     return Segments(
         tuple(

@@ -228,8 +228,8 @@ def estimate_after_stopping(
 
 def repeated_interval(z: float, information: float, bound: float) -> tuple[float, float]:
     """Return the interval of the effect that holds at all looks together (Jennison, Turnbull)."""
-    half = bound / math.sqrt(information) if bound < Z_MAX else math.inf
-    return z / math.sqrt(information) - half, z / math.sqrt(information) + half
+    half_width = bound / math.sqrt(information) if bound < Z_MAX else math.inf
+    return z / math.sqrt(information) - half_width, z / math.sqrt(information) + half_width
 
 
 def _exceedance(information: Floats, bounds: Floats, z: float, effect: float) -> float:

@@ -73,7 +73,7 @@ def segment_effects(
                 if _smallest_arm(table, mask, number) < UNITS_MIN:
                     continue
                 effect = measure(
-                    table, experiment.metric, number, until, history=history, only=mask
+                    table, experiment.metric, number, until, history=history, unit_mask=mask
                 ).effect
                 if effect is not None:
                     names.append(value or "unknown")

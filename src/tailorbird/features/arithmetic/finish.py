@@ -36,9 +36,9 @@ Arithmetic = Callable[[Operands, Numbers, Int64s], Floats]
 
 # 2^(−k/4) for k quarters of a half-life, written out: what `**` gives is not the same everywhere.
 # Whole powers are exact.
-_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
+_QUARTER_DECAYS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
 DECAY_WEIGHTS = tuple(
-    _QUARTERS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS)
+    _QUARTER_DECAYS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS)
     for age in range(DECAY_STEPS * DECAY_HALF_LIVES + 1)
 )
 
@@ -207,13 +207,13 @@ def _finish_quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     events = np.zeros(counts[0].shape)
     for count in counts:
         events = events + count
-    rank, below = q * events, np.zeros(events.shape)
+    rank, events_below = q * events, np.zeros(events.shape)
     value = np.full(events.shape, np.nan)
     for bucket, count in enumerate(counts):
-        reached = np.isnan(value) & (count > 0) & (below + count >= rank)
+        reached = np.isnan(value) & (count > 0) & (events_below + count >= rank)
         low, high = edges[max(bucket - 1, 0)], edges[min(bucket, len(edges) - 1)]
-        value = np.where(reached, low + (high - low) * ((rank - below) / count), value)
-        below = below + count
+        value = np.where(reached, low + (high - low) * ((rank - events_below) / count), value)
+        events_below = events_below + count
     return value
 
 
@@ -230,8 +230,8 @@ def _finish_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     a, b, *parents = (lane.astype(np.float64) for lane in lanes)
     rate, weight = numbers
     if parents:
-        above, below = parents
-        rate = np.where(below > 0, above / below, 0.0)
+        above, events_below = parents
+        rate = np.where(events_below > 0, above / events_below, 0.0)
     return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
 
 

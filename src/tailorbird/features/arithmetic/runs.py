@@ -82,12 +82,12 @@ class Runs:
     @cached_property
     def current(self) -> Bools:
         """The events of each request's current session."""
-        following = np.append(self.ts[1:], self.t[-1:])[: len(self.ts)]
-        ends = self.offsets[1:][np.diff(self.offsets) > 0] - 1
-        following[ends] = self.t[self._owner[ends]]
-        breaks = np.flatnonzero(following - self.ts > SESSION_GAP)
+        next_ts = np.append(self.ts[1:], self.t[-1:])[: len(self.ts)]
+        last_positions = self.offsets[1:][np.diff(self.offsets) > 0] - 1
+        next_ts[last_positions] = self.t[self._owner[last_positions]]
+        session_breaks = np.flatnonzero(next_ts - self.ts > SESSION_GAP)
         last_break = np.full(len(self.t), -1, np.int64)
-        np.maximum.at(last_break, self._owner[breaks], breaks)
+        np.maximum.at(last_break, self._owner[session_breaks], session_breaks)
         own_session = self.request_session[self._owner]
         return np.where(
             own_session != 0,
@@ -111,15 +111,15 @@ class Runs:
     def gap_of(self, operation: str) -> Floats:
         """Return a measure of the gaps between different times, in seconds; missing without any."""
         column = np.full(len(self.t), np.nan)
-        later = (
+        gap_ends = (
             np.flatnonzero((self.ts[1:] != self.ts[:-1]) & (self._owner[1:] == self._owner[:-1]))
             + 1
         )
-        if not len(later):
+        if not len(gap_ends):
             return column
         gap, owner = (
-            (self.ts[later] - self.ts[later - 1]).astype(np.float64) / 1e6,
-            self._owner[later],
+            (self.ts[gap_ends] - self.ts[gap_ends - 1]).astype(np.float64) / 1e6,
+            self._owner[gap_ends],
         )
         run_starts = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
         if operation == "gap_deviation":
@@ -145,16 +145,18 @@ class Runs:
         owner, value = self._owner[events], self.value[events]
         order = np.lexsort((value, owner))  # stable, so the events of a value stay in order of time
         owner, value = owner[order], value[order]
-        ends = np.flatnonzero(
+        last_positions = np.flatnonzero(
             np.append(
                 (value[1:] != value[:-1]) | (owner[1:] != owner[:-1]),
                 np.ones(min(len(owner), 1), np.bool_),
             )
         )
-        count, newest = np.diff(ends, prepend=-1), events[order[ends]]
-        best = np.lexsort((newest, count, owner[ends]))
+        count, newest = np.diff(last_positions, prepend=-1), events[order[last_positions]]
+        best = np.lexsort((newest, count, owner[last_positions]))
         favourites = np.zeros(len(self.t), np.uint64)
-        favourites[owner[ends[best]]] = value[ends[best]]  # The last assignment to an index wins.
+        favourites[owner[last_positions[best]]] = value[
+            last_positions[best]
+        ]  # The last assignment to an index wins.
         return favourites
 
     def seen(self, request: Intps, candidate: Keys) -> Floats:
@@ -218,11 +220,11 @@ class SingleRun(Runs):
         if self.request_session[0]:
             return self.session == self.request_session[0]
         current = np.ones(len(self.ts), np.bool_)
-        breaks = np.flatnonzero(
+        session_breaks = np.flatnonzero(
             np.append(self.ts[1:], self.t)[: len(self.ts)] - self.ts > SESSION_GAP
         )
-        if len(breaks):
-            current[: breaks[-1] + 1] = False
+        if len(session_breaks):
+            current[: session_breaks[-1] + 1] = False
         return current
 
     def gap_mean(self) -> Floats:

@@ -38,19 +38,19 @@ class Entries:
     """The reading records of an entity at a request: row i is `readings[row_index[i]]`.
 
     Without `row_index` it is `readings[i]`, and a single one where all rows are the same.
-    `present`: which rows have the entity at all; `all_present`: whether all have.
+    `is_present`: which rows have the entity at all; `all_present`: whether all have.
     """
 
     readings: Int64s
     row_index: Intps | None
-    present: Bools
+    is_present: Bools
     all_present: bool
 
     def lane(self, lane: int) -> Int64s:
         column = self.readings[:, lane]
         if self.row_index is not None:
             column = column[self.row_index]
-        return column if self.all_present else np.where(self.present, column, 0)
+        return column if self.all_present else np.where(self.is_present, column, 0)
 
 
 class Stacks:
@@ -157,7 +157,7 @@ class _StackGroup:
             if entry.row_index is not None:
                 lane_values = lane_values.take(entry.row_index, axis=1)
             operands[operand_indices] = (
-                lane_values if entry.all_present else np.where(entry.present, lane_values, 0)
+                lane_values if entry.all_present else np.where(entry.is_present, lane_values, 0)
             )
         for stack in self._stacks:
             values = stack.arithmetic(
@@ -165,7 +165,10 @@ class _StackGroup:
             )
             if not all(entries[entity].all_present for entity in stack.entities):
                 present = np.stack(
-                    [np.broadcast_to(entries[entity].present, width) for entity in stack.entities]
+                    [
+                        np.broadcast_to(entries[entity].is_present, width)
+                        for entity in stack.entities
+                    ]
                 )
                 values = np.where(present, values, np.nan)
             table[stack.columns] = values

@@ -46,7 +46,7 @@ NAME_MAX = 100  # letters in the name of a feature or attribute
 VALUE_MAX = 1e15  # largest value of a summed number
 QUOTED_MAX = 100  # letters of an invalid value quoted in a message
 
-_OF_SESSION = ("user", "device", "country")  # fields that a session determines
+_SESSION_FIELDS = ("user", "device", "country")  # fields that a session determines
 
 F = TypeVar("F", bound=Feature)
 _FEATURES = str(Path(__file__).parents[1])
@@ -94,12 +94,12 @@ def register(feature: F) -> F:
         )
         message = f"{feature.name} is what a column of {owner} is called: {', '.join(names)}"
         raise DeclarationError(
-            message, where=feature.place, fix=f"another name, such as {feature.name}_declared"
+            message, where=feature.location, fix=f"another name, such as {feature.name}_declared"
         )
     if CANDIDATE_COLUMN.fullmatch(feature.name):
         message = f"{feature.name} is what a column of a candidate source is called"
         raise DeclarationError(
-            message, where=feature.place, fix=f"another name, such as {feature.name}_declared"
+            message, where=feature.location, fix=f"another name, such as {feature.name}_declared"
         )
     declared = _collector.get()
     if declared is not None:
@@ -144,9 +144,9 @@ def check_attribute(name: str, parameter: str = "attribute") -> str:
     return name
 
 
-def check_counted(name: str, about: Entity, type: str | Sequence[str]) -> tuple[str, str]:
-    if not isinstance(about, Entity):
-        raise declaration_error(f'expected an entity such as entity("item"), got {about!r}')
+def check_event_feature(name: str, entity: Entity, type: str | Sequence[str]) -> tuple[str, str]:
+    if not isinstance(entity, Entity):
+        raise declaration_error(f'expected an entity such as entity("item"), got {entity!r}')
     parse_types(type)
     return check_name(name)
 
@@ -167,12 +167,12 @@ def check_parent(parameter: str, entity: Entity, parent: object) -> None:
             f"{parent.name} itself"
         )
     if not determines(entity, parent):
-        undetermined = [name for name in parent.fields if not _is_determined(name, entity)]
-        crossed = ", ".join(f'"{name}"' for name in (*entity.fields, *undetermined))
+        undetermined_fields = [name for name in parent.fields if not _is_determined(name, entity)]
+        field_list = ", ".join(f'"{name}"' for name in (*entity.fields, *undetermined_fields))
         raise declaration_error(
-            f"{parameter}: {entity.name} does not say which {undetermined[0]} it belongs to",
+            f"{parameter}: {entity.name} does not say which {undetermined_fields[0]} it belongs to",
             fix="some of its own fields, an attribute of its user or item, or entity(); or make "
-            f"it about entity({crossed})",
+            f"it about entity({field_list})",
         )
 
 
@@ -182,7 +182,7 @@ def determines(entity: Entity, parent: Entity) -> bool:
 
 
 def _is_determined(name: str, entity: Entity) -> bool:
-    determined_fields = {*entity.fields, *(_OF_SESSION if "session" in entity.fields else ())}
+    determined_fields = {*entity.fields, *(_SESSION_FIELDS if "session" in entity.fields else ())}
     return name in determined_fields or (
         "." in name and name.partition(".")[0] in determined_fields
     )
@@ -331,16 +331,16 @@ def parse_window(window: str | None, hop: str | None) -> Window:
             fix=f"hop={format_duration(length // HOPS_DEFAULT)!r}",
         )
     if length // step > HOPS_MAX:
-        least = format_duration(-(-length // HOPS_MAX))
+        shortest_hop = format_duration(-(-length // HOPS_MAX))
         raise declaration_error(
             f"{window} by {hop} is {length // step} hops, more than {HOPS_MAX}",
-            fix=f"a hop of at least {least}",
+            fix=f"a hop of at least {shortest_hop}",
         )
     return Window(length, step)
 
 
-def format_window(span: Window) -> str:
-    return f"{format_duration(span.length)} by {format_duration(span.hop)}"
+def format_window(window: Window) -> str:
+    return f"{format_duration(window.length)} by {format_duration(window.hop)}"
 
 
 def format_duration(length: int) -> str:

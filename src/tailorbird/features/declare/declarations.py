@@ -41,7 +41,7 @@ REQUEST_COLUMNS = ("request_id", "person", "ts", "p", "item")
 
 # A field added later is no part of the schema where it is empty, so that states without the new
 # kind stay valid.
-LATER = {"later": True}
+ADDED_LATER = {"added_later": True}
 
 # Argument types, so that editors can offer the values.
 Kind = Literal["numeric", "categorical"]
@@ -91,11 +91,11 @@ class Amount:
 class Feature:
     """The fields that all declarations share.
 
-    `place` is the file and line, for messages, and no part of the schema.
+    `location` is the file and line, for messages, and no part of the schema.
     """
 
     name: str
-    place: str = field(compare=False)
+    location: str = field(compare=False)
     description: str = field(compare=False)
 
 
@@ -233,7 +233,7 @@ class SequenceOf(Counted):
     """The last events; `of` are the values stored of each besides item, type and time."""
 
     length: int
-    of: tuple[Expression, ...] = field(default=(), metadata=LATER)
+    of: tuple[Expression, ...] = field(default=(), metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class Seen(Counted):
 
 
 @dataclass(frozen=True)
-class OfSession(Feature):
+class SessionFeature(Feature):
     """A measure of the person's current session.
 
     `types` are those of the sequence whose end is the session.
@@ -286,7 +286,7 @@ class OfSession(Feature):
 
 
 @dataclass(frozen=True)
-class SessionCount(OfSession):
+class SessionCount(SessionFeature):
     """The number of events of `type`."""
 
     type: str
@@ -297,7 +297,7 @@ class SessionCount(OfSession):
 
 
 @dataclass(frozen=True)
-class SessionMeasure(OfSession):
+class SessionMeasure(SessionFeature):
     """A measure over the events of the `only` types.
 
     `measure` is "length" (events), "depth" (different items), "duration" (seconds since the first)
@@ -323,7 +323,7 @@ class Attribute(Feature):
     entity: Entity
     attribute: str
     kind: str
-    element: int = field(default=0, metadata=LATER)
+    element: int = field(default=0, metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)

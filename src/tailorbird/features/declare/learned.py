@@ -48,7 +48,7 @@ def similarity(
         length: of how many of its last items, 1 to 64, and no more than the sequence keeps.
         decay: what an item weighs beside the one after it, above 0 and at most 1.
     """
-    base = check_name(name)
+    common_fields = check_name(name)
     for parameter, value, allowed in (("table", table, TABLES), ("how", how, HOW)):
         if value not in allowed:
             raise declaration_error(f"{parameter}: expected {' or '.join(allowed)}, got {value!r}")
@@ -69,7 +69,7 @@ def similarity(
     )
     return register(
         Similarity(
-            *base,
+            *common_fields,
             f"how much the item goes with {neighbours}, by {table}",
             of,
             table,
@@ -102,12 +102,12 @@ def check_similarities(similarities: Sequence[Similarity], features: Sequence[Fe
                 f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}",
             )
             raise DeclarationError(
-                f"{similarity_.name}: of: {problem}", where=similarity_.place, fix=fix
+                f"{similarity_.name}: of: {problem}", where=similarity_.location, fix=fix
             )
         if similarity_.length > sequence.length:
             raise DeclarationError(
                 f"{similarity_.name}: length: {similarity_.of} keeps {sequence.length} events, "
                 f"not {similarity_.length}",
-                where=similarity_.place,
+                where=similarity_.location,
                 fix=f"length={sequence.length}, or a longer sequence",
             )

@@ -8,10 +8,10 @@ HOPS_MAX = 64
 HOPS_DEFAULT = 12
 SEQUENCE_LENGTH = 128
 SEQUENCE_LENGTH_MAX = 1_024
-FURTHER_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
+SEQUENCE_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
 SESSION_LENGTH = 64
 GAP_LENGTH = 32
-RUN_LENGTH = 64  # events of `favourite` and `seen`
+RECENT_EVENTS_LENGTH = 64  # events of `favourite` and `seen`
 
 # A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.
 DECAY_STEPS = 4

@@ -62,10 +62,10 @@ def match(name: str, entity: Entity, attribute: str) -> Match:
     the first 16 distinct ones of both are compared. Of a list of texts, all of them. Missing
     without a query, or where the item has no such text.
     """
-    identity = _check_profile_entity(name, entity)
+    common_fields = _check_profile_entity(name, entity)
     return register(
         Match(
-            *identity,
+            *common_fields,
             f"part of the query's words in {attribute} of the {entity.name}",
             entity,
             check_attribute(attribute),
@@ -83,24 +83,27 @@ def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceF
             ISO 8601 (UTC unless it says otherwise), or a number of seconds, milliseconds or
             microseconds since 1970, distinguished by its size.
     """
-    identity = _check_profile_entity(name, entity)
+    common_fields = _check_profile_entity(name, entity)
     if of is None:
         text = f"seconds since the first profile of the {entity.name}"
-        return register(TimeSinceFirst(*identity, text, entity, entity.fields, None))
+        return register(TimeSinceFirst(*common_fields, text, entity, entity.fields, None))
     return register(
         Age(
-            *identity, f"seconds since {of} of the {entity.name}", entity, check_attribute(of, "of")
+            *common_fields,
+            f"seconds since {of} of the {entity.name}",
+            entity,
+            check_attribute(of, "of"),
         )
     )
 
 
 def context(field: ContextField, *, name: str | None = None) -> ContextValue:
     """Return the request's device, country, query, local_hour or weekday (0 is Monday)."""
-    identity = check_name(name or field)
+    common_fields = check_name(name or field)
     if field not in CONTEXT_FIELDS:
         raise declaration_error(f"a request has no {field!r}; expected {', '.join(CONTEXT_FIELDS)}")
     return register(
-        ContextValue(*identity, f"{field} of the request", field, CONTEXT_FIELDS[field])
+        ContextValue(*common_fields, f"{field} of the request", field, CONTEXT_FIELDS[field])
     )
 
 
@@ -109,28 +112,28 @@ def derived(name: str, expression: str) -> Derived:
 
     `derived("price_to_habit", "price / user_price_30d")`
     """
-    identity = check_name(name)
-    return register(Derived(*identity, expression, expression))
+    common_fields = check_name(name)
+    return register(Derived(*common_fields, expression, expression))
 
 
 def _check_profile_entity(name: str, entity: Entity) -> tuple[str, str]:
-    identity = check_name(name)
+    common_fields = check_name(name)
     if not isinstance(entity, Entity) or entity.fields not in (("user",), ("item",)):
         subject = entity.name if isinstance(entity, Entity) else repr(entity)
         raise declaration_error(f"only user and item have profiles, got {subject}")
-    return identity
+    return common_fields
 
 
 def _declare_element(
     name: str, entity: Entity, attribute: str, kind: Kind, element: int
 ) -> Attribute:
-    identity = _check_profile_entity(name, entity)
+    common_fields = _check_profile_entity(name, entity)
     if kind not in ("numeric", "categorical"):
         raise declaration_error(f"kind: expected numeric or categorical, got {kind!r}")
     text = f"element {element} of {attribute}" if element else attribute
     return register(
         Attribute(
-            *identity,
+            *common_fields,
             f"{text} of the {entity.name}",
             entity,
             check_attribute(attribute),

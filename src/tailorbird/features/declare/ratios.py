@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tailorbird.features.declare.checks import (
-    check_counted,
+    check_event_feature,
     check_parent,
     declaration_error,
     format_types,
@@ -36,26 +36,36 @@ def ratio(
             same time (0 where it has no events), or a number. Without one the ratio is a/b, missing
             where b is 0.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     if not (isinstance(weight, int | float) and 0 <= weight <= 1e9):
         raise declaration_error(f"weight: expected a number from 0 to 1e9, got {weight!r}")
     if isinstance(prior, int | float) and not 0 <= prior <= 1e9:
         raise declaration_error(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
     if prior is not None and not isinstance(prior, int | float):
         check_parent("prior", entity, prior)
-    span, rate = (
+    window_spec, rate = (
         parse_window(window, hop),
         float(prior) if isinstance(prior, int | float) else prior,
     )
     text = (
         f"{format_types(type)} for each of {format_types(below)} of the {entity.name} in "
-        f"{format_window(span)}"
+        f"{format_window(window_spec)}"
     )
     if prior is not None:
         text += f", smoothed by {rate if not isinstance(rate, Entity) else rate.name} × {weight:g}"
     types, expression = parse_filter(type, where)
     return register(
-        Ratio(*base, text, entity, types, expression, parse_types(below), span, rate, float(weight))
+        Ratio(
+            *common_fields,
+            text,
+            entity,
+            types,
+            expression,
+            parse_types(below),
+            window_spec,
+            rate,
+            float(weight),
+        )
     )
 
 
@@ -77,7 +87,7 @@ def trend(
     Args:
         hop: of both windows; by default a twelfth of each.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     short_window, long_window = parse_window(short, hop), parse_window(long, hop)
     if short_window.length >= long_window.length:
         raise declaration_error(f"short: expected less than long, {long}, got {short}")
@@ -87,7 +97,7 @@ def trend(
         f"{format_window(long_window)}"
     )
     return register(
-        Trend(*base, text, entity, *parse_filter(type, where), short_window, long_window)
+        Trend(*common_fields, text, entity, *parse_filter(type, where), short_window, long_window)
     )
 
 
@@ -115,13 +125,18 @@ def share(
             profile, an event in that of the profile that it came with.
         of, unit, max: a number to be summed instead, as for `total`.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     check_parent("within", entity, within)
-    span, amount = parse_window(window, hop), None if of is None else parse_amount(of, unit, max)
+    window_spec, amount = (
+        parse_window(window, hop),
+        None if of is None else parse_amount(of, unit, max),
+    )
     text = (
         f"{format_types(type)} of the {entity.name} among those of its {within.name} in "
-        f"{format_window(span)}"
+        f"{format_window(window_spec)}"
     )
     if of is not None:
         text = f"{of} over {text}"
-    return register(Share(*base, text, entity, *parse_filter(type, where), within, span, amount))
+    return register(
+        Share(*common_fields, text, entity, *parse_filter(type, where), within, window_spec, amount)
+    )

@@ -7,7 +7,7 @@ Aggregates over windows are in `features.declare.vocabulary`; single events are 
 from collections.abc import Sequence
 
 from tailorbird.features.declare.checks import (
-    check_counted,
+    check_event_feature,
     check_name,
     declaration_error,
     format_types,
@@ -29,11 +29,11 @@ from tailorbird.features.declare.declarations import (
     SessionMeasure,
 )
 from tailorbird.features.declare.limits import (
-    FURTHER_VALUES_MAX,
     GAP_LENGTH,
-    RUN_LENGTH,
+    RECENT_EVENTS_LENGTH,
     SEQUENCE_LENGTH,
     SEQUENCE_LENGTH_MAX,
+    SEQUENCE_VALUES_MAX,
 )
 
 
@@ -53,20 +53,22 @@ def sequence(
             "number(item.price)")`. An attribute is a text unless it is in `number(…)` or in
             arithmetic.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     _check_length(length, 1)
     _check_not_item("a sequence", entity)
     values = tuple(
         parse_expression(expression, "either")
         for expression in ((of,) if isinstance(of, str) else of)
     )
-    if len(values) > FURTHER_VALUES_MAX or len({value.text for value in values}) < len(values):
+    if len(values) > SEQUENCE_VALUES_MAX or len({value.text for value in values}) < len(values):
         raise declaration_error(
-            f"of: expected at most {FURTHER_VALUES_MAX} different values, got "
+            f"of: expected at most {SEQUENCE_VALUES_MAX} different values, got "
             f"{', '.join(value.text for value in values)}"
         )
     text = f"the last {length} of {format_types(type)} of the {entity.name}"
-    return register(SequenceOf(*base, text, entity, *parse_filter(type, where), length, values))
+    return register(
+        SequenceOf(*common_fields, text, entity, *parse_filter(type, where), length, values)
+    )
 
 
 def favourite(
@@ -75,7 +77,7 @@ def favourite(
     type: str | Sequence[str],
     *,
     of: str,
-    length: int = RUN_LENGTH,
+    length: int = RECENT_EVENTS_LENGTH,
     where: str | None = None,
 ) -> Favourite:
     """Return the most frequent value among the last events that have one; ties go to the latest.
@@ -87,13 +89,18 @@ def favourite(
         of: a text of the event: `item.category`, `item`, `device`, `query`, `properties.colour` …
         length: number of events.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     _check_length(length, 1)
     _check_not_item("a favourite", entity)
     text = f"most frequent {of} of the last {length} of {format_types(type)} of the {entity.name}"
     return register(
         Favourite(
-            *base, text, entity, *parse_filter(type, where), parse_expression(of, "text"), length
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            parse_expression(of, "text"),
+            length,
         )
     )
 
@@ -104,7 +111,7 @@ def seen(
     type: str | Sequence[str],
     *,
     of: str = "item",
-    length: int = RUN_LENGTH,
+    length: int = RECENT_EVENTS_LENGTH,
     where: str | None = None,
 ) -> Seen:
     """Count how many of the person's last events are about the candidate: `seen("clicked", user,
@@ -118,7 +125,7 @@ def seen(
             category (missing where it has none). Events without it are left out.
         length: number of events.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     _check_length(length, 1)
     _check_not_item("what was seen", entity)
     if of != "item" and not (is_profile_field(of) and of.startswith("item.")):
@@ -130,7 +137,14 @@ def seen(
         f"candidate's {of}"
     )
     return register(
-        Seen(*base, text, entity, *parse_filter(type, where), parse_expression(of, "text"), length)
+        Seen(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            parse_expression(of, "text"),
+            length,
+        )
     )
 
 
@@ -147,11 +161,11 @@ def gap_mean(
     Events of the same time are one: (newest − oldest) / (different times − 1). Missing with fewer
     than two.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     _check_length(length, 2)
     _check_not_item("a gap", entity)
     text = f"mean seconds between the last {length} of {format_types(type)} of the {entity.name}"
-    return register(GapMean(*base, text, entity, *parse_filter(type, where), length))
+    return register(GapMean(*common_fields, text, entity, *parse_filter(type, where), length))
 
 
 def gap_min(
@@ -222,11 +236,13 @@ def _declare_gap(
     measure: str,
     label: str,
 ) -> GapOf:
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     _check_length(length, 2)
     _check_not_item("a gap", entity)
     text = f"{label} between the last {length} of {format_types(type)} of the {entity.name}"
-    return register(GapOf(*base, text, entity, *parse_filter(type, where), length, measure))
+    return register(
+        GapOf(*common_fields, text, entity, *parse_filter(type, where), length, measure)
+    )
 
 
 def session(name: str, type: str) -> SessionCount:
@@ -236,9 +252,9 @@ def session(name: str, type: str) -> SessionCount:
     The session is the request's `session_id`; without one, the run of events that ends within 30
     minutes of now.
     """
-    base = check_name(name)
+    common_fields = check_name(name)
     types = tuple(sorted({*SESSION_TYPES, *parse_types(type)}))
-    return register(SessionCount(*base, f"{type} in the current session", types, type))
+    return register(SessionCount(*common_fields, f"{type} in the current session", types, type))
 
 
 def session_length(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
@@ -293,7 +309,7 @@ def _check_not_item(label: str, entity: Entity) -> None:
 def _declare_session(
     name: str, type: str | Sequence[str] | None, measure: str, label: str
 ) -> SessionMeasure:
-    base = check_name(name)
+    common_fields = check_name(name)
     only = SESSION_TYPES if type is None else parse_types(type)
     types = tuple(sorted({*SESSION_TYPES, *only}))
     text = (
@@ -301,4 +317,4 @@ def _declare_session(
         if type is None
         else f"{label} {format_types(type)} in the current session"
     )
-    return register(SessionMeasure(*base, text, types, measure, only))
+    return register(SessionMeasure(*common_fields, text, types, measure, only))

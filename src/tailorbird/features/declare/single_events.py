@@ -7,7 +7,7 @@ Aggregates over windows are in `features.declare.vocabulary`, measures over seve
 from collections.abc import Sequence
 
 from tailorbird.features.declare.checks import (
-    check_counted,
+    check_event_feature,
     format_types,
     parse_filter,
     parse_value,
@@ -36,10 +36,12 @@ def last(
 
     `kind` (numeric or categorical) is required where the field can be both.
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     expression, value_kind = parse_value(of, kind)
     text = f"{of} of the last {format_types(type)} of the {entity.name}"
-    return register(Last(*base, text, entity, *parse_filter(type, where), expression, value_kind))
+    return register(
+        Last(*common_fields, text, entity, *parse_filter(type, where), expression, value_kind)
+    )
 
 
 def first(
@@ -55,20 +57,22 @@ def first(
 
     `first("came_by", user, "view", of="referrer")`
     """
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     expression, value_kind = parse_value(of, kind)
     text = f"{of} of the first {format_types(type)} of the {entity.name}"
-    return register(First(*base, text, entity, *parse_filter(type, where), expression, value_kind))
+    return register(
+        First(*common_fields, text, entity, *parse_filter(type, where), expression, value_kind)
+    )
 
 
 def time_since(
     name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None
 ) -> TimeSince:
     """Return seconds since the last such event; missing without one in the last 400 days."""
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     return register(
         TimeSince(
-            *base,
+            *common_fields,
             f"seconds since the last {format_types(type)} of the {entity.name}",
             entity,
             *parse_filter(type, where),
@@ -80,6 +84,6 @@ def time_since_first(
     name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None
 ) -> TimeSinceFirst:
     """Return seconds since the first such event ever, at most 400 days; missing without one."""
-    base = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     text = f"seconds since the first {format_types(type)} of the {entity.name}"
-    return register(TimeSinceFirst(*base, text, entity, *parse_filter(type, where)))
+    return register(TimeSinceFirst(*common_fields, text, entity, *parse_filter(type, where)))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from tailorbird.events.clock import SECOND
 from tailorbird.features.declare.checks import (
     bucket_conditions,
-    check_counted,
+    check_event_feature,
     declaration_error,
     format_duration,
     format_types,
@@ -83,7 +83,7 @@ def count(
     where: str | None = None,
 ) -> Count:
     """Count events: `count("item_clicks_7d", item, "click", window="7d")`."""
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     window_spec = parse_window(window, hop)
     return register(
         Count(
@@ -115,7 +115,7 @@ def total(
         unit: the resolution; sums are integer multiples of it, so that order does not matter.
         max: larger values count as this one.
     """
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"sum of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register(
@@ -136,7 +136,7 @@ def mean(
     where: str | None = None,
 ) -> Mean:
     """Average a number over its events; missing without any. Arguments as for `total`."""
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register(
@@ -161,7 +161,7 @@ def variance(
     It is the mean of squares − square of the mean, 0 for one event; its root is `derived("x",
     "sqrt(variance)")`. Arguments as for `total`, with max / unit below 2^31.
     """
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     if amount.units_max >= 1 << SQUARE_BITS:
         finest = amount.max / ((1 << SQUARE_BITS) - 1)
@@ -191,7 +191,7 @@ def minimum(
 
     Missing without any. Arguments as for `total`.
     """
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"smallest {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register(
@@ -217,7 +217,7 @@ def maximum(
 
     Missing without any. Arguments as for `total`.
     """
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"largest {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register(
@@ -248,7 +248,7 @@ def quantile(
         of: a number of the event, or an expression over several.
         edges: 2 to 32, ascending; the value is as fine as they are.
     """
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     if not (isinstance(q, float) and 0 < q < 1):
         raise declaration_error(f"q: expected a number between 0 and 1, got {q!r}")
     bounds = parse_edges(edges)
@@ -298,7 +298,7 @@ def distinct(
             left out.
         precision: 4 to 8; the state takes up to 2^precision bytes a tile.
     """
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     if not isinstance(precision, int) or not PRECISION_MIN <= precision <= PRECISION_MAX:
         raise declaration_error(
             f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}"
@@ -338,7 +338,7 @@ def decayed(
         half_life: 15s to 50d.
         of, unit, max: a number to be summed instead, as for `total`.
     """
-    common_fields = check_counted(name, entity, type)
+    common_fields = check_event_feature(name, entity, type)
     length, amount = parse_duration(half_life), None if of is None else parse_amount(of, unit, max)
     if not 15 * SECOND <= length <= HORIZON // DECAY_HALF_LIVES:
         raise declaration_error(f"half_life: expected 15s to 50d, got {half_life}")

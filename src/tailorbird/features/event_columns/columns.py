@@ -36,7 +36,7 @@ Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
-Some = Rows | slice
+RowSelection = Rows | slice
 T = TypeVar("T")
 
 SHOWN_TYPES = ("answer", "impression")
@@ -148,16 +148,18 @@ class Frame:
         event = self.event(rows)
         is_requested = np.zeros(len(self._id_of), np.bool_)
         is_requested[event] = True
-        unhashed = np.flatnonzero(is_requested & ~self._has_id)
-        if len(unhashed):
+        unhashed_rows = np.flatnonzero(is_requested & ~self._has_id)
+        if len(unhashed_rows):
             owners = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(
-                pa.array(unhashed)
+                pa.array(unhashed_rows)
             )
             owner = pc.coalesce(
                 owners["user_id"], owners["anonymous_id"], owners["item_id"], pa.scalar("")
             )
-            self._id_of[unhashed] = combine(self._hashes(owners["event_id"]), self._repeated(owner))
-            self._has_id[unhashed] = True
+            self._id_of[unhashed_rows] = combine(
+                self._hashes(owners["event_id"]), self._repeated(owner)
+            )
+            self._has_id[unhashed_rows] = True
         with np.errstate(over="ignore"):
             return self._id_of[event] + self.index[rows].astype(np.uint64)
 
@@ -291,17 +293,17 @@ class Frame:
 
     def key(self, entity: Entity) -> tuple[Keys, Bools]:
         """Return the entity of each row, and whether the row has one."""
-        cached = self._keys.get(entity)
-        if cached is None:
+        cached_keys = self._keys.get(entity)
+        if cached_keys is None:
             parts = [self.key_field(entity, name) for name in entity.fields]
             has = np.ones(len(self), np.bool_)
             for part in parts:
                 has &= part != 0
-            cached = self._keys[entity] = (
+            cached_keys = self._keys[entity] = (
                 np.broadcast_to(entity_key(entity, parts), (len(self),)),
                 has,
             )
-        return cached
+        return cached_keys
 
     def _text(self, name: str) -> Keys:
         if "." in name:

@@ -181,12 +181,12 @@ def extract_profiles(
     column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
     # Profiles recur and many are alike, so each distinct text is parsed once.
     encoded = table["properties"].take(pa.array(events)).combine_chunks().dictionary_encode()
-    parsed = [*(parsed_json(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
-    codes = pc.fill_null(encoded.indices, len(parsed) - 1).to_numpy()
-    occurrences = np.bincount(codes, minlength=len(parsed))
-    values = np.zeros((len(parsed), len(attributes)), np.int64)
+    profiles = [*(parsed_json(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
+    codes = pc.fill_null(encoded.indices, len(profiles) - 1).to_numpy()
+    occurrences = np.bincount(codes, minlength=len(profiles))
+    values = np.zeros((len(profiles), len(attributes)), np.int64)
     words = {
-        name: [words_of(profile.get(name)) for profile in parsed]
+        name: [words_of(profile.get(name)) for profile in profiles]
         for name, kind in attributes
         if kind == "word 1"
     }
@@ -197,14 +197,14 @@ def extract_profiles(
                 hash64(word[element - 1]) if len(word) >= element else 0 for word in words[name]
             ]
         elif kind == "time":
-            values_of_lane = [time_of(profile.get(name)) for profile in parsed]
+            values_of_lane = [time_of(profile.get(name)) for profile in profiles]
         else:
-            elements = [element_of(profile.get(name), element) for profile in parsed]
+            elements = [element_of(profile.get(name), element) for profile in profiles]
             values_of_lane = [
                 (number_of if kind == "numeric" else category_key)(element) for element in elements
             ]
             if kind == "numeric":
-                raw = elements if " " in full_kind else (profile.get(name) for profile in parsed)
+                raw = elements if " " in full_kind else (profile.get(name) for profile in profiles)
                 pairs = zip(raw, values_of_lane, occurrences, strict=True)
                 if converted := sum(
                     int(count)
@@ -253,11 +253,11 @@ _UNITS_CHUNK = 1 << 15  # rows, so that intermediates stay in the cache
 
 def _to_units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
     limit = float(amount.units_max)
-    rounded = np.empty(len(numbers), np.int64)
+    units_of_rows = np.empty(len(numbers), np.int64)
     for start in range(0, len(numbers), _UNITS_CHUNK):
         with np.errstate(over="ignore"):
             units = numbers[start : start + _UNITS_CHUNK] / amount.unit
         if capped := int(np.count_nonzero(np.abs(units) > limit)):
             frame.capped[amount.of.text] += capped
-        rounded[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))
-    return rounded
+        units_of_rows[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))
+    return units_of_rows

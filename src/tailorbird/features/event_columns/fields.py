@@ -35,19 +35,24 @@ class JsonColumn:
     def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
         codes = column.combine_chunks().dictionary_encode()
         codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
-        parsed = [parsed_json(text) for text in codes.dictionary.to_pylist()]
+        objects_by_code = [parsed_json(text) for text in codes.dictionary.to_pylist()]
         self._objects: list[dict | None] = []
-        offsets, lengths = np.zeros(len(parsed) + 1, np.int64), np.zeros(len(parsed) + 1, np.int64)
-        for code, value in enumerate(parsed):
+        offsets, lengths = (
+            np.zeros(len(objects_by_code) + 1, np.int64),
+            np.zeros(len(objects_by_code) + 1, np.int64),
+        )
+        for code, value in enumerate(objects_by_code):
             offsets[code] = len(self._objects)
             lengths[code] = len(value) if isinstance(value, list) else -1
             self._objects += value if isinstance(value, list) else [value]
         missing = len(self._objects)
-        code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
+        code = pc.fill_null(codes.indices, len(objects_by_code)).to_numpy()[event].astype(np.int64)
         length = lengths[code]
         object_index = offsets[code] + np.where(length >= 0, index, 0)
         self._object_index = np.where(
-            (code == len(parsed)) | ((length >= 0) & (index >= length)), missing, object_index
+            (code == len(objects_by_code)) | ((length >= 0) & (index >= length)),
+            missing,
+            object_index,
         )
 
     def values(
@@ -123,29 +128,29 @@ def integer_keys(numbers: Floats) -> Keys:
 def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
     """Return hash64 of each query normalised by `plain.query_text`, 0 for none."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = array.dictionary_encode()
-    texts = [query_text(query) for query in encoded.dictionary.to_pylist()]
+    dictionary = array.dictionary_encode()
+    texts = [query_text(query) for query in dictionary.dictionary.to_pylist()]
     hashes = np.array([*(0 if text is None else hash64(text) for text in texts), 0], np.uint64)
-    return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
+    return hashes[pc.fill_null(dictionary.indices, len(texts)).to_numpy(zero_copy_only=False)]
 
 
 def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
     """Return the hashes of each query's first distinct words, 0-padded; shape (n, WORDS)."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = array.dictionary_encode()
-    hashes = np.zeros((len(encoded.dictionary) + 1, WORDS), np.uint64)
-    for row, text in enumerate(encoded.dictionary.to_pylist()):
+    dictionary = array.dictionary_encode()
+    hashes = np.zeros((len(dictionary.dictionary) + 1, WORDS), np.uint64)
+    for row, text in enumerate(dictionary.dictionary.to_pylist()):
         words = words_of(text)
         hashes[row, : len(words)] = hash64s(words)
-    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
+    return hashes[pc.fill_null(dictionary.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
 
 
 def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
     """Return hash64 of each text, 0 for null; each distinct text is hashed once."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = array.dictionary_encode()
-    hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
-    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
+    dictionary = array.dictionary_encode()
+    hashes = np.append(hash64s(dictionary.dictionary.to_pylist()), np.uint64(0))
+    return hashes[pc.fill_null(dictionary.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
 
 
 class TextHashCache:
@@ -161,8 +166,8 @@ class TextHashCache:
 
     def __call__(self, column: pa.ChunkedArray | pa.Array) -> Keys:
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        encoded = array.dictionary_encode()
-        texts = encoded.dictionary.to_pylist()
+        dictionary = array.dictionary_encode()
+        texts = dictionary.dictionary.to_pylist()
         keys = [self._cache.get(text) for text in texts]
         if missing := [text for text, key in zip(texts, keys, strict=True) if key is None]:
             if len(self._cache) + len(missing) > self._size_max:
@@ -174,4 +179,4 @@ class TextHashCache:
                 for text, key in zip(texts, keys, strict=True)
             ]
         hashes = np.array([*keys, 0], np.uint64)
-        return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
+        return hashes[pc.fill_null(dictionary.indices, len(texts)).to_numpy(zero_copy_only=False)]

@@ -21,7 +21,7 @@ class Function:
 
     arguments: int = 1
     kind: ValueKind = "number"
-    takes: Literal["numbers", "anything", "a duration"] = "numbers"
+    argument_kind: Literal["numbers", "anything", "a duration"] = "numbers"
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ class Checker:
             names = ", ".join(functions)
             raise node.error(f"{node.quoted}: expected one of {names} with its arguments")
         self.calls.add(node.function)
-        if function.takes == "a duration":
+        if function.argument_kind == "a duration":
             for argument in node.arguments:
                 self._duration(argument)
-        elif function.takes == "anything":
+        elif function.argument_kind == "anything":
             for argument in node.arguments:
                 self.kind(argument, "either")
         else:

@@ -41,7 +41,7 @@ _FUNCTIONS = {
     "sqrt": Function(),
     "min": Function(arguments=2),
     "max": Function(arguments=2),
-    "missing": Function(kind="truth", takes="anything"),
+    "missing": Function(kind="truth", argument_kind="anything"),
     "number": Function(),
     "log": Function(),
     "log1p": Function(),

@@ -27,11 +27,11 @@ from tailorbird.features.declare.declarations import (
     Last,
     Match,
     Mean,
-    OfSession,
     Quantile,
     Ratio,
     Seen,
     SequenceOf,
+    SessionFeature,
     Share,
     TimeSince,
     TimeSinceFirst,
@@ -113,14 +113,14 @@ def compile_layout(
     features: Sequence[Feature], derived: dict[str, Expression], derived_order: tuple[str, ...]
 ) -> Layout:
     """Lay out the records of checked `features`; `derived` holds the parsed expressions by name."""
-    drafts: dict[Entity, _EntityRequirements] = {}
+    requirements_by_entity: dict[Entity, _EntityRequirements] = {}
     for feature in features:
-        _gather(feature, drafts)
-    for entity in list(drafts):
-        _gather_key_attributes(entity, drafts)
+        _gather(feature, requirements_by_entity)
+    for entity in list(requirements_by_entity):
+        _gather_key_attributes(entity, requirements_by_entity)
     entities = tuple(
         _compile_entity(index, entity, draft)
-        for index, (entity, draft) in enumerate(drafts.items())
+        for index, (entity, draft) in enumerate(requirements_by_entity.items())
     )
     finder = LaneFinder(entities)
     return Layout(
@@ -128,9 +128,9 @@ def compile_layout(
     )
 
 
-def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None:
+def _gather(feature: Feature, requirements_by_entity: dict[Entity, _EntityRequirements]) -> None:
     def draft(target: Entity) -> _EntityRequirements:
-        return drafts.setdefault(target, _EntityRequirements())
+        return requirements_by_entity.setdefault(target, _EntityRequirements())
 
     if isinstance(feature, Count):
         draft(feature.entity).window(source_of(feature), "count", feature.window)
@@ -175,7 +175,7 @@ def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None
             draft(Entity(("item",))).attributes[
                 feature.of.text.partition(".")[2], "categorical"
             ] = None
-    elif isinstance(feature, OfSession):
+    elif isinstance(feature, SessionFeature):
         draft(Entity(("user",))).sequences[session_source(feature), SESSION_LENGTH, ()] = None
     elif isinstance(feature, Attribute | Age | Match):
         for kind in lane_kinds(feature):
@@ -185,72 +185,76 @@ def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None
             draft(feature.entity).window(source, "count", feature.window)
 
 
-def _gather_key_attributes(entity: Entity, drafts: dict[Entity, _EntityRequirements]) -> None:
+def _gather_key_attributes(
+    entity: Entity, requirements_by_entity: dict[Entity, _EntityRequirements]
+) -> None:
     """Require the attributes by which entities such as `item.category` are looked up."""
     for name in entity.fields:
         if "." in name:
             owner, _, attribute = name.partition(".")
-            drafts.setdefault(Entity((owner,)), _EntityRequirements()).attributes[
+            requirements_by_entity.setdefault(Entity((owner,)), _EntityRequirements()).attributes[
                 attribute, "categorical"
             ] = None
 
 
 def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
-    state, reading = STATE_HEADER, READING_HEADER
+    state_lane, reading_lane = STATE_HEADER, READING_HEADER
     rings: list[Ring] = []
     for (source, measure, hop), tiles in requirements.rings.items():
-        rings.append(Ring(source, measure, hop, tiles, state))
-        state += tiles + 1
+        rings.append(Ring(source, measure, hop, tiles, state_lane))
+        state_lane += tiles + 1
     order = {ring: number for number, ring in enumerate(requirements.rings)}
     windows = []
     for ring, tiles in requirements.windows:
-        windows.append(WindowSum(order[ring], tiles, reading))
-        reading += 1
+        windows.append(WindowSum(order[ring], tiles, reading_lane))
+        reading_lane += 1
     decays = []
     for ring, tiles in requirements.decays:
-        decays.append(DecayedSum(order[ring], tiles, reading))
-        reading += 1
-    lasts = []
+        decays.append(DecayedSum(order[ring], tiles, reading_lane))
+        reading_lane += 1
+    last_values = []
     for source in requirements.lasts:
-        lasts.append(LastValue(source, state, reading))
-        state, reading = state + LAST_STATE, reading + LAST_READING
+        last_values.append(LastValue(source, state_lane, reading_lane))
+        state_lane, reading_lane = state_lane + LAST_STATE, reading_lane + LAST_READING
     sketches = []
     for (source, precision, hop), tiles in requirements.sketches.items():
-        sketches.append(Sketch(source, precision, hop, tiles, state))
-        state += sketches[-1].lanes
+        sketches.append(Sketch(source, precision, hop, tiles, state_lane))
+        state_lane += sketches[-1].lanes
     sketch_order = {sketch: number for number, sketch in enumerate(requirements.sketches)}
     distincts = []
     for sketch, tiles in requirements.distincts:
-        distincts.append(DistinctValues(sketch_order[sketch], tiles, reading))
-        reading += 2
-    firsts = []
+        distincts.append(DistinctValues(sketch_order[sketch], tiles, reading_lane))
+        reading_lane += 2
+    first_times = []
     for source in requirements.firsts:
-        firsts.append(FirstTime(source, state, reading))
-        state, reading = state + 1, reading + 1
+        first_times.append(FirstTime(source, state_lane, reading_lane))
+        state_lane, reading_lane = state_lane + 1, reading_lane + 1
     first_values = []
     for source in requirements.first_values:
-        first_values.append(FirstValue(source, state, reading))
-        state, reading = state + LAST_STATE, reading + LAST_READING
+        first_values.append(FirstValue(source, state_lane, reading_lane))
+        state_lane, reading_lane = state_lane + LAST_STATE, reading_lane + LAST_READING
     sequences = []
     for source, length, value_expressions in requirements.sequences:
-        sequences.append(LastEvents(source, length, state, reading, value_expressions))
-        state, reading = (
-            state + sequences[-1].state_columns * length,
-            reading + sequences[-1].reading_columns * length,
+        sequences.append(LastEvents(source, length, state_lane, reading_lane, value_expressions))
+        state_lane, reading_lane = (
+            state_lane + sequences[-1].state_columns * length,
+            reading_lane + sequences[-1].reading_columns * length,
         )
     profile = None
     if requirements.attributes:
-        profile = Profile(entity.fields[0], tuple(requirements.attributes), state, reading)
-        state, reading = (
-            state + PROFILE_HEADER + len(requirements.attributes),
-            reading + len(requirements.attributes),
+        profile = Profile(
+            entity.fields[0], tuple(requirements.attributes), state_lane, reading_lane
         )
-    components = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
+        state_lane, reading_lane = (
+            state_lane + PROFILE_HEADER + len(requirements.attributes),
+            reading_lane + len(requirements.attributes),
+        )
+    components = (tuple(rings), tuple(windows), tuple(last_values), tuple(sequences), profile)
     added_components = (
         tuple(decays),
-        tuple(firsts),
+        tuple(first_times),
         tuple(sketches),
         tuple(distincts),
         tuple(first_values),
     )
-    return EntityLayout(index, entity, *components, state, reading, *added_components)
+    return EntityLayout(index, entity, *components, state_lane, reading_lane, *added_components)

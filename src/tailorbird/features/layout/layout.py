@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tailorbird.features.declare.declarations import LATER, Amount, Entity
+from tailorbird.features.declare.declarations import ADDED_LATER, Amount, Entity
 from tailorbird.features.declare.limits import SEQUENCE_LENGTH_MAX, SESSION_LENGTH
 from tailorbird.features.expr.expression import Expression
 
@@ -179,7 +179,7 @@ class LastEvents:
     length: int
     lane: int
     reading_lane: int
-    of: tuple[Expression, ...] = field(default=(), metadata=LATER)
+    of: tuple[Expression, ...] = field(default=(), metadata=ADDED_LATER)
 
     @property
     def state_columns(self) -> int:
@@ -234,11 +234,11 @@ class EntityLayout:
     profile: Profile | None
     state_lanes: int
     reading_lanes: int
-    decays: tuple[DecayedSum, ...] = field(default=(), metadata=LATER)
-    firsts: tuple[FirstTime, ...] = field(default=(), metadata=LATER)
-    sketches: tuple[Sketch, ...] = field(default=(), metadata=LATER)
-    distincts: tuple[DistinctValues, ...] = field(default=(), metadata=LATER)
-    first_values: tuple[FirstValue, ...] = field(default=(), metadata=LATER)
+    decays: tuple[DecayedSum, ...] = field(default=(), metadata=ADDED_LATER)
+    firsts: tuple[FirstTime, ...] = field(default=(), metadata=ADDED_LATER)
+    sketches: tuple[Sketch, ...] = field(default=(), metadata=ADDED_LATER)
+    distincts: tuple[DistinctValues, ...] = field(default=(), metadata=ADDED_LATER)
+    first_values: tuple[FirstValue, ...] = field(default=(), metadata=ADDED_LATER)
 
     @property
     def state_bytes(self) -> int:
@@ -297,8 +297,8 @@ class Step:
     text: str = ""
     length: int = 0
     expression: Expression | None = None
-    types: tuple[str, ...] = field(default=(), metadata=LATER)
-    of: tuple[Expression, ...] = field(default=(), metadata=LATER)
+    types: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    of: tuple[Expression, ...] = field(default=(), metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)

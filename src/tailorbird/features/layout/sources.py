@@ -19,10 +19,10 @@ from tailorbird.features.declare.declarations import (
     Last,
     Match,
     Mean,
-    OfSession,
     Quantile,
     Seen,
     SequenceOf,
+    SessionFeature,
     Share,
     Total,
     Variance,
@@ -59,7 +59,7 @@ def source_of(
     )
 
 
-def session_source(feature: OfSession) -> Source:
+def session_source(feature: SessionFeature) -> Source:
     return Source(Entity(("user",)), feature.types, None, None, True)
 
 

@@ -158,116 +158,119 @@ def attribute_lane(layout: Layout, name: str) -> RecordLane:
     return LaneFinder(layout.entities).attribute(Entity((owner,)), attribute, "categorical")
 
 
+_Aggregate = Count | Total | Mean | Variance | Extreme | Quantile | Decayed
+_Comparison = Distinct | Ratio | Trend | Share
+
+
 def step_of(feature: Feature, finder: LaneFinder, derived: dict[str, Expression]) -> Step:
-    name = feature.name
-    if isinstance(feature, Count):
-        return Step(
-            name, "numeric", "count", (finder.window(source_of(feature), "count", feature.window),)
-        )
-    if isinstance(feature, Total):
-        record_lane = finder.window(source_of(feature), "sum", feature.window)
-        return Step(name, "numeric", "total", (record_lane,), (feature.amount.unit,))
-    if isinstance(feature, Mean):
-        source = source_of(feature)
-        record_lanes = (
-            finder.window(source, "sum", feature.window),
-            finder.window(source, "count", feature.window),
-        )
-        return Step(name, "numeric", "mean", record_lanes, (feature.amount.unit,))
-    if isinstance(feature, Variance):
-        record_lanes = tuple(
-            finder.window(source_of(feature), measure, feature.window)
-            for measure in VARIANCE_MEASURES
-        )
-        return Step(name, "numeric", "variance", record_lanes, (feature.amount.unit,))
-    if isinstance(feature, Extreme):
-        record_lane = finder.window(source_of(feature), extreme_measure(feature), feature.window)
-        return Step(
-            name,
-            "numeric",
-            "extreme",
-            (record_lane,),
-            (feature.amount.unit if feature.largest else -feature.amount.unit,),
-        )
-    if isinstance(feature, Distinct):
-        return Step(
-            name, "numeric", "distinct", finder.distinct(feature), (float(feature.precision),)
-        )
-    if isinstance(feature, Ratio):
-        return _ratio_step(feature, finder)
-    if isinstance(feature, Trend):
-        record_lanes = tuple(
-            finder.window(source_of(feature), "count", window)
-            for window in (feature.short, feature.long)
-        )
-        return Step(
-            name, "numeric", "trend", record_lanes, (feature.long.length / feature.short.length,)
-        )
-    if isinstance(feature, Share):
-        sources = (source_of(feature, entity=about) for about in (feature.entity, feature.group))
-        record_lanes = tuple(
-            finder.window(source, measure_of(feature), feature.window) for source in sources
-        )
-        return Step(name, "numeric", "share", record_lanes)
-    if isinstance(feature, Decayed):
-        record_lane = finder.decay(source_of(feature), measure_of(feature), feature.window)
-        return Step(
-            name,
-            "numeric",
-            "decayed",
-            (record_lane,),
-            (1.0 if feature.amount is None else feature.amount.unit,),
-        )
-    if isinstance(feature, Last):
-        return Step(name, feature.kind, "last", finder.last(source_of(feature)))
-    if isinstance(feature, First):
-        return Step(name, feature.kind, "earliest", finder.earliest(source_of(feature)))
-    if isinstance(feature, TimeSince):
-        return Step(name, "numeric", "since", finder.last(source_of(feature))[:1])
-    if isinstance(feature, TimeSinceFirst):
-        return Step(name, "numeric", "first", (finder.first(source_of(feature)),))
-    if isinstance(feature, GapMean):
-        record_lane = finder.sequence(source_of(feature), feature.length)
-        operation = f"gap_{feature.measure}" if isinstance(feature, GapOf) else "gap"
-        return Step(name, "numeric", operation, (record_lane,), length=feature.length)
-    if isinstance(feature, SequenceOf):
-        record_lane = finder.sequence(source_of(feature), feature.length, feature.of)
-        return Step(
-            name, "sequence", "sequence", (record_lane,), length=feature.length, of=feature.of
-        )
+    """Return the step that computes a feature's column.
+
+    Args:
+        derived: expression of each derived feature, by its name.
+    """
+    if isinstance(feature, _Aggregate):
+        return _aggregate_step(feature, finder)
+    if isinstance(feature, _Comparison):
+        return _comparison_step(feature, finder)
+    if isinstance(feature, Last | First | TimeSince | TimeSinceFirst):
+        return _event_step(feature, finder)
+    if isinstance(feature, GapMean | SequenceOf):
+        return _sequence_step(feature, finder)
     if isinstance(feature, Favourite | Seen):
         return _run_step(feature, finder)
-    if isinstance(feature, SessionCount):
-        record_lane = finder.sequence(session_source(feature), SESSION_LENGTH)
-        return Step(
-            name, "numeric", "session", (record_lane,), text=feature.type, length=SESSION_LENGTH
-        )
-    if isinstance(feature, SessionMeasure):
-        record_lane = finder.sequence(session_source(feature), SESSION_LENGTH)
-        return Step(
-            name,
-            "numeric",
-            feature.measure,
-            (record_lane,),
-            length=SESSION_LENGTH,
-            types=feature.only,
-        )
+    if isinstance(feature, SessionCount | SessionMeasure):
+        return _session_step(feature, finder)
     if isinstance(feature, Attribute | Age | Match):
         record_lanes = tuple(
             finder.attribute(feature.entity, feature.attribute, kind)
             for kind in lane_kinds(feature)
         )
         kind = feature.kind if isinstance(feature, Attribute) else "numeric"
-        return Step(name, kind, type(feature).__name__.lower(), record_lanes)
-    if isinstance(feature, Quantile):
-        record_lanes = tuple(
-            finder.window(source, "count", feature.window) for source in bucket_sources(feature)
-        )
-        return Step(name, "numeric", "quantile", record_lanes, (feature.q, *feature.edges))
+        return Step(feature.name, kind, type(feature).__name__.lower(), record_lanes)
     if isinstance(feature, ContextValue):
-        return Step(name, feature.kind, "context", text=feature.field)
+        return Step(feature.name, feature.kind, "context", text=feature.field)
     assert isinstance(feature, Derived)
-    return Step(name, "numeric", "derived", expression=derived[name])
+    return Step(feature.name, "numeric", "derived", expression=derived[feature.name])
+
+
+def _aggregate_step(feature: _Aggregate, finder: LaneFinder) -> Step:
+    """Return the step of an aggregate over the events of a window."""
+    name, window = feature.name, feature.window
+    if isinstance(feature, Quantile):
+        lanes = [finder.window(source, "count", window) for source in bucket_sources(feature)]
+        return Step(name, "numeric", "quantile", tuple(lanes), (feature.q, *feature.edges))
+    source = source_of(feature)
+    if isinstance(feature, Count):
+        return Step(name, "numeric", "count", (finder.window(source, "count", window),))
+    if isinstance(feature, Decayed):
+        unit = 1.0 if feature.amount is None else feature.amount.unit
+        lane = finder.decay(source, measure_of(feature), window)
+        return Step(name, "numeric", "decayed", (lane,), (unit,))
+    unit = feature.amount.unit
+    if isinstance(feature, Extreme):
+        lane = finder.window(source, extreme_measure(feature), window)
+        return Step(name, "numeric", "extreme", (lane,), (unit if feature.largest else -unit,))
+    if isinstance(feature, Total):
+        operation, measures = "total", ("sum",)
+    elif isinstance(feature, Mean):
+        operation, measures = "mean", ("sum", "count")
+    else:
+        operation, measures = "variance", VARIANCE_MEASURES
+    lanes = [finder.window(source, measure, window) for measure in measures]
+    return Step(name, "numeric", operation, tuple(lanes), (unit,))
+
+
+def _comparison_step(feature: _Comparison, finder: LaneFinder) -> Step:
+    """Return the step of a number of values, or of a ratio of two counts."""
+    name = feature.name
+    if isinstance(feature, Distinct):
+        lanes = finder.distinct(feature)
+        return Step(name, "numeric", "distinct", lanes, (float(feature.precision),))
+    if isinstance(feature, Ratio):
+        return _ratio_step(feature, finder)
+    if isinstance(feature, Trend):
+        windows = (feature.short, feature.long)
+        lanes = [finder.window(source_of(feature), "count", window) for window in windows]
+        length_ratio = feature.long.length / feature.short.length
+        return Step(name, "numeric", "trend", tuple(lanes), (length_ratio,))
+    sources = [source_of(feature, entity=entity) for entity in (feature.entity, feature.group)]
+    lanes = [finder.window(source, measure_of(feature), feature.window) for source in sources]
+    return Step(name, "numeric", "share", tuple(lanes))
+
+
+def _event_step(feature: Last | First | TimeSince | TimeSinceFirst, finder: LaneFinder) -> Step:
+    """Return the step of a value or the time of the first or last event."""
+    source = source_of(feature)
+    if isinstance(feature, Last):
+        return Step(feature.name, feature.kind, "last", finder.last(source))
+    if isinstance(feature, First):
+        return Step(feature.name, feature.kind, "earliest", finder.earliest(source))
+    if isinstance(feature, TimeSince):
+        return Step(feature.name, "numeric", "since", finder.last(source)[:1])
+    return Step(feature.name, "numeric", "first", (finder.first(source),))
+
+
+def _sequence_step(feature: GapMean | SequenceOf, finder: LaneFinder) -> Step:
+    """Return the step of the newest events, or of the time between them."""
+    source, length = source_of(feature), feature.length
+    if isinstance(feature, GapMean):
+        operation = f"gap_{feature.measure}" if isinstance(feature, GapOf) else "gap"
+        lane = finder.sequence(source, length)
+        return Step(feature.name, "numeric", operation, (lane,), length=length)
+    lane = finder.sequence(source, length, feature.of)
+    return Step(feature.name, "sequence", "sequence", (lane,), length=length, of=feature.of)
+
+
+def _session_step(feature: SessionCount | SessionMeasure, finder: LaneFinder) -> Step:
+    """Return the step of a feature over the events of the current session."""
+    lanes = (finder.sequence(session_source(feature), SESSION_LENGTH),)
+    if isinstance(feature, SessionCount):
+        return Step(
+            feature.name, "numeric", "session", lanes, text=feature.type, length=SESSION_LENGTH
+        )
+    return Step(
+        feature.name, "numeric", feature.measure, lanes, length=SESSION_LENGTH, types=feature.only
+    )
 
 
 def _run_step(feature: Favourite | Seen, finder: LaneFinder) -> Step:

@@ -46,11 +46,11 @@ class Sensitivity:
     attributes: frozenset[str]
 
 
-def sensitivity(sets: Iterable[FeatureSet]) -> Sensitivity:
+def sensitivity(feature_sets: Iterable[FeatureSet]) -> Sensitivity:
     """Return how the shared states of these sets depend on whose the events are."""
     by_item = beyond_items = False
     attributes: set[str] = set()
-    for layout in (layout for features in sets for layout in features.layout.entities):
+    for layout in (layout for features in feature_sets for layout in features.layout.entities):
         if is_personal(layout.entity):
             continue
         names = {*layout.entity.fields, *_state_columns(layout)}

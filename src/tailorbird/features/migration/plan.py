@@ -39,13 +39,13 @@ INT64_MAX = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Change:
-    """A column that is "added", "changed" or "removed"; `what` are the fields that differ."""
+    """A column that is "added", "changed" or "removed"; `changed_fields` are the fields that differ."""
 
     name: str
     change: str
     entity: str
-    place: str
-    what: str
+    location: str
+    changed_fields: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Proof:
     """A bound against overflow of a sum: `events` events of the largest value fit into 64 bits."""
 
     name: str
-    place: str
+    location: str
     units_max: int
     events: int
 
@@ -83,7 +83,7 @@ class Comparison:
 
     Attributes:
         before: the schema hash, "" where there was none.
-        attached: attributes of users and items that events store from the change on; for earlier
+        attached_attributes: attributes of users and items that events store from the change on; for earlier
             events they are looked up in the versions of the profiles.
     """
 
@@ -92,7 +92,7 @@ class Comparison:
     changes: tuple[Change, ...]
     records: tuple[RecordChange, ...]
     proofs: tuple[Proof, ...]
-    attached: tuple[str, ...] = ()
+    attached_attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,11 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     new = {feature.name: feature for feature in after.features}
     changes = [
         Change(
-            name, "added", _entity_name(feature), short_location(feature.place), feature.description
+            name,
+            "added",
+            _entity_name(feature),
+            short_location(feature.location),
+            feature.description,
         )
         for name, feature in new.items()
         if name not in old
@@ -136,7 +140,7 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
             name,
             "changed",
             _entity_name(feature),
-            short_location(feature.place),
+            short_location(feature.location),
             _describe_differences(old[name], feature),
         )
         for name, feature in new.items()
@@ -147,7 +151,7 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
             name,
             "removed",
             _entity_name(feature),
-            short_location(feature.place),
+            short_location(feature.location),
             feature.description,
         )
         for name, feature in old.items()
@@ -274,10 +278,10 @@ def _describe_differences(old: Feature, new: Feature) -> str:
     if type(old) is not type(new):
         return f"{type(old).__name__} → {type(new).__name__}"
     compared = [field.name for field in dataclasses.fields(new) if field.compare]
-    pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
+    field_changes = [(name, getattr(old, name), getattr(new, name)) for name in compared]
     return "; ".join(
         f"{name}: {_describe(before)} → {_describe(after)}"
-        for name, before, after in pairs
+        for name, before, after in field_changes
         if before != after
     )
 
@@ -313,4 +317,4 @@ def _overflow_bound(feature: Feature) -> Proof | None:
             INT64_MAX // ((1 << SQUARE_BITS) - 1),
             INT64_MAX // max(1, units * units >> SQUARE_BITS),
         )
-    return Proof(feature.name, short_location(feature.place), units, events)
+    return Proof(feature.name, short_location(feature.location), units, events)

@@ -111,7 +111,7 @@ class History:
             for entity in features.layout.entities
             if entity.entity.name in until
         }
-        exempt: dict[str, npt.NDArray[np.bool_]] = {}
+        exempt_rows: dict[str, npt.NDArray[np.bool_]] = {}
         for step in _dependency_order(features.layout):
             rows = np.zeros(lanes.rows, np.bool_)
             for record_lane in step.record_lanes:
@@ -123,9 +123,9 @@ class History:
                 for index in exempt_by_entity.keys() & {record_lane.entity, *parts}:
                     rows |= exempt_by_entity[index]
             for name, _ in () if step.expression is None else step.expression.names:
-                rows |= exempt.get(name, False)
-            exempt[step.name] = rows
-        return exempt
+                rows |= exempt_rows.get(name, False)
+            exempt_rows[step.name] = rows
+        return exempt_rows
 
 
 def _dependency_order(layout: Layout) -> list[Step]:
@@ -211,16 +211,18 @@ def subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
         step.name: step.expression for step in features.layout.steps if step.expression is not None
     }
     selected: dict[str, Feature] = {}
-    pending = list(only)
-    while pending:
-        name = pending.pop()
+    unvisited_names = list(only)
+    while unvisited_names:
+        name = unvisited_names.pop()
         if name not in by_name:
             raise UsageError(
                 f"{name!r} is no column", where="only", fix=f"use some of {', '.join(by_name)}"
             )
         selected[name] = by_name[name]
         if isinstance(by_name[name], Derived):
-            pending += [other for other, _ in expressions[name].names if other not in selected]
+            unvisited_names += [
+                other for other, _ in expressions[name].names if other not in selected
+            ]
     selected_features = tuple(feature for feature in features.features if feature.name in selected)
     order = tuple(name for name in features.layout.derived_order if name in selected)
     return FeatureSet(
@@ -236,10 +238,10 @@ def relevant_events(layout: Layout, events: pa.Table) -> pa.Table:
     }
     types.update(entity.profile.type for entity in layout.entities if entity.profile)
     column = events["type"]
-    coded = pa.types.is_dictionary(column.type)
+    is_dictionary = pa.types.is_dictionary(column.type)
     present_types = (
         {type_name for chunk in column.chunks for type_name in chunk.dictionary.to_pylist()}
-        if coded
+        if is_dictionary
         else set(pc.unique(column).to_pylist())
     )
     if present_types <= types:
@@ -264,7 +266,7 @@ def with_dictionary_types(events: pa.Table) -> pa.Table:
                 range(0, len(events), share),
             )
         )
-    coded = pa.chunked_array(
+    is_dictionary = pa.chunked_array(
         [chunk for part in parts for chunk in part.chunks]
     ).unify_dictionaries()
-    return events.set_column(events.column_names.index("type"), "type", coded)
+    return events.set_column(events.column_names.index("type"), "type", is_dictionary)

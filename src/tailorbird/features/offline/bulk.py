@@ -133,12 +133,12 @@ class RaggedSequence:
 
     def of(self, request: int) -> One:
         """Return the sequence of one request."""
-        here = slice(self.offsets[request], self.offsets[request + 1])
+        rows_of_request = slice(self.offsets[request], self.offsets[request + 1])
         return One(
-            self.item[here],
-            self.type[here],
-            self.ts[here],
-            {name: column[here] for name, column in self.values.items()},
+            self.item[rows_of_request],
+            self.type[rows_of_request],
+            self.ts[rows_of_request],
+            {name: column[rows_of_request] for name, column in self.values.items()},
         )
 
 

@@ -66,9 +66,9 @@ class TileSums:
             return np.zeros(len(key), np.int64)
         key_index, is_present = self._numbers_of_keys(key)
         start = np.searchsorted(
-            self._code, key_index * self._span + np.clip(tile - self._low, 0, self._span)
+            self._code, key_index * self._tile_span + np.clip(tile - self._low, 0, self._tile_span)
         )
-        end = np.searchsorted(self._code, (key_index + 1) * self._span)
+        end = np.searchsorted(self._code, (key_index + 1) * self._tile_span)
         return np.where(is_present, self._prefix[end] - self._prefix[start], 0)
 
     def at(self, key: Keys, tile: Int64s) -> Int64s:
@@ -77,9 +77,9 @@ class TileSums:
 
     def _index(self) -> None:
         self._low = int(self._tile.min()) if len(self) else 0
-        self._span = int(self._tile.max()) - self._low + 1 if len(self) else 1
+        self._tile_span = int(self._tile.max()) - self._low + 1 if len(self) else 1
         self._keys, number = np.unique(self._key, return_inverse=True)
-        self._code = number * self._span + (self._tile - self._low)
+        self._code = number * self._tile_span + (self._tile - self._low)
         self._prefix = np.append(0, np.cumsum(self._total))
 
     def _numbers_of_keys(self, key: Keys) -> tuple[Intps, Bools]:
@@ -116,10 +116,10 @@ class CompactedHistory:
                 own_rows = own_rows[is_settled]
                 extracts.append((layout, source, extract, own_rows))
                 rows = extract.rows[own_rows]
-                for picked in _retained_events(
+                for selected in _retained_events(
                     layout, source, key[rows], frame.ts[rows], extract.value[own_rows], t
                 ):
-                    retained[frame.event(rows[picked])] = True
+                    retained[frame.event(rows[selected])] = True
             if layout.profile is not None:
                 self._keep_profiles(
                     layout.profile, self._request_keys[layout.index], frames, p, retained
@@ -203,24 +203,30 @@ def _retained_events(
     ]
     for index, ring in enumerate(layout.rings):
         if ring.source == source and ring.measure in PEAKS:
-            reach = max(
+            tiles_back = max(
                 (window.tiles for window in layout.windows if window.ring == index), default=0
             )
             tile = ts // ring.hop
-            late = np.flatnonzero(tile >= t // ring.hop - reach)
+            late_rows = np.flatnonzero(tile >= t // ring.hop - tiles_back)
             retained.append(
-                late[_largest_events(tile_values(ring.measure, value[late]), key[late], tile[late])]
+                late_rows[
+                    _largest_events(
+                        tile_values(ring.measure, value[late_rows]), key[late_rows], tile[late_rows]
+                    )
+                ]
             )
     for number, sketch in enumerate(layout.sketches):
         if sketch.source == source:
-            reach = max(
+            tiles_back = max(
                 (distinct.tiles for distinct in layout.distincts if distinct.sketch == number),
                 default=0,
             )
             tile = ts // sketch.hop
-            late = np.flatnonzero(tile >= t // sketch.hop - reach)
-            register, rank = registers_and_ranks(value[late].view(np.uint64), sketch.precision)
-            retained.append(late[_largest_events(rank, key[late], tile[late], register)])
+            late_rows = np.flatnonzero(tile >= t // sketch.hop - tiles_back)
+            register, rank = registers_and_ranks(value[late_rows].view(np.uint64), sketch.precision)
+            retained.append(
+                late_rows[_largest_events(rank, key[late_rows], tile[late_rows], register)]
+            )
     return retained
 
 

@@ -25,19 +25,19 @@ def texts_by_hash(requested: Keys, requests: Requests, events: Iterable[pa.Table
     """Return the text of each hash, in columns `hash` and `text`, ascending; unknown hashes are
     missing.
     """
-    remaining, tables = np.unique(requested[requested != 0]), []
+    missing_keys, tables = np.unique(requested[requested != 0]), []
     for texts in _read_texts(requests, events):
-        if not len(remaining):
+        if not len(missing_keys):
             break
         keys = hash_texts(texts)
-        is_match = np.isin(keys, remaining)
+        is_match = np.isin(keys, missing_keys)
         if is_match.any():
             tables.append(
                 pa.table(
                     {"hash": pa.array(keys[is_match]), "text": texts.filter(pa.array(is_match))}
                 )
             )
-            remaining = np.setdiff1d(remaining, keys[is_match], assume_unique=True)
+            missing_keys = np.setdiff1d(missing_keys, keys[is_match], assume_unique=True)
     empty = pa.table({"hash": pa.array([], pa.uint64()), "text": pa.array([], pa.string())})
     return pa.concat_tables([empty, *tables]).sort_by("hash").combine_chunks()
 

@@ -212,10 +212,10 @@ class _Column:
         if len(invalid_rows):
             row = int(invalid_rows[0])
             value = self._values[row].as_py()
-            remainder = (
+            more_rows = (
                 f" (and {len(invalid_rows) - 1:,} more rows)" if len(invalid_rows) > 1 else ""
             )
-            got = (
+            found = (
                 "nothing"
                 if value is None
                 else repr(value)
@@ -223,7 +223,7 @@ class _Column:
                 else str(value)
             )
             raise UsageError(
-                f"expected {expected}, got {got} in row {row + 1:,}{remainder}",
+                f"expected {expected}, got {found} in row {row + 1:,}{more_rows}",
                 where=self._where,
                 fix=fix or "correct the row",
             )

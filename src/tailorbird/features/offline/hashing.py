@@ -214,7 +214,11 @@ def _gather_keys(
 def _hash(
     low: int, high: int, offsets: npt.NDArray, data: Bytes, valid: Bools, rows: Int64s, hashes: Keys
 ) -> None:
-    state, block, work = np.empty(8, np.uint64), np.empty(16, np.uint64), np.empty(16, np.uint64)
+    state, block, working_vector = (
+        np.empty(8, np.uint64),
+        np.empty(16, np.uint64),
+        np.empty(16, np.uint64),
+    )
     for index in range(low, high):
         row = rows[index]
         if len(valid) and not valid[row]:
@@ -227,9 +231,9 @@ def _hash(
         while stop - position > 128:
             _fill(data, position, position + 128, block)
             position += 128
-            _compress(state, block, work, np.uint64(position - start), False)
+            _compress(state, block, working_vector, np.uint64(position - start), False)
         _fill(data, position, stop, block)
-        _compress(state, block, work, np.uint64(stop - start), True)
+        _compress(state, block, working_vector, np.uint64(stop - start), True)
         hashes[index] = state[0]
 
 
@@ -247,24 +251,35 @@ def _rotate(word: np.uint64, bits: int) -> np.uint64:
 
 
 @compiled
-def _compress(state: Keys, block: Keys, work: Keys, length: np.uint64, last: bool) -> None:
+def _compress(
+    state: Keys, block: Keys, working_vector: Keys, length: np.uint64, last: bool
+) -> None:
     for word in range(8):
-        work[word] = state[word]
-        work[word + 8] = _VECTOR[word]
-    work[12] ^= length
+        working_vector[word] = state[word]
+        working_vector[word + 8] = _VECTOR[word]
+    working_vector[12] ^= length
     if last:
-        work[14] = ~work[14]
+        working_vector[14] = ~working_vector[14]
     for round_ in range(12):
         order = _ORDER[round_ % 10]
-        for mix in range(8):
-            a, b, c, d = _MIXES[mix, 0], _MIXES[mix, 1], _MIXES[mix, 2], _MIXES[mix, 3]
-            work[a] = work[a] + work[b] + block[order[2 * mix]]
-            work[d] = _rotate(work[d] ^ work[a], 32)
-            work[c] = work[c] + work[d]
-            work[b] = _rotate(work[b] ^ work[c], 24)
-            work[a] = work[a] + work[b] + block[order[2 * mix + 1]]
-            work[d] = _rotate(work[d] ^ work[a], 16)
-            work[c] = work[c] + work[d]
-            work[b] = _rotate(work[b] ^ work[c], 63)
+        for round_index in range(8):
+            a, b, c, d = (
+                _MIXES[round_index, 0],
+                _MIXES[round_index, 1],
+                _MIXES[round_index, 2],
+                _MIXES[round_index, 3],
+            )
+            working_vector[a] = (
+                working_vector[a] + working_vector[b] + block[order[2 * round_index]]
+            )
+            working_vector[d] = _rotate(working_vector[d] ^ working_vector[a], 32)
+            working_vector[c] = working_vector[c] + working_vector[d]
+            working_vector[b] = _rotate(working_vector[b] ^ working_vector[c], 24)
+            working_vector[a] = (
+                working_vector[a] + working_vector[b] + block[order[2 * round_index + 1]]
+            )
+            working_vector[d] = _rotate(working_vector[d] ^ working_vector[a], 16)
+            working_vector[c] = working_vector[c] + working_vector[d]
+            working_vector[b] = _rotate(working_vector[b] ^ working_vector[c], 63)
     for word in range(8):
-        state[word] ^= work[word] ^ work[word + 8]
+        state[word] ^= working_vector[word] ^ working_vector[word + 8]

@@ -84,17 +84,17 @@ class PastLanes:
         )
         self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
         self._values: dict[RecordLane, Int64s] = dict(precomputed or {})
-        self._present: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
+        self._is_present: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
         self._runs: dict[RecordLane, AllRunEvents] = {}
         self._run_columns: dict[str, npt.NDArray] = dict(run_columns or {})
         self.context = RequestContext(requests)
         self._by_row = [is_by_row(entity) for entity in features.layout.entities]
-        composite = {entity for entity, _ in features.composite_lanes}
+        composite_entities = {entity for entity, _ in features.composite_lanes}
         steps = features.layout.steps
         # `seen` compares with the item's own category, which has to be computed before.
         seen_entities = {step.record_lanes[0].entity for step in steps if step.operation == "seen"}
         stages = [
-            (entity.index in composite, entity.index in seen_entities)
+            (entity.index in composite_entities, entity.index in seen_entities)
             for entity in features.layout.entities
         ]
         for stage in sorted(set(stages)):
@@ -103,7 +103,7 @@ class PastLanes:
             ]
             if frames is None and entities is None:
                 for stage_entity in stage_entities:
-                    self._present[stage_entity.index] = self._entity_keys(
+                    self._is_present[stage_entity.index] = self._entity_keys(
                         stage_entity, self._by_row[stage_entity.index]
                     )[1]
             elif frames is not None and entities is None:
@@ -133,7 +133,7 @@ class PastLanes:
         """Compute all lanes of one entity, at its requests or rows."""
         by_row = self._by_row[layout.index]
         key, is_present = self._entity_keys(layout, by_row)
-        self._present[layout.index] = is_present
+        self._is_present[layout.index] = is_present
         t, p = self._to_rows(self._times[0], not by_row), self._position_of(layout, by_row)
         if layout.profile is not None:
             self._compute_profile(layout, layout.profile, frames, key, t, p)
@@ -363,38 +363,38 @@ class LanesOfRows:
     """Some rows of `PastLanes`, few enough for the cache; implements `finish.Lanes`."""
 
     def __init__(self, all_rows: PastLanes, rows_slice: slice) -> None:
-        self._all, self._slice = all_rows, rows_slice
+        self._all_lanes, self._row_slice = all_rows, rows_slice
         self._request: Intps | slice = (
             rows_slice if all_rows._has_one_row_each else all_rows._row_request[rows_slice]
         )
 
     @property
     def rows(self) -> int:
-        return self._slice.stop - self._slice.start
+        return self._row_slice.stop - self._row_slice.start
 
     @cached_property
     def t(self) -> Int64s:
-        return self._all._times[0][self._request]
+        return self._all_lanes._times[0][self._request]
 
     def lane(self, record_lane: RecordLane) -> Int64s:
-        return self._take(self._all._values[record_lane], record_lane.entity)
+        return self._take(self._all_lanes._values[record_lane], record_lane.entity)
 
     def is_present(self, entity: int) -> Bools:
-        return self._take(self._all._present[entity], entity)
+        return self._take(self._all_lanes._is_present[entity], entity)
 
     def run_values(self, step: Step) -> npt.NDArray:
-        return self._all._run_columns[step.name][
-            self._slice if step.operation == "seen" else self._request
+        return self._all_lanes._run_columns[step.name][
+            self._row_slice if step.operation == "seen" else self._request
         ]
 
     def query_words(self) -> Keys:
-        return self._all.context.words[self._request]
+        return self._all_lanes.context.words[self._request]
 
     def context_number(self, field: str) -> Floats:
-        return self._all.context.numbers(field)[self._request]
+        return self._all_lanes.context.numbers(field)[self._request]
 
     def context_key(self, field: str) -> Keys:
-        return self._all.context.keys(field)[self._request]
+        return self._all_lanes.context.keys(field)[self._request]
 
     def _take(self, values: npt.NDArray, entity: int) -> npt.NDArray:
-        return values[self._slice if self._all._by_row[entity] else self._request]
+        return values[self._row_slice if self._all_lanes._by_row[entity] else self._request]

@@ -27,10 +27,10 @@ FORMAT = 1
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Columns computed together, by definition; `whole` once every part is complete."""
+    """Columns computed together, by definition; `is_complete` once every part is complete."""
 
     columns: dict[str, str]
-    whole: bool = False
+    is_complete: bool = False
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ class Manifest(msgspec.Struct, frozen=True):
             (
                 key
                 for key, group in self.groups.items()
-                if group.whole and group.columns.get(name) == definition
+                if group.is_complete and group.columns.get(name) == definition
             ),
             None,
         )
@@ -80,16 +80,16 @@ class Folder:
     def __init__(self, path: Path, expected: Manifest) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        existing = read_manifest(path) if (path / "manifest.json").exists() else None
-        if existing is not None and (existing.format, existing.inputs) != (
+        stored_manifest = read_manifest(path) if (path / "manifest.json").exists() else None
+        if stored_manifest is not None and (stored_manifest.format, stored_manifest.inputs) != (
             expected.format,
             expected.inputs,
         ):
-            for key in existing.groups:
+            for key in stored_manifest.groups:
                 shutil.rmtree(path / key, ignore_errors=True)
-            existing = None
+            stored_manifest = None
         # Existing bounds stay, whatever the memory setting: existing parts match them.
-        self.manifest = existing or expected
+        self.manifest = stored_manifest or expected
         self._write()
 
     def begin(self, key: str, columns: Mapping[str, str]) -> None:
@@ -97,7 +97,7 @@ class Folder:
         self._set_group(key, Group(dict(columns)))
 
     def end(self, key: str) -> None:
-        self._set_group(key, msgspec.structs.replace(self.manifest.groups[key], whole=True))
+        self._set_group(key, msgspec.structs.replace(self.manifest.groups[key], is_complete=True))
 
     def has_part(self, key: str, part: int) -> bool:
         return all(self._file(key, kind, part).exists() for kind in ("rows", "requests"))

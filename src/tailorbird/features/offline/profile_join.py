@@ -50,14 +50,16 @@ class JoinedEvents:
 
     def __init__(self, lake: Lake, *features: FeatureSet) -> None:
         self._lake = lake
-        needed = {
+        needed_names = {
             kind: tuple(
                 sorted({name for feature in features for name in feature.event_attributes[kind]})
             )
             for kind in _SUBJECT
         }
         self._versions = {
-            kind: _VersionCache(lake, f"{kind}s", names) for kind, names in needed.items() if names
+            kind: _VersionCache(lake, f"{kind}s", names)
+            for kind, names in needed_names.items()
+            if names
         }
 
     def table(
@@ -87,12 +89,12 @@ class JoinedEvents:
                     )[f"{kind}_profile"]
                     for start in range(0, len(events), ROWS_PER_PIECE)
                 ]
-                filled = pa.chunked_array(
+                profile_texts = pa.chunked_array(
                     [chunk for joined_table in joined_tables for chunk in joined_table.chunks],
                     pa.string(),
                 )
                 events = events.set_column(
-                    events.column_names.index(f"{kind}_profile"), f"{kind}_profile", filled
+                    events.column_names.index(f"{kind}_profile"), f"{kind}_profile", profile_texts
                 )
         return events
 
@@ -120,9 +122,9 @@ def join_profiles(
     column = f"{kind}_profile"
     profile = events[column].combine_chunks()
     texts = profile.dictionary_encode()
-    needed = frozenset(names)
+    needed_names = frozenset(names)
     is_lacking = np.array(
-        [*(_lacks_any(text, needed) for text in texts.dictionary.to_pylist()), True]
+        [*(_lacks_any(text, needed_names) for text in texts.dictionary.to_pylist()), True]
     )  # The last entry stands for no profile.
     codes = texts.indices.fill_null(len(is_lacking) - 1).to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(is_lacking[codes] & events[f"{kind}_version"].is_valid().to_numpy())
@@ -134,30 +136,33 @@ def join_profiles(
         if kind == "item"
         else np.zeros(len(rows), np.bool_)
     )
-    single = _Distinct(lacking_events.filter(pa.array(~has_list)), _SUBJECT[kind], kind)
-    versions_needed = {(id_, version) for id_, version, _ in single.values}
+    single_items = _Distinct(lacking_events.filter(pa.array(~has_list)), _SUBJECT[kind], kind)
+    versions_needed = {(id_, version) for id_, version, _ in single_items.values}
     list_events = lacking_events.filter(pa.array(has_list))
     profile_lists = _profile_lists(list_events) if len(list_events) else []
     versions_needed.update(id_ for ids, _ in profile_lists for id_ in ids if id_ is not None)
     attributes = versions(versions_needed)
-    filled = np.empty(len(rows), object)
+    profile_texts = np.empty(len(rows), object)
     joined_singles = np.array(
         [
-            _merge_properties(text, attributes.get((id_, version)), needed)
-            for id_, version, text in single.values
+            _merge_properties(text, attributes.get((id_, version)), needed_names)
+            for id_, version, text in single_items.values
         ],
         object,
     )
-    filled[~has_list] = joined_singles[single.codes] if len(joined_singles) else joined_singles
-    filled[has_list] = [
-        _merged_list(ids, own_profiles, attributes, needed) for ids, own_profiles in profile_lists
+    profile_texts[~has_list] = (
+        joined_singles[single_items.codes] if len(joined_singles) else joined_singles
+    )
+    profile_texts[has_list] = [
+        _merged_list(ids, own_profiles, attributes, needed_names)
+        for ids, own_profiles in profile_lists
     ]
-    joined = np.array(
+    joined_texts = np.array(
         profile.to_pylist() if len(rows) < len(events) else [None] * len(events), object
     )
-    joined[rows] = filled
+    joined_texts[rows] = profile_texts
     return events.set_column(
-        events.column_names.index(column), column, pa.array(joined, pa.string())
+        events.column_names.index(column), column, pa.array(joined_texts, pa.string())
     )
 
 
@@ -224,15 +229,15 @@ class _VersionCache:
                     }
 
 
-def _lacks_any(text: str | None, needed: frozenset[str]) -> bool:
+def _lacks_any(text: str | None, needed_names: frozenset[str]) -> bool:
     if text is None:
         return True
     if text.startswith("["):
         return any(
-            profile is not None and not needed <= profile.keys()
+            profile is not None and not needed_names <= profile.keys()
             for profile in _profiles.decode(text)
         )
-    return not needed <= _profile.decode(text).keys()
+    return not needed_names <= _profile.decode(text).keys()
 
 
 def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[Attributes | None]]]:
@@ -256,31 +261,33 @@ def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[At
 
 
 def _merge_properties(
-    text: str | None, attributes: Attributes | None, needed: frozenset[str]
+    text: str | None, attributes: Attributes | None, needed_names: frozenset[str]
 ) -> str | None:
     if attributes is None:
         return text
-    return _encode_sorted(_profile.decode(text) if text else {}, attributes, needed)
+    return _encode_sorted(_profile.decode(text) if text else {}, attributes, needed_names)
 
 
 def _merged_list(
     versions: list[Version | None],
     profiles: list[Attributes | None],
     attributes: Mapping[Version, Attributes],
-    needed: frozenset[str],
+    needed_names: frozenset[str],
 ) -> str:
     """Encode a profile or null for each item, as the router does."""
-    encoded = []
+    encoded_profiles = []
     for version, profile in zip(versions, profiles, strict=False):
-        encoded.append(
+        encoded_profiles.append(
             "null"
             if version is None
-            else _encode_sorted(profile or {}, attributes.get(version, {}), needed)
+            else _encode_sorted(profile or {}, attributes.get(version, {}), needed_names)
         )
-    return f"[{','.join(encoded)}]"
+    return f"[{','.join(encoded_profiles)}]"
 
 
-def _encode_sorted(profile: Attributes, attributes: Attributes, needed: frozenset[str]) -> str:
+def _encode_sorted(
+    profile: Attributes, attributes: Attributes, needed_names: frozenset[str]
+) -> str:
     """Encode as JSON with sorted keys; what is stored with the event takes precedence."""
-    merged = {name: value for name, value in attributes.items() if name in needed} | profile
+    merged = {name: value for name, value in attributes.items() if name in needed_names} | profile
     return msgspec.json.encode({name: merged[name] for name in sorted(merged)}).decode()

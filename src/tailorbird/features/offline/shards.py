@@ -82,25 +82,25 @@ def backfill_to(
         Path(folder),
         make_manifest(requests, events, version, memory_bytes // (2 * row_bytes(features))),
     )
-    missing = {
+    missing_columns = {
         name: definition
         for name, definition in definitions_.items()
         if parts.manifest.group_of(name, definition) is None
     }
-    if not missing:
+    if not missing_columns:
         return parts.path
-    key = hash_of(*(f"{name}={definition}" for name, definition in sorted(missing.items())))
-    parts.begin(key, missing)
+    key = hash_of(*(f"{name}={definition}" for name, definition in sorted(missing_columns.items())))
+    parts.begin(key, missing_columns)
     plan = BackfillPlan(
-        subset(features, list(missing)),
+        subset(features, list(missing_columns)),
         requests,
-        list(missing),
+        list(missing_columns),
         memory_bytes,
         progress or no_progress,
     )
     pending = [part for part in range(parts.manifest.parts) if not parts.has_part(key, part)]
     for part, rows in _compute_parts(plan, events, parts, key, pending):
-        parts.write(key, part, select_columns(rows, missing))
+        parts.write(key, part, select_columns(rows, missing_columns))
         plan.progress("parts", part + 1, parts.manifest.parts)
     parts.end(key)
     shutil.rmtree(parts.path / key / "spill", ignore_errors=True)
@@ -116,10 +116,10 @@ def _compute_parts(
     folder = parts_folder.path / key / "spill"
     spill = Spill(folder, plan.memory_bytes) if folder.exists() else None
     if spill is None or not spill.is_done("events"):
-        tables, remaining = _read_events(
+        tables, remaining_tables = _read_events(
             plan, events, int(np.diff(parts_folder.manifest.row_cuts).max())
         )
-        if remaining is None:
+        if remaining_tables is None:
             history = History(plan.features, pa.concat_tables(tables), only=plan.only)
             for part in parts:
                 yield part, history.rows(_part_requests(plan, parts_folder, part))
@@ -127,7 +127,7 @@ def _compute_parts(
         spill = Spill(folder, plan.memory_bytes)
         spill.write_buckets(
             {partition_.field for partition_ in order_partitions(plan.features)},
-            chain(tables, remaining),
+            chain(tables, remaining_tables),
         )
         del tables
     for number, partition in enumerate(order_partitions(plan.features)):
@@ -161,17 +161,17 @@ def _read_events(
     plan: BackfillPlan, events: Events, rows_of_part: int
 ) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
     """Return the tables that fit into memory, and the remaining ones, or None if there are none."""
-    loaded: list[pa.Table] = []
+    first_tables: list[pa.Table] = []
     tables = (
         relevant_events(plan.features.layout, table) for table in to_tables(events, plan.columns())
     )
     size = row_bytes(plan.features) * rows_of_part
     for table in tables:
-        loaded.append(table)
+        first_tables.append(table)
         size += EVENT_FACTOR * table.nbytes
         if size > plan.memory_bytes:
-            return loaded, tables
-    return loaded or [ROUTED.empty_table().select(plan.columns())], None
+            return first_tables, tables
+    return first_tables or [ROUTED.empty_table().select(plan.columns())], None
 
 
 def _part_requests(plan: BackfillPlan, parts_folder: Folder, part: int) -> Requests:

@@ -64,8 +64,8 @@ def order_partitions(features: FeatureSet) -> list[Partition]:
     """Return the partitions of all entities; those that read profile attributes come after the
     profiles.
     """
-    dependent = {entity for entity, _ in features.composite_lanes}
-    dependent |= {
+    dependent_entities = {entity for entity, _ in features.composite_lanes}
+    dependent_entities |= {
         step.record_lanes[0].entity for step in features.layout.steps if step.operation == "seen"
     }
     entities_by_field: dict[tuple[bool, str | None], list[int]] = {}
@@ -74,7 +74,9 @@ def order_partitions(features: FeatureSet) -> list[Partition]:
         field = next(
             (name for name in _PREFERRED_FIELDS if name in fields), fields[0] if fields else None
         )
-        entities_by_field.setdefault((layout.index in dependent, field), []).append(layout.index)
+        entities_by_field.setdefault((layout.index in dependent_entities, field), []).append(
+            layout.index
+        )
     ordered = sorted(entities_by_field.items(), key=lambda pair: pair[0][0])
     return [Partition(field, tuple(entities)) for (_, field), entities in ordered]
 
@@ -90,12 +92,14 @@ class Spill:
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
         self.folder = folder
-        setting, content = folder / "setting", f"{FORMAT} {memory_bytes} {_boot_id()}"
-        if folder.exists() and (not setting.exists() or setting.read_text() != content):
+        setting_file, setting_text = folder / "setting", f"{FORMAT} {memory_bytes} {_boot_id()}"
+        if folder.exists() and (
+            not setting_file.exists() or setting_file.read_text() != setting_text
+        ):
             shutil.rmtree(folder)
         for name in ("events", "requests", "rows", "sequences", "done"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        setting.write_text(content)
+        setting_file.write_text(setting_text)
 
     def is_done(self, piece: str) -> bool:
         return (self.folder / "done" / piece).exists()
@@ -131,13 +135,13 @@ class Spill:
     def plan_shards(self, field: str | None, bytes_max: int) -> list[range]:
         """Return ranges of buckets that are computed together: as many as fit, at least one."""
         sizes = self._read_sizes(field)
-        ranges: list[range] = []
+        bucket_ranges: list[range] = []
         start = 0
         for bucket in range(1, BUCKETS + 1):
             if bucket == BUCKETS or sum(sizes[start : bucket + 1]) > bytes_max:
-                ranges.append(range(start, bucket))
+                bucket_ranges.append(range(start, bucket))
                 start = bucket
-        return ranges
+        return bucket_ranges
 
     def read_events(self, field: str | None, buckets: range, empty: pa.Table) -> pa.Table:
         tables = [empty]
@@ -322,10 +326,12 @@ def _split_by_bucket(table: pa.Table, field: str | None) -> Iterator[tuple[int, 
     rows = np.flatnonzero(keys)  # An event without the field belongs to no entity.
     bucket = assign_buckets(keys[rows])
     order = np.argsort(bucket, kind="stable")
-    ends = np.cumsum(np.bincount(bucket, minlength=BUCKETS))
+    bucket_ends = np.cumsum(np.bincount(bucket, minlength=BUCKETS))
     for bucket_number in range(BUCKETS):
         bucket_rows = rows[
-            order[ends[bucket_number - 1] if bucket_number else 0 : ends[bucket_number]]
+            order[
+                bucket_ends[bucket_number - 1] if bucket_number else 0 : bucket_ends[bucket_number]
+            ]
         ]
         if len(bucket_rows):
             yield bucket_number, table.take(pa.array(np.unique(frame.event(bucket_rows))))

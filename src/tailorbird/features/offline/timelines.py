@@ -144,15 +144,15 @@ class EntityHistory:
             marks = np.zeros(len(self._frame), np.uint16)
             for bit, source in enumerate(sources[start : start + 16]):
                 kernels_marks.mark(self._extracts[source].rows, np.uint16(1 << bit), marks)
-            sorted_ = np.empty(len(self.timeline), np.uint16)
+            sorted_registers = np.empty(len(self.timeline), np.uint16)
             run_parallel(
                 kernels_marks.gather_marks,
-                len(sorted_),
+                len(sorted_registers),
                 take_rows(marks, self._rows),
                 self.timeline.order,
-                sorted_,
+                sorted_registers,
             )
-            all_marks.append(sorted_)
+            all_marks.append(sorted_registers)
         return all_marks
 
     def _source_mark(self, source: Source) -> tuple[kernels_marks.Marks, np.uint16]:
@@ -254,10 +254,10 @@ class EntityHistory:
         for first_value in self._layout.first_values:
             ranks = np.zeros(len(self._rows), np.int64)
             ranks[order] = np.arange(len(order), 0, -1)  # earlier is larger
-            best = Peaks(
+            peaks = Peaks(
                 self.timeline, np.where(self._is_counted(first_value.source), ranks, 0)
             ).since(moments, np.zeros_like(moments.t))
-            event = np.append(order, -1)[len(order) - best]  # −1: none yet
+            event = np.append(order, -1)[len(order) - peaks]  # −1: none yet
             for lane, column in enumerate(
                 (
                     PEAK_ZERO - self._frame.ts[self._rows],
@@ -339,14 +339,14 @@ def _tile_by_tile(
 ) -> Floats:
     """Compute `Moments.decayed_sums` with the compacted sum added to each tile."""
     tile, total = moments.t // hop, np.zeros(len(moments))
-    below = moments.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
+    sum_before_start = moments.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
     for age in range(len(weights) - 1, -1, -1):
         edge = moments.before((tile - age + 1) * hop) if age else moments.before()
-        above = edge.sums([prefix])[0]
-        total += (moments.to_input_order(above - below) + compacted(tile - age)).astype(
-            np.float64
-        ) * weights[age]
-        below = above
+        sum_before_end = edge.sums([prefix])[0]
+        total += (
+            moments.to_input_order(sum_before_end - sum_before_start) + compacted(tile - age)
+        ).astype(np.float64) * weights[age]
+        sum_before_start = sum_before_end
     return total
 
 
@@ -363,7 +363,7 @@ def _union_rows(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
 
 def sources_of(layout: EntityLayout) -> list[Source]:
     """Return the distinct sources of an entity."""
-    holders = (
+    lane_holders = (
         *layout.rings,
         *layout.sketches,
         *layout.lasts,
@@ -371,4 +371,4 @@ def sources_of(layout: EntityLayout) -> list[Source]:
         *layout.first_values,
         *layout.sequences,
     )
-    return list(dict.fromkeys(holder.source for holder in holders))
+    return list(dict.fromkeys(holder.source for holder in lane_holders))

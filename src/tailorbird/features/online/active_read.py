@@ -42,13 +42,13 @@ class ReadPlan:
         layout = self.layout = features.layout
         self.records = all_records(layout)
         self.composite_lanes = features.composite_lanes
-        composite = {entity for entity, _ in self.composite_lanes}
+        composite_entities = {entity for entity, _ in self.composite_lanes}
         self.weekday_entities = [
             entity.index for entity in layout.entities if "weekday" in entity.entity.fields
         ]
         other_entities = sorted(
             set(range(len(layout.entities))).difference(self.weekday_entities),
-            key=lambda index: index in composite,
+            key=lambda index: index in composite_entities,
         )
         # Entities whose keys need no record come before those whose keys do.
         self.fetch_order = other_entities
@@ -85,14 +85,14 @@ class ActiveRead:
         self._request = request
         self._is_person_only = items is None
         self._items = items = np.zeros(1, np.uint64) if items is None else items
-        self._unique: list[Keys] = [items] * len(plan.records)  # distinct keys that were read
+        self._unique_keys: list[Keys] = [items] * len(plan.records)  # distinct keys that were read
         self._entries = (
             plan.unknown_entries if self._is_person_only else plan.empty_entries
         ).copy()
         self._context: dict[str, Keys] = {}
         self._distinct_values: dict[RecordLane, tuple[Keys, npt.NDArray[np.intp]]] = {}
         self._runs: dict[RecordLane, Runs] = {}
-        self._validity = 0, NEVER_TS  # interval in which all records are valid
+        self._valid_interval = 0, NEVER_TS  # interval in which all records are valid
         self.rows = len(items)
         self.t: Int64s = np.full(1, swept, np.int64)
 
@@ -142,7 +142,7 @@ class ActiveRead:
             ]
         )
         newest = int(heads[:, NEWEST].max(initial=0))
-        self._validity = (
+        self._valid_interval = (
             int(heads[:, VALID_FROM].max(initial=0)),
             int(heads[:, NEXT_CHANGE].min(initial=NEVER_TS)),
         )
@@ -154,7 +154,7 @@ class ActiveRead:
         return self._entries[record_lane.entity].lane(record_lane.lane)
 
     def is_present(self, entity: int) -> Bools:
-        return self._entries[entity].present
+        return self._entries[entity].is_present
 
     def run_values(self, step: Step) -> npt.NDArray:
         run = self._get_run(step)
@@ -225,22 +225,26 @@ class ActiveRead:
             return
         records = self._plan.records[index]
         entity = records.layout.entity
-        parts, inverse = self._key_parts(index)
+        parts, inverse_index = self._key_parts(index)
         key = np.atleast_1d(entity_key(entity, parts))
-        present, all_present = self._plan.empty_entries[index].present, True
+        present, all_present = self._plan.empty_entries[index].is_present, True
         for part in parts:
             if not part.all():
                 has_part = part != 0
                 present, all_present = (
                     present
-                    & (has_part if inverse is None or len(part) == 1 else has_part[inverse]),
+                    & (
+                        has_part
+                        if inverse_index is None or len(part) == 1
+                        else has_part[inverse_index]
+                    ),
                     False,
                 )
-        if inverse is None and not self._plan.one_row[index] and "item" not in entity.fields:
-            key, inverse = np.unique(key, return_inverse=True)
-        self._unique[index] = key
+        if inverse_index is None and not self._plan.one_row[index] and "item" not in entity.fields:
+            key, inverse_index = np.unique(key, return_inverse=True)
+        self._unique_keys[index] = key
         self._entries[index] = Entries(
-            records.readings(self._snapshot, key), inverse, present, all_present
+            records.readings(self._snapshot, key), inverse_index, present, all_present
         )
 
     def _key_parts(self, index: int) -> tuple[list[Keys], npt.NDArray[np.intp] | None]:
@@ -276,11 +280,11 @@ class ActiveRead:
             self._distinct_values[row_lanes[0]] = np.unique(
                 self._key_part("", row_lanes[0]), return_inverse=True
             )
-        unique, inverse = self._distinct_values[row_lanes[0]]
+        unique, inverse_index = self._distinct_values[row_lanes[0]]
         return [
             unique if record_lane == row_lanes[0] else self._key_part(name, record_lane)
             for name, record_lane in zip(fields, record_lanes, strict=True)
-        ], inverse
+        ], inverse_index
 
     def _key_part(self, name: str, record_lane: RecordLane | None) -> Keys:
         if record_lane is not None:
@@ -296,17 +300,23 @@ class ActiveRead:
     def _refresh_stale(self) -> int:
         """Recompute from the state the records that are out of date, and return their number."""
         count, t = 0, self.t[0]
-        valid_from, next_change = self._validity
+        valid_from, next_change = self._valid_interval
         if valid_from <= t < next_change:
             return 0
         for index, entry in enumerate(self._entries):
             readings = entry.readings
-            stale = np.flatnonzero((t < readings[:, VALID_FROM]) | (t >= readings[:, NEXT_CHANGE]))
-            if not len(stale):
+            stale_rows = np.flatnonzero(
+                (t < readings[:, VALID_FROM]) | (t >= readings[:, NEXT_CHANGE])
+            )
+            if not len(stale_rows):
                 continue
-            states = self._plan.records[index].states(self._snapshot, self._unique[index][stale])
+            states = self._plan.records[index].states(
+                self._snapshot, self._unique_keys[index][stale_rows]
+            )
             readings = readings.copy()
-            readings[stale] = self._plan.records[index].finish(states, np.full(len(stale), t))
+            readings[stale_rows] = self._plan.records[index].finish(
+                states, np.full(len(stale_rows), t)
+            )
             self._entries[index] = replace(entry, readings=readings)
-            count += len(stale)
+            count += len(stale_rows)
         return count

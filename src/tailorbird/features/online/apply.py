@@ -91,7 +91,7 @@ def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) 
         np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True
     )
     newest = np.zeros(len(keys), np.int64)
-    ordered: dict[int, tuple[Rows, Additions]] = {}
+    rows_by_batch: dict[int, tuple[Rows, Additions]] = {}
     for accumulator, batch in extracts:
         if id(accumulator) in records.readable and isinstance(batch, Extract) and len(batch):
             batch.frame.ids(
@@ -103,14 +103,14 @@ def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) 
         start += len(batch.key)
         order = np.argsort(rows, kind="stable")
         rows, batch = rows[order], batch.take(order)
-        ordered[name] = rows, batch
+        rows_by_batch[name] = rows, batch
         if len(rows):
             entity_starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
             newest[rows[entity_starts]] = np.maximum(
                 newest[rows[entity_starts]], np.maximum.reduceat(batch.ts, entity_starts)
             )
     return Batch(
-        keys, newest, [(accumulator, *ordered[id(batch)]) for accumulator, batch in extracts]
+        keys, newest, [(accumulator, *rows_by_batch[id(batch)]) for accumulator, batch in extracts]
     )
 
 
@@ -149,10 +149,10 @@ def _apply(transaction: Transaction, records: Records, batch: Batch, commit: int
     records.update(current, new, batch.parts)
     filled = FilledLanes.from_states(states)
     readings = records.finish(states, new + 1, commit, sequences=False, filled=filled)
-    packed = records.pack(states, filled)
-    transaction.put_many(zip(records.keys(b"s", batch.keys), packed, strict=True))
+    packed_states = records.pack(states, filled)
+    transaction.put_many(zip(records.keys(b"s", batch.keys), packed_states, strict=True))
     transaction.put_many(records.reading_records(batch.keys, readings))
-    grown = sum(map(len, packed)) - int(current.sizes.sum())
+    grown = sum(map(len, packed_states)) - int(current.sizes.sum())
     return Change(readings[:, NEXT_CHANGE], int(np.count_nonzero(current.sizes == 0)), grown)
 
 
@@ -166,9 +166,9 @@ class HotKeys:
     """
 
     def __init__(self, limit: int) -> None:
-        self._most = limit
+        self._keys_max = limit
         self._keys: list[Keys] = []
-        self._change: list[Int64s] = []
+        self._next_changes: list[Int64s] = []
 
     @classmethod
     def of_kind(cls, *, is_one_row: bool) -> "HotKeys":
@@ -180,24 +180,24 @@ class HotKeys:
         event.
         """
         self._keys.append(keys)
-        self._change.append(change)
-        if sum(map(len, self._keys)) > 4 * self._most:
+        self._next_changes.append(change)
+        if sum(map(len, self._keys)) > 4 * self._keys_max:
             self._compact()
 
     def pop_due(self, now: int) -> Keys:
         """Remove and return the keys whose reading is out of date by `now`."""
         keys, change = self._compact()
         is_due = change <= now
-        self._keys, self._change = [keys[~is_due]], [change[~is_due]]
+        self._keys, self._next_changes = [keys[~is_due]], [change[~is_due]]
         return keys[is_due]
 
     def _compact(self) -> tuple[Keys, Int64s]:
         """Deduplicate to the last change of each key, ordered by time, and drop the oldest ones."""
         keys, change = (
             np.concatenate([np.zeros(0, kind), *columns])
-            for kind, columns in ((np.uint64, self._keys), (np.int64, self._change))
+            for kind, columns in ((np.uint64, self._keys), (np.int64, self._next_changes))
         )
         last = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
-        last = last[change[last] != NEVER_TS][-self._most :]
-        self._keys, self._change = [keys[last]], [change[last]]
+        last = last[change[last] != NEVER_TS][-self._keys_max :]
+        self._keys, self._next_changes = [keys[last]], [change[last]]
         return keys[last], change[last]

@@ -22,10 +22,10 @@ def write_commit(
         apply(transaction, *pair, committed.commit)
         for pair in zip(all_records, batches, strict=True)
     ]
-    for records, change_ in zip(all_records, changes, strict=True):
-        if change_.new_keys or change_.added_bytes:
+    for records, change in zip(all_records, changes, strict=True):
+        if change.new_keys or change.added_bytes:
             counts = read_counts(transaction, records.layout).adjusted(
-                change_.new_keys, change_.added_bytes
+                change.new_keys, change.added_bytes
             )
             transaction.put_many([counts.encode(records.layout)])
     transaction.put_many(newer_records(transaction, aliases))

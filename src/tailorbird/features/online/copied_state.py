@@ -49,12 +49,12 @@ def copies_figures(store: Store) -> CopiesFigures | None:
 
     if not isinstance(store, PublishedStore):
         return None
-    publishing = store.status()
+    publish_status = store.status()
     return CopiesFigures(
-        at=publishing.at,
-        commits=publishing.commits,
-        records=publishing.records,
-        failing=bool(publishing.problem),
+        at=publish_status.at,
+        commits=publish_status.commits,
+        records=publish_status.records,
+        failing=bool(publish_status.problem),
     )
 
 

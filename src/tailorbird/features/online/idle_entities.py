@@ -18,17 +18,19 @@ def evict_idle(
     with store.snapshot() as snapshot:
         index, batch = sweep.next_batch(snapshot)
         counts = read_counts(snapshot, all_records[index].layout)
-    until = max(0, min(now, position.newest) - CLOCK_LAG_US)
-    expired, dropped = sweep.find_idle(index, batch, until, counts.entities)
-    if expired.any() or dropped.any():
+    idle_before = max(0, min(now, position.newest) - CLOCK_LAG_US)
+    is_expired, is_dropped = sweep.find_idle(index, batch, idle_before, counts.entities)
+    if is_expired.any() or is_dropped.any():
 
         def change(transaction: Transaction) -> None:
-            sweep.evict(transaction, index, batch, expired, dropped, until, position.commit)
+            sweep.evict(
+                transaction, index, batch, is_expired, is_dropped, idle_before, position.commit
+            )
             faults.at("worker.before_swept")
 
         store.write(change)
         faults.at("worker.after_swept")
-    report = SweepReport(len(batch.keys), int(expired.sum()), int(dropped.sum()))
+    report = SweepReport(len(batch.keys), int(is_expired.sum()), int(is_dropped.sum()))
     if report.dropped:
         name = all_records[index].layout.entity.name
         log.warning(

@@ -18,7 +18,7 @@ from tailorbird.events.contract.schema import number_rows
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.stream import Address, Block, StoredBlock
 
-CHOSEN, LEFT_OUT = "chosen", "left-out"
+SELECTED, LEFT_OUT = "chosen", "left-out"
 
 
 class BlockReceipt(msgspec.Struct, frozen=True):
@@ -35,10 +35,10 @@ def lacks_attributes(receipt: bytes, features: FeatureSet) -> bool:
     """Return whether a receipt states that events lack an attribute that features need."""
     if not receipt:
         return False
-    receipt_attributes, needed = _decode(receipt), features.event_attributes
+    receipt_attributes, needed_attributes = _decode(receipt), features.event_attributes
     pairs = (
-        (receipt_attributes.user_attributes, needed["user"]),
-        (receipt_attributes.item_attributes, needed["item"]),
+        (receipt_attributes.user_attributes, needed_attributes["user"]),
+        (receipt_attributes.item_attributes, needed_attributes["item"]),
     )
     return any(
         names is not None and not set(needed_names) <= set(names) for names, needed_names in pairs
@@ -56,7 +56,7 @@ def events_of(stored: StoredBlock, start: int, log: Address) -> pa.Table | None:
     """Return the events of a block from row `start` on, each with its p, or None. Raises
     InputError.
     """
-    if stored.block.kind not in ("events", CHOSEN) or not stored.block.payload:
+    if stored.block.kind not in ("events", SELECTED) or not stored.block.payload:
         return None
     try:
         with pa.ipc.open_stream(stored.block.payload) as stream:
@@ -65,5 +65,5 @@ def events_of(stored: StoredBlock, start: int, log: Address) -> pa.Table | None:
         raise InputError(
             f"the block at {stored.offset} is no table of events: {error}", where=str(log)
         ) from error
-    table = table if stored.block.kind == CHOSEN else number_rows(table, stored.offset)
+    table = table if stored.block.kind == SELECTED else number_rows(table, stored.offset)
     return table.filter(pc.greater_equal(table["p"], start)) if stored.offset < start else table

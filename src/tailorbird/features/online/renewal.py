@@ -25,40 +25,40 @@ class RenewalQueue:
     """
 
     def __init__(self, records: Sequence[Records], hot: Sequence[HotKeys]) -> None:
-        self._records, self._hot = records, hot
-        self._due: deque[tuple[int, Keys]] = deque()
+        self._records, self._hot_keys = records, hot
+        self._due_keys: deque[tuple[int, Keys]] = deque()
 
     @property
     def is_pending(self) -> bool:
         """True if any key is due and not renewed yet."""
-        return bool(self._due)
+        return bool(self._due_keys)
 
     def record_changes(self, keys: Sequence[Keys], changes: Sequence[Change]) -> None:
         """Remember what a commit changed of each kind."""
-        for hot, changed_keys, changed in zip(self._hot, keys, changes, strict=True):
+        for hot, changed_keys, changed in zip(self._hot_keys, keys, changes, strict=True):
             hot.note(changed_keys, changed.next_change)
 
     def collect_due(self, now: int) -> None:
         """Queue the keys that are due by `now`."""
-        for index, hot in enumerate(self._hot):
+        for index, hot in enumerate(self._hot_keys):
             due = hot.pop_due(now)
-            self._due += [
+            self._due_keys += [
                 (index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)
             ]
 
     def pop(self) -> tuple[Records, Keys]:
         """Remove and return some due keys, at most `RENEW_MAX`, with their records."""
-        index, keys = self._due.popleft()
+        index, keys = self._due_keys.popleft()
         return self._records[index], keys
 
 
 def renew(transaction: Transaction, records: Records, keys: Keys, now: int, commit: int) -> int:
     """Rewrite these reading records as of `now`, and return how many were examined."""
-    stored = records.read_states(transaction, keys)
-    existing = np.flatnonzero(stored.sizes)  # Others were deleted meanwhile.
-    keys, states = keys[existing], stored.states[existing]
+    stored_states = records.read_states(transaction, keys)
+    existing = np.flatnonzero(stored_states.sizes)  # Others were deleted meanwhile.
+    keys, states = keys[existing], stored_states.states[existing]
     readings = records.finish(
         states, np.maximum(states[:, NEWEST] + 1, now), commit, sequences=False
     )
     transaction.put_many(records.reading_records(keys, readings))
-    return len(stored.sizes)
+    return len(stored_states.sizes)

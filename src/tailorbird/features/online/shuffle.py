@@ -33,7 +33,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.online.receipts import CHOSEN, LEFT_OUT, events_of, is_only_in_lake
+from tailorbird.features.online.receipts import LEFT_OUT, SELECTED, events_of, is_only_in_lake
 from tailorbird.features.state.accumulators import Accumulator, build_accumulators
 from tailorbird.features.state.key_partition import part_numbers
 from tailorbird.features.state.progress import Figures, write_shuffle_figures
@@ -136,7 +136,7 @@ class Shuffle:
             if (table := events_of(stored, start, self._routed)) is not None
         ]
         return self._write(
-            pa.concat_tables(tables) if tables else ROUTED.empty_table(), end, CHOSEN, receipt
+            pa.concat_tables(tables) if tables else ROUTED.empty_table(), end, SELECTED, receipt
         )
 
     def end(self) -> int:
@@ -278,10 +278,10 @@ def _open_shuffle_writer(address: Address, number: int, first_position: int) -> 
 
 
 def _encode_table(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=_LZ4) as writer:
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_stream(buffer, table.schema, options=_LZ4) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return buffer.getvalue().to_pybytes()
 
 
 def _encode_receipt(blocks: Sequence[StoredBlock]) -> bytes:

@@ -22,10 +22,10 @@ from tailorbird.features.declare.declarations import (
     GapOf,
     Last,
     Mean,
-    OfSession,
     Quantile,
     Ratio,
     Seen,
+    SessionFeature,
     SessionMeasure,
     Share,
     TimeSince,
@@ -315,7 +315,7 @@ def gap_of(moment: Moment, feature: GapOf) -> float:
     return {"min": min(gaps), "max": max(gaps), "last": gaps[-1]}[feature.measure]
 
 
-def of_session(moment: Moment, feature: OfSession) -> float:
+def of_session(moment: Moment, feature: SessionFeature) -> float:
     """Return the measure over the current session's events of the measured types."""
     rows = [
         row for row in moment.session_rows(feature) if row.event["type"] in feature.measured_types

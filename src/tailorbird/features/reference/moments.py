@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tailorbird.events.clock import SESSION_GAP
 from tailorbird.events.keys import combine, hash64
-from tailorbird.features.declare.declarations import Counted, Entity, OfSession, Window
+from tailorbird.features.declare.declarations import Counted, Entity, SessionFeature, Window
 from tailorbird.features.declare.limits import HORIZON, SESSION_LENGTH
 from tailorbird.features.declare.scalars import (
     category,
@@ -141,7 +141,7 @@ class Moment:
     events: list[Event]
     positions: tuple[int, ...]
 
-    def session_rows(self, feature: OfSession) -> list[Row]:
+    def session_rows(self, feature: SessionFeature) -> list[Row]:
         """Return the events of the current session.
 
         These are the events with the request's session_id, or without one the run of events that

@@ -23,8 +23,8 @@ from tailorbird.features.declare.declarations import (
     Derived,
     Entity,
     Match,
-    OfSession,
     SequenceOf,
+    SessionFeature,
 )
 from tailorbird.features.declare.scalars import (
     category,
@@ -104,7 +104,7 @@ def value_at(moment: Moment, name: str) -> Value:
             if context_text and words
             else math.nan
         )
-    assert isinstance(feature, Counted | OfSession)
+    assert isinstance(feature, Counted | SessionFeature)
     entity = feature.entity if isinstance(feature, Counted) else Entity(("user",))
     if None in moment.key(entity):
         return (
@@ -125,6 +125,6 @@ def value_at(moment: Moment, name: str) -> Value:
             )
             for row in rows
         ]
-    if isinstance(feature, OfSession):
+    if isinstance(feature, SessionFeature):
         return float32(of_session(moment, feature))
     return count_value(moment, feature)

@@ -95,7 +95,7 @@ def split_repeats(
 
     Args:
         events: in log order.
-        read_known: return, for days (since 1970) and a p, the table's rows of these days below
+        read_earlier: return, for days (since 1970) and a p, the table's rows of these days below
             that p, with `KEY_COLUMNS`.
     """
     imported = pc.is_in(events.column("raw_partition"), value_set=pa.array(PAST_PARTITIONS))
@@ -138,7 +138,7 @@ def raw_ends(*tables: pa.Table) -> dict[str, int]:
 
 
 class _ReadPositions(msgspec.Struct, frozen=True):
-    """Content of a block of kind "taken": how far router `partition`, of `count`, has read the raw
+    """Content of a block of kind "progress": how far router `partition`, of `count`, has read the raw
     logs that all routers share.
     """
 
@@ -147,21 +147,21 @@ class _ReadPositions(msgspec.Struct, frozen=True):
     offsets: dict[str, int]
 
 
-def taken_by_all(
-    blocks: Iterable[StoredBlock], taken_by_router: dict[str, dict[str, int]]
+def offsets_read_by_all(
+    blocks: Iterable[StoredBlock], offsets_by_router: dict[str, dict[str, int]]
 ) -> dict[str, int]:
     """Return for each raw log that several routers share the position that all have reached.
 
     Args:
-        taken_by_router: by log and router number, the position reached; updated in place.
+        offsets_by_router: by log and router number, the position reached; updated in place.
     """
     ends: dict[str, int] = {}
     for stored in blocks:
-        if stored.block.kind != "taken":
+        if stored.block.kind != "progress":
             continue
         positions = msgspec.json.decode(stored.block.payload, type=_ReadPositions)
         for log, offset in positions.offsets.items():
-            router_offsets = taken_by_router.setdefault(log, {})
+            router_offsets = offsets_by_router.setdefault(log, {})
             router_offsets[str(positions.partition)] = max(
                 offset, router_offsets.get(str(positions.partition), 0)
             )

@@ -70,8 +70,8 @@ class Loader:
                 )
         return archived
 
-    def load_routed(self, rows_max: int, rows: dict[str, int]) -> None:
-        """Load new rows of the routed log, and count them in `rows` by table."""
+    def load_routed(self, rows_max: int, row_counts: dict[str, int]) -> None:
+        """Load new rows of the routed log, and count them in `row_counts` by table."""
         if not (addresses := self._feeds.routed_log):
             return
         reader = self._feeds.reader(addresses[ROUTED])
@@ -91,16 +91,16 @@ class Loader:
         if not blocks:
             return
         end = blocks[-1].end
-        new = {
+        new_blocks = {
             name: [stored for stored in blocks if stored.offset >= start]
             for name, start in starts.items()
         }
-        arrived = {
+        routed_tables = {
             kind: etl.routed_rows(blocks, kind) for kind in ("events", "quarantine", "duplicates")
         }
-        events, repeats = etl.split_repeats(arrived["events"], self._read_known_events)
+        events, repeats = etl.split_repeats(routed_tables["events"], self._read_known_events)
         duplicates = [
-            etl.routed_rows(new["duplicates"], "duplicates"),
+            etl.routed_rows(new_blocks["duplicates"], "duplicates"),
             etl.as_duplicates(etl.events_from(repeats, starts["duplicates"])),
         ]
         # Profiles come before the events that carry them, so that a reader of an event finds them.
@@ -109,43 +109,55 @@ class Loader:
             etl.profile_versions(etl.events_from(events, starts["users"]), "user"),
             ROUTED,
             end,
-            rows,
+            row_counts,
         )
         self._append(
             "items",
             etl.profile_versions(etl.events_from(events, starts["items"]), "item"),
             ROUTED,
             end,
-            rows,
+            row_counts,
         )
         self._append(
-            "events", etl.with_day(etl.events_from(events, starts["events"])), ROUTED, end, rows
+            "events",
+            etl.with_day(etl.events_from(events, starts["events"])),
+            ROUTED,
+            end,
+            row_counts,
         )
         faults.at("lake.between_tables")
         self._append(
-            "quarantine", etl.routed_rows(new["quarantine"], "quarantine"), ROUTED, end, rows
+            "quarantine",
+            etl.routed_rows(new_blocks["quarantine"], "quarantine"),
+            ROUTED,
+            end,
+            row_counts,
         )
-        self._append("duplicates", pa.concat_tables(duplicates), ROUTED, end, rows)
-        ends = etl.raw_ends(*arrived.values())
+        self._append("duplicates", pa.concat_tables(duplicates), ROUTED, end, row_counts)
+        ends = etl.raw_ends(*routed_tables.values())
         if (
             log_set(self._stream).count > 1
         ):  # The rows of a log that several routers share do not show how far all have read.
             ends = {
                 name: end for name, end in ends.items() if name not in HISTORICAL_PRODUCERS
-            } | etl.taken_by_all(blocks, self.positions.taken)
+            } | etl.offsets_read_by_all(blocks, self.positions.router_offsets)
         for partition, row in ends.items():
             self.positions.routed[partition] = max(row, self.positions.routed.get(partition, 0))
 
     def load_responses(
-        self, producer: str, path: Address, rows_max: int, rows: dict[str, int]
+        self, producer: str, path: Address, rows_max: int, row_counts: dict[str, int]
     ) -> None:
-        """Load new rows of a log of answers, and count them in `rows`."""
+        """Load new rows of a log of answers, and count them in `row_counts`."""
         reader = self._feeds.reader(path)
         position = self._start_position("answers", reader, path.stem)
         blocks = read_blocks(reader, position, rows_max)
         if blocks:
             self._append(
-                "answers", etl.response_rows(blocks, producer), path.stem, blocks[-1].end, rows
+                "answers",
+                etl.response_rows(blocks, producer),
+                path.stem,
+                blocks[-1].end,
+                row_counts,
             )
         elif position > max(
             reader.start(), self.positions.tables.get("answers", {}).get(path.stem, 0)
@@ -154,14 +166,14 @@ class Loader:
                 "answers", path.stem, position
             )  # A crash came between the commit and the positions.
 
-    def mirror_ledger(self, rows: dict[str, int], lines_min: int) -> None:
+    def mirror_ledger(self, row_counts: dict[str, int], lines_min: int) -> None:
         """Load new lines of the ledger, if there are `lines_min` of them."""
         table = self._tables["commits"]
         end = len(self._ledger.lines)
         lines = self._ledger.commits_between(table.position("ledger") or 0, end)
         if len(lines) >= lines_min:
             table.append(etl.ledger_rows(lines), "ledger", end)
-            rows["commits"] = len(lines)
+            row_counts["commits"] = len(lines)
 
     def publish(self) -> None:
         """Read back the commits since the last time, then store what may be pruned."""
@@ -237,10 +249,10 @@ class Loader:
         return self._reader.rows_of_days(days, p, list(etl.KEY_COLUMNS))
 
     def _append(
-        self, table: str, data: pa.Table, log: str, position: int, rows: dict[str, int]
+        self, table: str, data: pa.Table, log: str, position: int, row_counts: dict[str, int]
     ) -> None:
         if self._tables[table].append(data, log, position) is not None:
-            rows[table] = rows.get(table, 0) + len(data)
+            row_counts[table] = row_counts.get(table, 0) + len(data)
         self._advance(table, log, position)
 
     def _advance(self, table: str, log: str, position: int) -> None:

@@ -6,7 +6,7 @@ before they prune.
 
 `tables` is how far each table was loaded, with or without rows; a table's own transactions know
 only of commits with rows. `routed` is, for each raw partition, the first row that has not come out
-of the router: every row before it must be in a table. `taken` is, by raw log that several routers
+of the router: every row before it must be in a table. `router_offsets` is, by raw log that several routers
 share, how far each router has read it. `ledger` is its number of lines. Rows below
 `safe` may be deleted as far as the lake is concerned: they are committed, synced, and were read
 back and compared with the ledger. Logs are named by their files, without the extension.
@@ -31,7 +31,7 @@ class Positions(msgspec.Struct, forbid_unknown_fields=True):
     tables: dict[str, dict[str, int]] = {}
     archive: dict[str, int] = {}
     routed: dict[str, int] = {}
-    taken: dict[str, dict[str, int]] = {}
+    router_offsets: dict[str, dict[str, int]] = {}
     ledger: int = 0
     safe: dict[str, int] = {}
 

@@ -68,7 +68,7 @@ class ReplayReport:
 
     Attributes:
         examined: selected rows that were not replayed before.
-        before: selected rows that were replayed before.
+        replayed_before: selected rows that were replayed before.
         accepted: rows that are accepted now and were sent.
         sent: the number of events that they became.
         repeats: rows whose events the lake already has, because their sender retried.
@@ -79,7 +79,7 @@ class ReplayReport:
     """
 
     examined: int = 0
-    before: int = 0
+    replayed_before: int = 0
     accepted: int = 0
     sent: int = 0
     repeats: int = 0
@@ -107,39 +107,39 @@ class _Replayable:
 def replay(
     lake: LakePlace,
     stream: Path,
-    choice: QuarantineFilter,
+    selection: QuarantineFilter,
     *,
     plan: RoutePlan,
     clock: Clock,
-    stopped: SuppressionList | None = None,
+    suppression_list: SuppressionList | None = None,
     dry_run: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> ReplayReport:
     """Resend the selected rows of the quarantine that are accepted now.
 
     Args:
-        stopped: people whose old events the router would drop, so they are not sent.
+        suppression_list: people whose old events the router would drop, so they are not sent.
 
     Raises:
         NotReadyError: there is no lake yet.
         LockedError: another replay is running.
     """
     reader = Lake(lake)
-    total = count_rows(reader, choice)
-    report, stopped = ReplayReport(), stopped or SuppressionList(b"")
+    total = count_rows(reader, selection)
+    report, suppression_list = ReplayReport(), suppression_list or SuppressionList(b"")
     writer = None if dry_run else _open_log(stream, lake)
     try:
         done_before = replayed(stream)
         done = 0
-        for table in read_slices(reader, choice):
+        for table in read_slices(reader, selection):
             received = micros(table.column("received_at")).tolist()
             rows = zip(
                 table.select(_READ_COLUMNS).to_pylist(), received, row_keys(table), strict=True
             )
             replayable = [
-                again
+                replayable_row
                 for row in rows
-                if (again := _examine(*row, done_before, plan, stopped, report))
+                if (replayable_row := _examine(*row, done_before, plan, suppression_list, report))
             ]
             existing_keys = _existing_keys(reader, replayable)
             new = [row for row in replayable if not _already_exists(row, existing_keys)]
@@ -214,17 +214,17 @@ def _examine(
     row: dict[str, Any],
     received_at: int,
     row_key: RowKey,
-    before: frozenset[RowKey],
+    replayed_before: frozenset[RowKey],
     plan: RoutePlan,
-    stopped: SuppressionList,
+    suppression_list: SuppressionList,
     report: ReplayReport,
 ) -> _Replayable | None:
     """Return the row as events if all of them are accepted now, else count why not.
 
     Events of erased people are left out.
     """
-    if row_key in before:
-        report.before += 1
+    if row_key in replayed_before:
+        report.replayed_before += 1
         return None
     report.examined += 1
     body, reason = bytes(row["body"]), row["code"]
@@ -238,7 +238,7 @@ def _examine(
     events: list[Accepted] = []
     for number, line in enumerate(lines, 1):
         accepted, refusals = check(
-            stopped.filter_body(b"[" + line + b"]", receipt), receipt, plan
+            suppression_list.filter_body(b"[" + line + b"]", receipt), receipt, plan
         )  # the same check as the router's
         if len(accepted) == 1:
             accepted_lines.append(line)

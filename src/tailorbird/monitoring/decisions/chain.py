@@ -42,7 +42,7 @@ class Step:
 
 
 def next_step(
-    names: Names,
+    aliases: Names,
     audit: Sequence[Entry],
     accepted: Sequence[str],
     now: int,
@@ -56,21 +56,21 @@ def next_step(
         accepted: versions that the gate accepted, oldest first.
         authors: who trains and decides automatically; others' shadows are left alone.
     """
-    if names.canary:
-        since = began(audit, "canary", names.canary)
-        return Step("canary", names.canary, since, now >= since + limits.limit_us)
-    if names.shadow and last_author(audit, "shadow", names.shadow) in authors:
-        since = began(audit, "shadow", names.shadow)
-        return Step("shadow", names.shadow, since, now >= since + limits.limit_us)
-    if waiting := pending(names, audit, accepted, authors):
+    if aliases.canary:
+        since = started_at(audit, "canary", aliases.canary)
+        return Step("canary", aliases.canary, since, now >= since + limits.limit_us)
+    if aliases.shadow and last_author(audit, "shadow", aliases.shadow) in authors:
+        since = started_at(audit, "shadow", aliases.shadow)
+        return Step("shadow", aliases.shadow, since, now >= since + limits.limit_us)
+    if waiting := find_pending_version(aliases, audit, accepted, authors):
         return Step("start", waiting, now)
-    if names.champion and names.previous:
-        return Step("champion", names.champion, began(audit, "promote", names.champion))
+    if aliases.champion and aliases.previous:
+        return Step("champion", aliases.champion, started_at(audit, "promote", aliases.champion))
     return Step("none")
 
 
-def pending(
-    names: Names, audit: Sequence[Entry], accepted: Sequence[str], authors: Sequence[str]
+def find_pending_version(
+    aliases: Names, audit: Sequence[Entry], accepted: Sequence[str], authors: Sequence[str]
 ) -> str:
     """Return the newest accepted version that is not on its way, or "".
 
@@ -84,7 +84,7 @@ def pending(
         if entry.action == "add" and entry.by in authors
     }
     for version in reversed(accepted):
-        if version not in added or version == names.champion:
+        if version not in added or version == aliases.champion:
             continue
         later = audit[added[version] :]
         is_over = any(
@@ -115,7 +115,7 @@ def cooling_until(audit: Sequence[Entry], authors: Sequence[str], limits: Limits
     return failures[-1] + limits.cooldown_us if failures else 0
 
 
-def began(audit: Sequence[Entry], action: str, version: str) -> int:
+def started_at(audit: Sequence[Entry], action: str, version: str) -> int:
     """Return when a version began the state that it is in, across its shares; 0 if unknown."""
     start = 0
     for entry in reversed(audit):

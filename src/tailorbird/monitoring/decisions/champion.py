@@ -35,17 +35,17 @@ class Service:
     """What responses of a version were like.
 
     Attributes:
-        trouble: responses that failed or were empty, by kind.
+        problems: responses that failed or were empty, by kind.
         clicks: clicks and items seen of each person.
     """
 
     requests: int
-    trouble: dict[str, int]
+    problems: dict[str, int]
     clicks: Moments
 
     @property
     def failures(self) -> int:
-        return sum(self.trouble.values())
+        return sum(self.problems.values())
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def judge_champion(
     before: Service,
     holdout_now: Service = NO_SERVICE,
     *,
-    champion_all: ClickRate | None = None,
-    holdout: ClickRate | None = None,
+    champion_long_run: ClickRate | None = None,
+    holdout_long_run: ClickRate | None = None,
     compare_clicks: bool = True,
     false_rollback: float = 0.01,
 ) -> ChampionVerdict:
@@ -94,40 +94,43 @@ def judge_champion(
         before: responses of the previous version just before the promotion.
         holdout_now: responses of the holdout in the last `WINDOW_US`. Where it fails too, the cause
             is not the model.
-        champion_all, holdout: clicks since the promotion; None without a holdout.
+        champion_long_run, holdout_long_run: clicks since the promotion; None without a holdout.
         compare_clicks: False once that is too long ago.
         false_rollback: probability that a champion as good as the previous one is ever rolled back.
     """
     windows = LIFE_US / WINDOW_US
-    fast, slow = math.log(3.0 * windows / false_rollback), math.log(3.0 / false_rollback)
+    recent_threshold, long_run_threshold = (
+        math.log(3.0 * windows / false_rollback),
+        math.log(3.0 / false_rollback),
+    )
     typical_rate = max(_upper_bound(before), _upper_bound(holdout_now))
     evidence = rate_above(champion.failures, champion.requests, typical_rate + FAILURES_MARGIN)
-    if evidence > fast:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in champion.trouble.items() if count)
+    if evidence > recent_threshold:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in champion.problems.items() if count)
         reason = (
             f"{champion.failures:,} of its last {champion.requests:,} answers failed ({kinds}); "
             f"{before.failures:,} of {before.requests:,} did before"
         )
         return ChampionVerdict("roll_back", reason, evidence, "failures")
-    highest = evidence - fast
+    highest = evidence - recent_threshold
     if compare_clicks:
         evidence = _fall(_rate_of(champion.clicks), _rate_of(before.clicks), margin=FALL)
-        if evidence > fast:
+        if evidence > recent_threshold:
             reason = (
                 f"clicks per item seen fell from {before.clicks.ratio:.2%} to "
                 f"{champion.clicks.ratio:.2%} within {HORIZON_US // SECOND} s of an answer"
             )
             return ChampionVerdict("roll_back", reason, evidence, "clicks")
-        highest = max(highest, evidence - fast)
-    if champion_all is not None and holdout is not None:
-        evidence = _fall(champion_all, holdout, margin=MARGIN)
-        if evidence > slow:
+        highest = max(highest, evidence - recent_threshold)
+    if champion_long_run is not None and holdout_long_run is not None:
+        evidence = _fall(champion_long_run, holdout_long_run, margin=MARGIN)
+        if evidence > long_run_threshold:
             reason = (
-                f"clicks per item seen {champion_all.ratio:.2%}, those of the "
-                f"holdout on the previous version {holdout.ratio:.2%}"
+                f"clicks per item seen {champion_long_run.ratio:.2%}, those of the "
+                f"holdout on the previous version {holdout_long_run.ratio:.2%}"
             )
             return ChampionVerdict("roll_back", reason, evidence, "holdout")
-        highest = max(highest, evidence - slow)
+        highest = max(highest, evidence - long_run_threshold)
     return ChampionVerdict("hold", "nothing is worse than before beyond chance", highest)
 
 

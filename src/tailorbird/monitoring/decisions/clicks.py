@@ -34,15 +34,17 @@ def clicks_per_person(
     for slot in pc.unique(events["slot"].filter(is_answer)).drop_null().to_pylist():
         outcomes = match_outcomes(events, slot, horizon)
         table = outcomes.table
-        counts = pc.is_in(table["request_id"], value_set=requests.combine_chunks()).to_numpy()
+        is_counted = pc.is_in(table["request_id"], value_set=requests.combine_chunks()).to_numpy()
         person, persons = encode_values(table["person"])
-        own = counts[outcomes.response] & (outcomes.kind[outcomes.response] == RESPONSE)
-        kind, who = outcomes.kind[outcomes.row][own], person[outcomes.response][own]
-        clicks = np.bincount(who[kind == CLICK], minlength=len(persons)).astype(np.float64)
+        is_own = is_counted[outcomes.response] & (outcomes.kind[outcomes.response] == RESPONSE)
+        kind, person_index = outcomes.kind[outcomes.row][is_own], person[outcomes.response][is_own]
+        clicks = np.bincount(person_index[kind == CLICK], minlength=len(persons)).astype(np.float64)
         if denominators.get(slot, "impression") == "impression":
-            seen = np.bincount(who[kind == IMPRESSION], minlength=len(persons)).astype(np.float64)
+            seen = np.bincount(person_index[kind == IMPRESSION], minlength=len(persons)).astype(
+                np.float64
+            )
         else:
-            rows = np.flatnonzero(counts & (outcomes.kind == RESPONSE))
+            rows = np.flatnonzero(is_counted & (outcomes.kind == RESPONSE))
             size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
             seen = np.bincount(person[rows], size[rows], len(persons)).astype(np.float64)
         totals += Moments.from_totals(clicks[seen > 0], seen[seen > 0])

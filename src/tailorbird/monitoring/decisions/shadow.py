@@ -109,8 +109,10 @@ def _times(responses: pa.Table, version: str) -> tuple[float, float, float]:
     is_timed = champion > 0
     if is_timed.sum() < TIMED_MIN:
         return float("nan"), float("nan"), float("nan")
-    alone = response - shadow - champion
-    medians = [float(np.median(value[is_timed])) / 1_000 for value in (shadow, champion, alone)]
+    response_only = response - shadow - champion
+    medians = [
+        float(np.median(value[is_timed])) / 1_000 for value in (shadow, champion, response_only)
+    ]
     return medians[0], medians[1], medians[2]
 
 

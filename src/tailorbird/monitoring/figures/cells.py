@@ -35,7 +35,7 @@ from tailorbird.monitoring.figures.label_free import Scored
 EVENTS = (*COLUMNS, "model", "device", "answer_query", "price", "quantity", "dwell_ms")
 RESPONSES = (
     "request_id",
-    "asked",
+    "assigned_version",
     "failure",
     "latency_us",
     "degraded",
@@ -172,7 +172,9 @@ class Builder:
         keys = {
             "minute": pa.array(ts[rows] // MINUTE * MINUTE),
             "slot": pa.array([slot] * len(rows)),
-            "version": pc.coalesce(logged["asked"].cast(pa.string()), answers["model"], ""),
+            "version": pc.coalesce(
+                logged["assigned_version"].cast(pa.string()), answers["model"], ""
+            ),
             "arm": pc.fill_null(answers["arm"], ""),
             "device": pc.fill_null(answers["device"], ""),
             "visitor": pa.array(

@@ -69,7 +69,7 @@ def deliver(
         repeat_us: minimum time between two messages about the same ongoing episode.
     """
     ledger, silences = read_ledger(folder), read_silences(folder, now)
-    before = msgspec.json.encode(ledger)
+    stored = msgspec.json.encode(ledger)
     names = {receiver.name for receiver in receivers}
     ledger.failing = {name: each for name, each in ledger.failing.items() if name in names}
     ledger.sent = {
@@ -97,7 +97,7 @@ def deliver(
                 break
             ledger.failing.pop(receiver.name, None)
             sent[message.key] = now
-    if msgspec.json.encode(ledger) != before:
+    if msgspec.json.encode(ledger) != stored:
         atomic_write(folder / FILE, msgspec.json.encode(ledger))
     return ledger
 

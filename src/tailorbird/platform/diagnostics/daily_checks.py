@@ -39,7 +39,7 @@ class DayCheck:
         return Frame.from_rows(
             ["check", "status", "finding"],
             [
-                (check.name, check.status, "; ".join(check.details) or check.told)
+                (check.name, check.status, "; ".join(check.details) or check.explanation)
                 for check in self.report.checks
             ],
         )
@@ -102,7 +102,7 @@ def check_day(
     target, folder = project.settings.checks.alert, project.paths.checks
     alert_result = daily.send_alert(target, report) if has_alert else ""
     is_due = bool(alert_result) if has_alert else daily.is_alert_due(folder, report, target)
-    page = daily.save_report(folder, msgspec.structs.replace(report, untold=is_due))
+    page = daily.save_report(folder, msgspec.structs.replace(report, has_unsent_alert=is_due))
     if out is not None:
         page = write_page(out, daily.read_reports(folder))
     return DayCheck(report, page, alert_result)

@@ -50,11 +50,11 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
     from tailorbird.retrieval import Index
-    from tailorbird.serving.pipeline.shaping import RARE_ATTRIBUTES, Shaping
+    from tailorbird.serving.pipeline.slot_rules import RARE_ATTRIBUTES, SlotRules
 
     try:
         champion = Registry(project.paths.registry, clock=SystemClock()).champion()
-        shapings = [Shaping(slot) for slot in project.slots.values()]
+        slot_rules = [SlotRules(slot) for slot in project.slots.values()]
         index = (
             _lake_items(project.paths.lake) if champion is None else Index.open(champion / "index")
         )
@@ -65,9 +65,9 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
         return
     yield from _check_lists(project, index)
     attributes = sorted(index.attributes)
-    for shaping in shapings:
-        slot = shaping.slot.name
-        for name in sorted(shaping.item_attributes - {*attributes, *RARE_ATTRIBUTES}):
+    for rules in slot_rules:
+        slot = rules.slot.name
+        for name in sorted(rules.item_attributes - {*attributes, *RARE_ATTRIBUTES}):
             fix = suggest_name(
                 name,
                 attributes,
@@ -75,7 +75,7 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
                 owner="item.",
             )
             yield f"rules: {slot}", "warning", f"item.{name} is asked for, and no item has it", fix
-        if reason := shaping.explain_empty(index):
+        if reason := rules.explain_empty(index):
             text = f"shows nothing of {len(index):,} items: {reason}"
             yield (
                 f"rules: {slot}",
@@ -83,7 +83,7 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
                 text,
                 "mend the rule in slots.py, or send items that satisfy it",
             )
-        for rule in [] if reason else shaping.empty_for_strangers(index):
+        for rule in [] if reason else rules.empty_for_strangers(index):
             text = (
                 "shows nothing to people of whom nothing is known, as everybody at first: no "
                 f"item satisfies {rule}"

@@ -40,7 +40,7 @@ def read_status(project: Project, clock: Clock) -> Status:
             *(row.describe() for row in read_open_episodes(project, clock)),
             *describe_notify(project, now),
         ),
-        judged=str(read_judgement(project.paths.monitoring)),
+        drift_note=str(read_judgement(project.paths.monitoring)),
         waiting=(
             *(step.describe() for step in waiting_steps(registry.audit())),
             *(entry.describe() for entry in read_overdue(project, clock)),

@@ -2,7 +2,8 @@
 
 import getpass
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from tailorbird.config import Project
 from tailorbird.config.experiments import (
@@ -28,18 +29,11 @@ from tailorbird.experiments.views.timeline import TimelineEvent
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift.judgement import FILE
 from tailorbird.platform.drift import read_episodes
+from tailorbird.platform.experiments.estimate import plan_drawn_shares
 from tailorbird.platform.moment import clock_as_of, parse_time
-from tailorbird.platform.train_options import window_us
-from tailorbird.platform.training import Notify, discard_note
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
-from tailorbird.training.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
 MODEL_CHANGES = ("promote", "rollback", "canary", "end canary", "formula")
-# Of a log that draws a tenth of its slates, 100 to 300 answers tell as much as one of the model's own.
-ESTIMATE_ANSWERS = 50_000
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 
@@ -155,10 +149,14 @@ def change_experiment(
     return _change(project, action, name, name, *values, by=by, why=why, audit=audit, clock=clock)
 
 
-def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
+def plan_declared(
+    project: Project, name: str, *, since: str = "", drawn_shares: bool = False
+) -> Plan:
     """Plan a declared experiment from the slot's responses in the lake.
 
     Args:
+        drawn_shares: also replay responses to see what off-policy evaluation could tell of the arms
+            if the slot drew a share of its slates, see `plan_drawn_shares`.
         since: length of the period to learn from; by default the planned duration, as far as the
             lake reaches.
 
@@ -180,9 +178,13 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
     events = Lake(project.paths.lake).events(
         columns=UNIT_COLUMNS, ts_from=now - days * DAY - parse_duration(declared.history), ts_to=now
     )
-    return plan_experiment(
+    plan = plan_experiment(
         events, declared, now=now, attribution=parse_duration(slot.attribution), days=days
     )
+    if not drawn_shares:
+        return plan
+    shares = plan_drawn_shares(project, declared, days=plan.duration_days, since=since)
+    return replace(plan, drawn_shares=shares)
 
 
 def report_experiment(
@@ -235,51 +237,6 @@ def report_experiment(
     )
 
 
-def estimate_policy(
-    project: Project,
-    bundle: str,
-    against: str = "champion",
-    *,
-    slot: str = "",
-    since: str = "",
-    outcome: str = "click",
-    as_of: str = "",
-    notify: Notify = discard_note,
-) -> "OffPolicyReport":
-    """Estimate the value of a bundle from the response log, beside that of another one.
-
-    Responses that either bundle learned from are left out.
-
-    Args:
-        bundle, against: versions or aliases of the registry.
-        slot: "" takes `train.slot`.
-        since: length of the most recent period, such as `14d`; "" takes `train.window`.
-        outcome: event type that counts as reward.
-
-    Raises:
-        UsageError: a version does not exist, or has no model for the slot.
-        NotReadyError: no response is left whose outcome is known.
-    """
-    from tailorbird.training.evaluation.estimate import estimate_bundles
-
-    clock = clock_as_of(as_of, project, notify=notify)
-    return estimate_bundles(
-        project.features,
-        project.slot(slot),
-        bundle,
-        against,
-        lake=project.paths.lake,
-        registry=project.paths.registry,
-        clock=clock,
-        settings=TrainSettings(
-            window_us=window_us(since, project),
-            lateness_us=project.plan.lateness_us,
-            test_requests=ESTIMATE_ANSWERS,
-        ),
-        outcome=outcome,
-    )
-
-
 def _report_started(
     project: Project, started: StartedExperiment, as_of: str = ""
 ) -> TrialReport | InterleavingReport:
@@ -328,7 +285,7 @@ def _report_started(
 
 
 def _read_moment(project: Project, as_of: str) -> int:
-    return clock_as_of(as_of, project, settled=False).now()
+    return clock_as_of(as_of, project, allow_lateness=False).now()
 
 
 def list_changes(project: Project) -> list[TimelineEvent]:

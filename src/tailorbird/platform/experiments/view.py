@@ -1,6 +1,7 @@
 """The experiments of a project as an object."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailorbird.config import open_project
 from tailorbird.experiments.interleaving import InterleavingReport
@@ -15,7 +16,11 @@ from tailorbird.platform.experiments.commands import (
     report_experiment,
     start_experiment,
 )
+from tailorbird.platform.experiments.estimate import estimate_policy
 from tailorbird.platform.frames import Frame
+
+if TYPE_CHECKING:
+    from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
 
 class ExperimentView:
@@ -31,9 +36,10 @@ class ExperimentView:
         """Return all experiments, declared and started, with their state."""
         return Frame.from_rows(list(LIST_COLUMNS), list_experiments(open_project(self._root)))
 
-    def plan(self, name: str, *, since: str = "") -> Plan:
+    def plan(self, name: str, *, since: str = "", drawn_shares: bool = False) -> Plan:
         """Plan an experiment from the lake's variance, see `plan_declared`."""
-        return plan_declared(open_project(self._root), name, since=since)
+        project = open_project(self._root)
+        return plan_declared(project, name, since=since, drawn_shares=drawn_shares)
 
     def start(self, name: str, *, reason: str, ramp: float = 1.0, by: str = "") -> None:
         """Freeze a declaration and run it, see `start_experiment`."""
@@ -62,6 +68,55 @@ class ExperimentView:
             as_of: a time to report at instead of now, or `latest`.
         """
         return report_experiment(open_project(self._root), name, since=since, as_of=as_of)
+
+    def estimate(
+        self,
+        bundle: str = "",
+        against: str = "",
+        *,
+        formula: str = "",
+        settings_of: str = "",
+        arm: str = "",
+        slot: str = "",
+        since: str = "",
+        outcome: str = "click",
+        as_of: str = "",
+    ) -> "OffPolicyReport":
+        """Estimate the value of a policy from the response log, beside that of another one.
+
+            shop.experiments.estimate("v0007")
+            shop.experiments.estimate(formula="click + 8*purchase")
+            shop.experiments.estimate(arm="home-model:new")
+
+        The value is a one-step reward over logged contexts. Changes nothing.
+
+        Args:
+            bundle: version or alias; by default the champion.
+            against: version, alias or EXPERIMENT:ARM; by default the champion, or the control of
+                the arm's experiment.
+            formula: value of an item, instead of the slot's.
+            settings_of: slot whose formula, rules, sources and other settings apply.
+            arm: EXPERIMENT:ARM, declared or started.
+            since: length of the most recent period to replay, such as `14d`.
+            outcome: event type that counts as reward.
+
+        Raises:
+            UsageError: no policy is named, there is no such version, slot or arm, or the two are
+                the same.
+            NotReadyError: no response is left whose outcome is known.
+        """
+        return estimate_policy(
+            open_project(self._root),
+            bundle,
+            against,
+            formula=formula,
+            settings_of=settings_of,
+            arm=arm,
+            slot=slot,
+            since=since,
+            outcome=outcome,
+            as_of=as_of,
+        )
 
     def __repr__(self) -> str:
         return repr(self.list())

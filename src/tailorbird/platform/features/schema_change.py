@@ -45,7 +45,7 @@ class SchemaPlan:
         before, after = self.comparison.before or "(none)", self.comparison.after
         lines = [f"schema {after} is applied" if self.is_unchanged else f"{before} → {after}"]
         lines += [
-            f"{change.change} {change.name} of {change.entity}, {change.place}: {change.what}"
+            f"{change.change} {change.name} of {change.entity}, {change.location}: {change.changed_fields}"
             for change in self.comparison.changes
         ]
         return "\n".join(lines)

@@ -77,11 +77,11 @@ def read_quarantine(
 
     if limit < 0:
         raise UsageError(f"expected 0 or more, got {limit}", where="--limit")
-    lake, choice = Lake(project.paths.lake), _filter(reasons, path, since)
-    _check_reasons(project, choice)
+    lake, quarantine_filter = Lake(project.paths.lake), _filter(reasons, path, since)
+    _check_reasons(project, quarantine_filter)
     return Quarantine(
-        refused.summarize_reasons(lake, choice, replayed(project.paths.stream)),
-        refused.read_samples(lake, choice, limit),
+        refused.summarize_reasons(lake, quarantine_filter, replayed(project.paths.stream)),
+        refused.read_samples(lake, quarantine_filter, limit),
     )
 
 
@@ -103,7 +103,7 @@ class ReplayResult:
         return {
             "dry_run": self.is_dry_run,
             "examined": report.examined,
-            "replayed_before": report.before,
+            "replayed_before": report.replayed_before,
             "accepted": report.accepted,
             "sent": report.sent,
             "repeats": report.repeats,
@@ -150,19 +150,19 @@ def replay(
     from tailorbird.lake.write.replay import replay as replay_rows
     from tailorbird.platform.runtime.roles import drain
 
-    choice = _filter(reasons, path, since)
+    quarantine_filter = _filter(reasons, path, since)
     if not dry_run:
         apply_remote_erasures(project)
-    _check_reasons(project, choice)
+    _check_reasons(project, quarantine_filter)
     if not dry_run:
         _require_new_routers(project)
     report = replay_rows(
         project.paths.lake,
         project.paths.stream,
-        choice,
+        quarantine_filter,
         plan=project.plan,
         clock=SystemClock(),
-        stopped=project.suppression_list(),
+        suppression_list=project.suppression_list(),
         dry_run=dry_run,
         progress=progress,
     )
@@ -195,7 +195,7 @@ def _require_new_routers(project: Project) -> None:
         )
 
 
-def _check_reasons(project: Project, choice: "QuarantineFilter") -> None:
+def _check_reasons(project: Project, quarantine_filter: "QuarantineFilter") -> None:
     """Raise UsageError for a reason that no row was refused for, if any row was refused."""
     from tailorbird.lake import Lake
     from tailorbird.lake import quarantine as refused
@@ -206,7 +206,7 @@ def _check_reasons(project: Project, choice: "QuarantineFilter") -> None:
             Lake(project.paths.lake), refused.QuarantineFilter(), frozenset()
         )
     ]
-    unknown = [reason for reason in choice.reasons if reason not in known_reasons]
+    unknown = [reason for reason in quarantine_filter.reasons if reason not in known_reasons]
     if known_reasons and unknown:
         raise UsageError(
             f"nothing was refused for {unknown[0]!r}",

@@ -24,7 +24,7 @@ _KEEP_ALL = 1 << 62  # Opening the lake must not delete what `vacuum` reports an
 class Compaction:
     """How many files less there are, and by how many commits."""
 
-    files_less: int
+    removed_files: int
     commits: int
 
 

@@ -22,23 +22,23 @@ class ChurnResult:
     """Scores of people, the likeliest to leave first.
 
     Attributes:
-        scored: the scores, and the segments that are most worth contacting.
+        scores: the scores, and the segments that are most worth contacting.
         as_of: the time that they are as of, microseconds.
     """
 
     version: str
-    scored: "ChurnScores"
+    scores: "ChurnScores"
     as_of: int
 
     @property
     def table(self) -> "pa.Table":
         """Columns person, gone, purchases, reasons and as_of."""
-        return self.scored.table
+        return self.scores.table
 
     @property
     def age_us(self) -> int:
         """How long before `as_of` the log ends, microseconds."""
-        return self.as_of - self.scored.until
+        return self.as_of - self.scores.until
 
     def to_frame(self) -> Frame:
         """Return a row for each person."""
@@ -49,14 +49,14 @@ class ChurnResult:
         return {
             "version": self.version,
             "people": self.table.num_rows,
-            "log_until": to_iso(self.scored.until),
-            "segments": [segment.to_dict() for segment in self.scored.segments],
+            "log_until": to_iso(self.scores.until),
+            "segments": [segment.to_dict() for segment in self.scores.segments],
         }
 
     @property
     def _header(self) -> str:
         return (
-            f"{self.version}: {self.table.num_rows:,} people, log until {to_iso(self.scored.until)}"
+            f"{self.version}: {self.table.num_rows:,} people, log until {to_iso(self.scores.until)}"
         )
 
     def __repr__(self) -> str:
@@ -91,8 +91,8 @@ def score_churn(
     from tailorbird.registry import Registry
     from tailorbird.training.tasks.churn.score import score_people
 
-    declared = project.churn_model(name)
-    clock = clock_as_of(as_of, project, settled=False, notify=notify)
+    declaration = project.churn_model(name)
+    clock = clock_as_of(as_of, project, allow_lateness=False, notify=notify)
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
     if not versions or (version == "champion" and registry.champion() is None):
@@ -105,7 +105,7 @@ def score_churn(
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     scored = score_people(
         bundle,
-        declared,
+        declaration,
         lake=project.paths.lake,
         now=clock.now(),
         reasons=max(reasons, 0),

@@ -41,12 +41,12 @@ class FormulaView:
             ["slot", "formula", "version", "missing_heads"],
             [
                 (
-                    describe_formula.slot,
-                    describe_formula.formula,
-                    describe_formula.version,
-                    ", ".join(describe_formula.missing),
+                    slot_formula.slot,
+                    slot_formula.formula,
+                    slot_formula.version,
+                    ", ".join(slot_formula.missing),
                 )
-                for describe_formula in describe_formulas(registry, project.slots.values())
+                for slot_formula in describe_formulas(registry, project.slots.values())
             ],
         )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.serving.messages import RecommendQuery
     from tailorbird.serving.pipeline.rule_costs import Cost
 
-TITLES = ["wish", "changes", "costs a request", "95 %", "of the value"]
+TITLES = ["rule", "changes", "costs a request", "95 %", "of the value"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,11 +45,8 @@ class RuleCosts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird rules report --json` prints."""
-        wishes = [
-            {"wish" if key == "rule" else key: value for key, value in asdict(cost).items()}
-            for cost in self.costs
-        ]
-        return {"slot": self.slot, "requests": self.requests, "wishes": wishes}
+        costs = [asdict(cost) for cost in self.costs]
+        return {"slot": self.slot, "requests": self.requests, "rules": costs}
 
     @property
     def _header(self) -> str:
@@ -81,41 +78,41 @@ def rule_costs(
     from tailorbird.platform.inprocess import InProcessServer
     from tailorbird.serving.pipeline.rule_costs import VariantComparer, costs
 
-    declared, clock = project.slot(slot), SystemClock()
-    comparer = VariantComparer(declared, clock)
+    declaration, clock = project.slot(slot), SystemClock()
+    comparer = VariantComparer(declaration, clock)
     if not comparer.names:
         raise UsageError(
             "it asks for nothing beside its formula",
-            where=f"slot {declared.name}",
+            where=f"slot {declaration.name}",
             fix="declare rules in slots.py",
         )
-    queries = _newest_queries(Lake(project.paths.lake), declared.name, requests)
+    queries = _newest_queries(Lake(project.paths.lake), declaration.name, requests)
     server = InProcessServer(project, clock, collector=None, seed=0, pseudonymise=False)
-    compared = []
+    outcomes = []
     try:
         for number, query in enumerate(queries, 1):
             values = server.pipeline.compare_variants(query, comparer)
-            compared += [values] if values is not None else []
+            outcomes += [values] if values is not None else []
             progress("requests", number, len(queries))
     finally:
         server.close()
-    if not compared:
+    if not outcomes:
         raise NotReadyError(
             "no request could be answered by a model",
-            where=f"slot {declared.name}",
+            where=f"slot {declaration.name}",
             fix="tailorbird train",
         )
-    rule_costs_ = costs(compared)
+    rule_costs_ = costs(outcomes)
     page = write_page(
-        project.paths.reports / f"rules-{declared.name}.html",
+        project.paths.reports / f"rules-{declaration.name}.html",
         "rules",
-        f"Wishes of slot {declared.name}",
-        slot=declared.name,
-        requests=len(compared),
+        f"Rules of slot {declaration.name}",
+        slot=declaration.name,
+        requests=len(outcomes),
         header=TITLES,
         rows=[cost_cells(cost) for cost in rule_costs_],
     )
-    return RuleCosts(declared.name, len(compared), rule_costs_, page)
+    return RuleCosts(declaration.name, len(outcomes), rule_costs_, page)
 
 
 def cost_cells(cost: "Cost") -> list[str]:

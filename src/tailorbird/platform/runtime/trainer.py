@@ -113,7 +113,7 @@ def train_once(
         settings,
         by=by,
         promote=promote,
-        work=project.paths.data / "training",
+        working_folder=project.paths.data / "training",
         progress=progress,
     )
     if is_chosen:

@@ -242,14 +242,14 @@ class ChurnBundle:
 
     def _churn_probability(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
         """Return P(churn) by the matrix at each time, and the heads' outputs at the first."""
-        raw = self.models.raw(matrices[0])
+        raw = self.models.raw_scores(matrices[0])
         logs = {
             part.head: np.zeros(len(matrices[0]))
             for part in self.plan.parts
             if part.kind == "hazard"
         }
         for matrix in matrices[1:]:
-            outputs = self.models.raw(matrix)
+            outputs = self.models.raw_scores(matrix)
             for head in logs:
                 logs[head] += log_survival(outputs[head])
         probabilities = [

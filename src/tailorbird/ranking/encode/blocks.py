@@ -24,7 +24,7 @@ from tailorbird.ranking.encode.steps import (
 )
 from tailorbird.ranking.encode.transforms import Column, TransformOutput
 
-ROWS_AT_ONCE = 4_096  # rows per block in training, so that intermediate results stay in cache
+CHUNK_ROWS = 4_096  # rows per block in training, so that intermediate results stay in cache
 
 BlockStep = Callable[[Floats], Floats]
 
@@ -43,8 +43,8 @@ class TransformBlock:
     def apply(self, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
         """Return the values, (k, n), for k columns of shape (n,)."""
         out = np.empty((len(columns), len(columns[0])), np.float32)
-        for start in range(0, out.shape[1], ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        for start in range(0, out.shape[1], CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
             x = np.minimum(
                 np.maximum(
                     np.array([column[rows] for column in columns], np.float64), -FLOAT32_MAX

@@ -65,7 +65,7 @@ def computed_columns(
     columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)
 
     category = np.where(is_indexed, index.category.codes[known_rows], -1)
-    same, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
+    same_category, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
     age_of_item = np.full(item_keys.size, np.nan)
     for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
         assert sequence is not None
@@ -75,12 +75,12 @@ def computed_columns(
             recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1
         )[request]
         any_category += recent_category >= 0
-        same += (recent_category >= 0) & (recent_category == category)
+        same_category += (recent_category >= 0) & (recent_category == category)
         is_item = is_present[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
         age_of_item[is_item] = age
     columns["recent_age"] = age_of_item
     columns["category_share"] = np.divide(
-        same, any_category, out=np.full(same.size, np.nan), where=any_category > 0
+        same_category, any_category, out=np.full(same_category.size, np.nan), where=any_category > 0
     )
     return columns
 

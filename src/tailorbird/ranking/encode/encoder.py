@@ -205,17 +205,17 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def _check(self, output: TransformOutput) -> None:
         name = output.column
         if name in self.columns.categorical:
-            right = output.is_categorical or output.is_missing_indicator
+            is_valid = output.is_categorical or output.is_missing_indicator
         elif (
             name in self.columns.numeric
             or name in ITEM_COLUMNS
             or name in self.live.names
             or name == POSITION
         ):
-            right = not output.is_categorical
+            is_valid = not output.is_categorical
         else:
             raise BundleError(f"the encoder uses a column {name!r} that does not exist")
-        if not right:
+        if not is_valid:
             raise BundleError(f"the encoder's steps do not fit the column {name!r}")
 
     @cached_property
@@ -279,10 +279,12 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             )
         elif vector_names:
             columns |= no_columns(vector_names, item_keys.size)
-        nothing = np.full(item_keys.size, np.nan, np.float32)
-        columns |= {name: nothing if live is None else live[name] for name in live_names}
-        shown = np.ones(item_keys.size, np.float32) if position is None else position
-        matrix = self._fill_matrix(numeric, categorical, columns, shown, target_encodings or {})
+        missing_column = np.full(item_keys.size, np.nan, np.float32)
+        columns |= {name: missing_column if live is None else live[name] for name in live_names}
+        shown_position = np.ones(item_keys.size, np.float32) if position is None else position
+        matrix = self._fill_matrix(
+            numeric, categorical, columns, shown_position, target_encodings or {}
+        )
         net_start = matrix.shape[1] - len(self._net_columns)
         if self.history:
             history = self.history.columns(
@@ -317,10 +319,10 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     ) -> Matrix:
         matrix = np.empty((len(numeric), len(self.names)), np.float32)
         matrix[:, len(self.names) - len(self._net_columns) :] = MISSING
-        numeric_at, categorical_at = self._column_indices
-        matrix[:, : numeric_at.size] = numeric[:, numeric_at]
-        offset = numeric_at.size
-        for vocabulary, source_index in zip(self.vocabularies, categorical_at, strict=True):
+        numeric_indices, categorical_indices = self._column_indices
+        matrix[:, : numeric_indices.size] = numeric[:, numeric_indices]
+        offset = numeric_indices.size
+        for vocabulary, source_index in zip(self.vocabularies, categorical_indices, strict=True):
             matrix[:, offset] = vocabulary.encode(categorical[:, source_index])
             offset += 1
         for name in self.computed:
@@ -330,7 +332,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             matrix[:, offset] = position
             offset += 1
         sources = numeric, categorical, computed, position
-        singles, blocks = self._parts
+        singles, blocks = self._transform_blocks
         for source_index, output in singles:
             values = output.apply(
                 source_column(self.columns, output.column, *sources),
@@ -346,7 +348,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return matrix
 
     @cached_property
-    def _parts(self) -> tuple[list[tuple[int, TransformOutput]], list[tuple[TransformBlock, Rows]]]:
+    def _transform_blocks(
+        self,
+    ) -> tuple[list[tuple[int, TransformOutput]], list[tuple[TransformBlock, Rows]]]:
         return split_transforms(self.transforms)
 
     def encode_people(self, numeric: Matrix, categorical: Keys) -> Matrix:
@@ -364,8 +368,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     ) -> Matrix:
         """Encode one request's candidates; `live` holds their columns of `self.live`."""
         ragged: dict[str, RaggedLike] = {}
-        read = () if space is None else (space.tower.plan.sequence,)
-        for name in (*self._sequences, *read):
+        tower_sequences = () if space is None else (space.tower.plan.sequence,)
+        for name in (*self._sequences, *tower_sequences):
             if name in rows.sequences:
                 sequence = rows.sequences[name]
                 ragged[name] = RaggedArrays(

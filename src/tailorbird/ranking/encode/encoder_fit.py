@@ -46,11 +46,11 @@ def fit_encoder(
         if name in leave_out:
             continue
         keys, counts = np.unique(categorical[:, index], return_counts=True)
-        often = (keys != 0) & (counts >= count_min)
-        keys, counts = keys[often], counts[often]
+        is_frequent = (keys != 0) & (counts >= count_min)
+        keys, counts = keys[is_frequent], counts[is_frequent]
         order = np.lexsort((keys, -counts))[:size_max]
         vocabularies.append(Vocabulary(name, keys[order].tolist()))
-    used = tuple(
+    used_numeric = tuple(
         name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
     )
     similar = tuple(from_declaration(similarity) for similarity in similarities)
@@ -62,7 +62,7 @@ def fit_encoder(
     sequence = columns.sequences[0] if columns.sequences else ""
     return Encoder(
         columns,
-        used,
+        used_numeric,
         tuple(vocabularies),
         selected_columns,
         sequence,

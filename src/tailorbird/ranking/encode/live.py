@@ -45,13 +45,13 @@ class LiveColumns:
     @property
     def sources(self) -> tuple[str, ...]:
         """The candidate sources whose tables are read."""
-        implied = (
+        similarity_sources = (
             ("item_knn",)
             if self.similarities
             and not any(reads_neighbours(name) for name in self.candidates.sources)
             else ()
         )
-        return (*self.candidates.sources, *implied)
+        return (*self.candidates.sources, *similarity_sources)
 
     def describe_columns(self) -> dict[str, str]:
         """Describe each column."""
@@ -63,15 +63,17 @@ class LiveColumns:
         self, lists: RequestLists, sequences: Mapping[str, ItemSequence], keys: Keys
     ) -> Matrix:
         """Return the columns of one request's candidates, (n, columns)."""
-        parts = [self.candidates.matrix(lists, keys)]
+        column_blocks = [self.candidates.matrix(lists, keys)]
         for similarity in self.similarities:
             sequence = (
                 sequences[similarity.of].item
                 if similarity.of in sequences
                 else np.zeros(0, np.uint64)
             )
-            parts.append(similarity.column(lists, sequence, keys).astype(np.float32)[:, None])
-        return np.concatenate(parts, axis=1)
+            column_blocks.append(
+                similarity.column(lists, sequence, keys).astype(np.float32)[:, None]
+            )
+        return np.concatenate(column_blocks, axis=1)
 
     def by_name(self, matrix: Matrix) -> dict[str, Matrix]:
         """Return the columns of such a matrix by name."""

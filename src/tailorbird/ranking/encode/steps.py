@@ -123,21 +123,23 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
         width = np.diff(cuts)
         slope = np.divide(np.diff(values), width, out=np.zeros(width.shape), where=width > 0)
         last = np.searchsorted(cuts, cuts, side="right") - 1
-        tied = np.where(cuts == cuts[-1], values[-1], (values + values[last]) / 2)
-        tied = np.where(cuts == cuts[0], values[0], tied)
+        value_at_cut = np.where(cuts == cuts[-1], values[-1], (values + values[last]) / 2)
+        value_at_cut = np.where(cuts == cuts[0], values[0], value_at_cut)
         return (
             cuts,
             begin,
             value,
             np.concatenate(([0.0], slope, [0.0])),
-            np.append(tied, values[-1]),
+            np.append(value_at_cut, values[-1]),
         )
 
     def apply(self, x: Floats) -> Floats:
-        cuts, begin, value, slope, tied = self.tables
+        cuts, begin, value, slope, value_at_cut = self.tables
         cuts_below = np.searchsorted(cuts, x)
-        between = value[cuts_below] + (x - begin[cuts_below]) * slope[cuts_below]
-        return np.where(x == cuts[np.minimum(cuts_below, len(cuts) - 1)], tied[cuts_below], between)
+        interpolated = value[cuts_below] + (x - begin[cuts_below]) * slope[cuts_below]
+        return np.where(
+            x == cuts[np.minimum(cuts_below, len(cuts) - 1)], value_at_cut[cuts_below], interpolated
+        )
 
     def describe(self) -> str:
         return f"{'normal score of the ' if self.normal else ''}rank in {len(self.cuts) - 1} bins"
@@ -172,7 +174,7 @@ class FillKey(KeyStep, frozen=True, tag="fill_key"):
         return f"missing is the {self.how}"
 
 
-class Table(KeyStep, frozen=True):
+class LookupTable(KeyStep, frozen=True):
     """A step with a table of keys.
 
     The key at position i has the number at position i of `numbers`.
@@ -205,7 +207,7 @@ class Table(KeyStep, frozen=True):
         return np.where(sorted_keys[positions] == keys, numbers[positions], unknown)
 
 
-class Codes(Table, frozen=True, tag="vocabulary"):
+class Codes(LookupTable, frozen=True, tag="vocabulary"):
     """A vocabulary: the key at position i has the code i + 2."""
 
     @property
@@ -274,7 +276,7 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
         return f"codes of {self.buckets:,} hash buckets{seen_note}"
 
 
-class Frequency(Table, frozen=True, tag="frequency"):
+class Frequency(LookupTable, frozen=True, tag="frequency"):
     """The share of training rows by key."""
 
     shares: list[float]
@@ -290,7 +292,7 @@ class Frequency(Table, frozen=True, tag="frequency"):
         return f"share of rows, of {len(self.keys):,} values"
 
 
-class TargetEncoding(Table, frozen=True, tag="target"):
+class TargetEncoding(LookupTable, frozen=True, tag="target"):
     """A target encoding: the rate of `head` by key.
 
     Key 0, missing, is a key like any other. Unknown keys get the overall mean.
@@ -302,7 +304,7 @@ class TargetEncoding(Table, frozen=True, tag="target"):
     smoothing: float
 
     def __post_init__(self) -> None:
-        Table.__post_init__(self)
+        LookupTable.__post_init__(self)
         require(all(0 <= rate <= 1 for rate in (self.mean, *self.rates)), "a rate outside 0 to 1")
 
     @property
@@ -319,7 +321,7 @@ class TargetEncoding(Table, frozen=True, tag="target"):
         )
 
 
-class Vectors(Table, frozen=True, tag="vectors"):
+class Vectors(LookupTable, frozen=True, tag="vectors"):
     """A vector by key, as concatenated rows; unknown keys have none."""
 
     width: int
@@ -327,7 +329,7 @@ class Vectors(Table, frozen=True, tag="vectors"):
     trained_until: int
 
     def __post_init__(self) -> None:
-        Table.__post_init__(self)
+        LookupTable.__post_init__(self)
         require(
             self.width >= 1 and len(self.flat) == self.width * len(self.keys),
             "vectors of several lengths",

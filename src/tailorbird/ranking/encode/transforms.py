@@ -43,18 +43,18 @@ class TransformOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
     steps: tuple[NumberSteps | KeySteps | Missing, ...]
 
     def __post_init__(self) -> None:
-        for before, step in zip((None, *self.steps), self.steps, strict=False):
-            is_first_step = before is None or isinstance(before, FillKey)
+        for previous_step, step in zip((None, *self.steps), self.steps, strict=False):
+            is_first_step = previous_step is None or isinstance(previous_step, FillKey)
             require(
                 is_first_step or isinstance(step, NumericStep),
                 f"{self.name}: a {type(step).__name__} that does not come first",
             )
             require(
-                not (isinstance(before, KeyStep) and before.returns_codes),
+                not (isinstance(previous_step, KeyStep) and previous_step.returns_codes),
                 f"{self.name}: a step after codes",
             )
             require(
-                not isinstance(before, FillKey) or isinstance(step, KeyStep),
+                not isinstance(previous_step, FillKey) or isinstance(step, KeyStep),
                 f"{self.name}: numbers of keys",
             )
         require(

@@ -48,7 +48,7 @@ def apply_constraints(
     reserved = np.zeros(n, bool)
     reserved[list(pins.values())] = True
     exhausted = [np.zeros(n, bool) for _ in quotas]  # per quota, the items whose kind is exhausted
-    response: list[int] = []
+    slate: list[int] = []
     pinned_ahead = [
         [
             item
@@ -64,46 +64,46 @@ def apply_constraints(
         item = (
             pins[position]
             if position in pins
-            else _best(
-                remaining & ~reserved, position, quotas, exhausted, promotions, promoted, response
+            else _choose_item(
+                remaining & ~reserved, position, quotas, exhausted, promotions, promoted, slate
             )
         )
-        response.append(item)
+        slate.append(item)
         remaining[item] = False
         for at, (code, quota) in enumerate(zip(codes, quotas, strict=True)):
             if quota.window:
                 exhausted[at] = _exhausted_items(
-                    code, response[-quota.window + 1 :] if quota.window > 1 else [], quota.most
+                    code, slate[-quota.window + 1 :] if quota.window > 1 else [], quota.most
                 )
             elif (
                 code[item] >= 0
                 and np.count_nonzero(
-                    code[[*dict.fromkeys((*response, *pinned_ahead[at]))]] == code[item]
+                    code[[*dict.fromkeys((*slate, *pinned_ahead[at]))]] == code[item]
                 )
                 >= quota.most
             ):
                 exhausted[at] |= code == code[item]
-    return np.concatenate([np.array(response, np.intp), np.flatnonzero(remaining)])
+    return np.concatenate([np.array(slate, np.intp), np.flatnonzero(remaining)])
 
 
-def _best(
+def _choose_item(
     remaining: Mask,
     position: int,
     quotas: Sequence[Quota],
-    full: Sequence[Mask],
+    exhausted: Sequence[Mask],
     promotions: Sequence[Promotion],
     promoted: Sequence[Mask],
-    response: Sequence[int],
+    slate: Sequence[int],
 ) -> int:
     """Return the index of the item for a position."""
     allowed = remaining.copy()
-    for quota, is_full in zip(quotas, full, strict=True):
+    for quota, is_full in zip(quotas, exhausted, strict=True):
         if not quota.first or position < quota.first:
             allowed &= ~is_full
     allowed = allowed if allowed.any() else remaining
     for promotion, is_promoted in zip(promotions, promoted, strict=True):
         if (
-            np.count_nonzero(is_promoted[list(response)]) < promotion.required_count(position + 1)
+            np.count_nonzero(is_promoted[list(slate)]) < promotion.required_count(position + 1)
             and (promoted_remaining := allowed & is_promoted).any()
         ):
             allowed = promoted_remaining
@@ -137,14 +137,14 @@ class SlateConstraints:
         """The longest window of any quota, 0 without one."""
         return max((quota.window for quota in self.quotas), default=0)
 
-    def count_violations(self, response: Rows) -> int:
+    def count_violations(self, slate: Rows) -> int:
         """Count the violations of quotas and promotions by a slate (candidates, in order).
 
         The count is 0 wherever there were enough candidates.
         """
         violations = 0
         for quota, code in zip(self.quotas, self.codes, strict=True):
-            kinds = code[response].tolist()
+            kinds = code[slate].tolist()
             spans = [kinds[: quota.first or len(kinds)]]
             if quota.window:
                 spans = [
@@ -156,24 +156,24 @@ class SlateConstraints:
                     max(0, count - quota.most) for kind, count in Counter(span).items() if kind >= 0
                 )
         for promotion, is_promoted in zip(self.promotions, self.promoted, strict=True):
-            count_ = 0
-            for positions, has in enumerate(is_promoted[response].tolist(), 1):
-                count_ += has
-                violations += max(0, promotion.required_count(positions) - count_)
+            promoted_count = 0
+            for positions, is_item_promoted in enumerate(is_promoted[slate].tolist(), 1):
+                promoted_count += is_item_promoted
+                violations += max(0, promotion.required_count(positions) - promoted_count)
         return violations
 
-    def added_violations(self, response: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
+    def added_violations(self, slate: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
         """Return the change in violations (m,) if each of `items` takes a position.
 
         It is below 0 where the number of violations shrinks.
         """
         increase = np.zeros(items.size, np.int64)
-        current = np.array([response[at]])
+        current = np.array([slate[at]])
         for quota, code in zip(self.quotas, self.codes, strict=True):
-            kinds = code[response]
-            spans = [(0, quota.first or response.size)]
+            kinds = code[slate]
+            spans = [(0, quota.first or slate.size)]
             if quota.window:
-                last = max(0, response.size - quota.window)
+                last = max(0, slate.size - quota.window)
                 starts = range(max(0, at - quota.window + 1), min(at, last) + 1)
                 spans = [(start, start + quota.window) for start in starts]
             for start, end in spans:
@@ -185,19 +185,27 @@ class SlateConstraints:
                     (-1, current),
                 ):  # An item of an exhausted kind is a violation.
                     candidate_kinds = code[items_]
-                    crowded = (candidate_kinds >= 0) & (
+                    is_exhausted = (candidate_kinds >= 0) & (
                         np.count_nonzero(other_kinds[:, None] == candidate_kinds, axis=0)
                         >= quota.most
                     )
-                    increase += sign * crowded
+                    increase += sign * is_exhausted
         for promotion, items_ in zip(self.promotions, self.promoted, strict=True):
-            lacking = (
-                np.array([promotion.required_count(n) for n in range(at + 1, response.size + 1)])
-                - np.cumsum(items_[response])[at:]
+            shortfall = (
+                np.array([promotion.required_count(n) for n in range(at + 1, slate.size + 1)])
+                - np.cumsum(items_[slate])[at:]
             )
-            lacks = {gained: int(np.maximum(0, lacking - gained).sum()) for gained in (-1, 0, 1)}
-            gained = items_[items].astype(int) - int(items_[response[at]])
-            increase += np.array([lacks[change] - lacks[0] for change in gained.tolist()], np.int64)
+            shortfall_by_change = {
+                gained: int(np.maximum(0, shortfall - gained).sum()) for gained in (-1, 0, 1)
+            }
+            gained = items_[items].astype(int) - int(items_[slate[at]])
+            increase += np.array(
+                [
+                    shortfall_by_change[change] - shortfall_by_change[0]
+                    for change in gained.tolist()
+                ],
+                np.int64,
+            )
         return increase
 
 
@@ -295,5 +303,5 @@ def mmr(
 def _then_by_value(
     selected: Sequence[int], remaining: npt.NDArray[np.bool_], values: Floats
 ) -> Rows:
-    rest = np.argsort(-values, kind="stable")
-    return np.concatenate([np.array(selected, np.intp), rest[remaining[rest]]])
+    by_value = np.argsort(-values, kind="stable")
+    return np.concatenate([np.array(selected, np.intp), by_value[remaining[by_value]]])

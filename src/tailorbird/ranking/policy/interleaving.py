@@ -82,20 +82,23 @@ class TeamDraft:
         if slate:
             levels[0][State()] = [1.0, 1.0]
         for position, states in enumerate(levels):
-            for state, (reached, agreed) in states.items():
+            for state, (state_probability, agreed_probability) in states.items():
                 rounds = self._rounds(state)
                 for picks in rounds:
-                    chance, same = reached / len(rounds), agreed / len(rounds)
+                    chance, slate_probability = (
+                        state_probability / len(rounds),
+                        agreed_probability / len(rounds),
+                    )
                     for at, item in enumerate(picks.items[: len(slate) - position], position):
                         agrees = slate[at] == item
                         marginal[at] += chance * agrees
-                        same *= agrees
-                        joint[at] += same
+                        slate_probability *= agrees
+                        joint[at] += slate_probability
                     after = position + len(picks.items)
                     if after < len(slate):
                         totals = levels[after][picks.state]
                         totals[0] += chance
-                        totals[1] += same
+                        totals[1] += slate_probability
         return marginal, joint
 
     def _rounds(self, state: State) -> tuple[_DraftRound, ...]:
@@ -121,12 +124,12 @@ class TeamDraft:
 
     def _find_best(self, team: int, state: State) -> int | None:
         """Return the best item of a ranking that may follow the items of a state."""
-        full = [
+        exhausted = [
             (codes, {code for code in kinds if code >= 0 and kinds.count(code) >= most})
             for codes, most in self._limits
             if (kinds := [codes[item] for item in state])
         ]
         for item in self._rankings[team]:
-            if item not in state and not any(codes[item] in kinds for codes, kinds in full):
+            if item not in state and not any(codes[item] in kinds for codes, kinds in exhausted):
                 return item
         return None

@@ -16,15 +16,15 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 
-CIRCLE = 32  # Points on it, so terms of a distance of 32 positions alias, …
+CIRCLE_POINTS = 32  # Points on it, so terms of a distance of 32 positions alias, …
 RADIUS = 0.5  # … damped by 0.5³².
 TIME_MAX = 30.0  # e⁻³⁰ is nothing.
 BLOCK = 16  # Items whose factors are in memory at once, so that they stay in its cache.
-_LEAST = 1e-12
+_PROBABILITY_MIN = 1e-12
 
 
-def position_probabilities(strengths: Floats, places: Rows, positions: int) -> Floats:
-    """Return the probability that item `places[i]` is at position j, shape (k, positions).
+def position_probabilities(strengths: Floats, items: Rows, positions: int) -> Floats:
+    """Return the probability that item `items[i]` is at position j, shape (k, positions).
 
     Args:
         strengths: (n,), above 0.
@@ -37,29 +37,29 @@ def position_probabilities(strengths: Floats, places: Rows, positions: int) -> F
     log_time = (nodes + 1.0) / 2.0 * span
     time = np.expm1(log_time) / total
     step = weights / 2.0 * span * np.exp(log_time) / total
-    arrived = -np.expm1(-strengths[:, None] * time)
-    product = np.ones((time.size, CIRCLE // 2), np.complex128)
+    has_arrived = -np.expm1(-strengths[:, None] * time)
+    product = np.ones((time.size, CIRCLE_POINTS // 2), np.complex128)
     for start in range(0, strengths.size, BLOCK):
-        product *= np.multiply.reduce(_factors(arrived[start : start + BLOCK]), axis=0)
-    others = product / _factors(arrived[places])
-    density = strengths[places, None] * (1.0 - arrived[places]) * step
-    sums = np.einsum("iq,iqm->im", density, others)
-    inverse = _circle()[:, None] ** -np.arange(positions)
+        product *= np.multiply.reduce(_factors(has_arrived[start : start + BLOCK]), axis=0)
+    product_of_others = product / _factors(has_arrived[items])
+    density = strengths[items, None] * (1.0 - has_arrived[items]) * step
+    sums = np.einsum("iq,iqm->im", density, product_of_others)
+    inverse = _circle_points()[:, None] ** -np.arange(positions)
     # The other half of the circle is the complex conjugate.
-    return np.clip(2.0 / CIRCLE * (sums @ inverse).real, _LEAST, 1.0)
+    return np.clip(2.0 / CIRCLE_POINTS * (sums @ inverse).real, _PROBABILITY_MIN, 1.0)
 
 
-def _factors(arrived: Floats) -> npt.NDArray[np.complex128]:
+def _factors(has_arrived: Floats) -> npt.NDArray[np.complex128]:
     """Return the generating functions (n, times, points) of whether each item has arrived."""
-    factors = arrived[:, :, None] * (_circle() - 1.0)
+    factors = has_arrived[:, :, None] * (_circle_points() - 1.0)
     factors += 1.0
     return factors
 
 
 @cache
-def _circle() -> npt.NDArray[np.complex128]:
+def _circle_points() -> npt.NDArray[np.complex128]:
     """Return the upper half of the circle; no point is real, where a factor may be 0."""
-    angle = np.pi * (2 * np.arange(CIRCLE // 2) + 1) / CIRCLE
+    angle = np.pi * (2 * np.arange(CIRCLE_POINTS // 2) + 1) / CIRCLE_POINTS
     return (RADIUS * np.cos(angle) + 1j * RADIUS * np.sin(angle)).astype(np.complex128)
 
 

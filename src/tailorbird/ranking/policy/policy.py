@@ -77,17 +77,17 @@ def arrange_slate(
         and spec.diversity.balance < 1
         and order.size
     ):
-        order = _diverse(values, order, size, spec.index, spec.rows, spec.diversity)
+        order = _diversify(values, order, size, spec.index, spec.rows, spec.diversity)
     constraints = spec.constraints() if constraints is None else constraints
     if constraints.is_unconstrained and not spec.pins:
         return order
-    place_of = np.empty(order.size, np.intp)
-    place_of[order] = np.arange(order.size)
+    position_of = np.empty(order.size, np.intp)
+    position_of[order] = np.arange(order.size)
     constrained_order = apply_constraints(
         [code[order] for code in constraints.codes],
         constraints.quotas,
         size,
-        pins={position: int(place_of[item]) for position, item in spec.pins.items()},
+        pins={position: int(position_of[item]) for position, item in spec.pins.items()},
         promotions=constraints.promotions,
         promoted=[mask[order] for mask in constraints.promoted],
         n=order.size,
@@ -120,14 +120,17 @@ def attribute_codes(index: Index, rows: Rows, attribute: str) -> Codes:
     return np.where(rows >= 0, codes, -1)
 
 
-def _diverse(
+def _diversify(
     values: Floats, order: Rows, size: int, index: Index, rows: Rows, diversity: Diversity
 ) -> Rows:
     best = order[: max(size, diversity.among)]
     similarity = attribute_similarity(
         [attribute_codes(index, rows[best], name) for name in diversity.by]
     )
-    pick = dpp if diversity.method == "dpp" else mmr
+    reorder = dpp if diversity.method == "dpp" else mmr
     return np.concatenate(
-        [best[pick(values[best], similarity, size, balance=diversity.balance)], order[best.size :]]
+        [
+            best[reorder(values[best], similarity, size, balance=diversity.balance)],
+            order[best.size :],
+        ]
     )

@@ -200,7 +200,7 @@ def contains(text: Value, part: Value) -> Mask:
     codes, position = np.unique(
         text.codes, return_inverse=True
     )  # only the values that these items have
-    has = np.array(
+    has_part = np.array(
         [code >= 0 and part in text.values[code].split("|") for code in codes.tolist()], bool
     )
-    return has[position]
+    return has_part[position]

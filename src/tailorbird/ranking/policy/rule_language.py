@@ -25,8 +25,8 @@ CONTEXT_FIELDS: Mapping[str, ValueKind] = {
     "local_hour": "number",
 }
 _FUNCTIONS = {
-    "missing": Function(kind="truth", takes="anything"),
-    "seen": Function(kind="truth", takes="a duration"),
+    "missing": Function(kind="truth", argument_kind="anything"),
+    "seen": Function(kind="truth", argument_kind="a duration"),
 }
 _HINT = "use item.*, user.*, context.*, seen, missing(…) and constants"
 _COUNTRY = re.compile("[A-Z]{2}")  # as the router keeps it, and requests read it
@@ -138,7 +138,7 @@ def _require_field(name: nodes.Name, fields: Collection[str] | None) -> None:
 
 def _check_countries(tree: Node) -> None:
     """Refuse an impossible country code, instead of a rule that never holds."""
-    for column, value in _compared(tree):
+    for column, value in _comparisons(tree):
         is_country = isinstance(column, nodes.Name) and column.path == "context.country"
         code = value.value if is_country and isinstance(value, nodes.Constant) else None
         if isinstance(code, str) and not _COUNTRY.fullmatch(code):
@@ -149,7 +149,7 @@ def _check_countries(tree: Node) -> None:
             )
 
 
-def _compared(tree: Node) -> Iterator[tuple[Node, Node]]:
+def _comparisons(tree: Node) -> Iterator[tuple[Node, Node]]:
     """Yield both sides of each comparison in both orders, and each element of a list."""
     for node in walk(tree):
         left = node.first if isinstance(node, nodes.Compare) else node

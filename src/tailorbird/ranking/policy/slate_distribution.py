@@ -87,7 +87,7 @@ class RankedSlate:
         return self.ranked.copy()
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
-        return _certain(_agreement(shown, self.ranked))
+        return _certain_propensities(_agreement(shown, self.ranked))
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class OneExplored:
             if pool is not None and (pool == shown[at]).any():
                 explored[at] = self.rate / (len(positions) * pool.size)
         if not positions:
-            return _certain(is_ranked)
+            return _certain_propensities(is_ranked)
         can_explore = np.zeros(max(shown.size, self.ranked.size), bool)
         can_explore[positions] = True
         can_explore = can_explore[: shown.size]
@@ -153,11 +153,11 @@ class SwappedPairs:
     A pair that reaches past the end exchanges the last item of the slate for the next one.
 
     Attributes:
-        reach: the ranked items, and the one after them where a pair includes it.
+        extended_ranking: the ranked items, and the one after them where a pair includes it.
         pairs: the upper position of each pair.
     """
 
-    reach: Rows
+    extended_ranking: Rows
     size: int
     rate: float
     pairs: Rows
@@ -167,16 +167,16 @@ class SwappedPairs:
         cls, order: Rows, ranked: Rows, explore: Explore, constraints: SlateConstraints
     ) -> "SwappedPairs":
         start = explore.first - 1
-        reach = min(order.size, ranked.size + (ranked.size - start) % 2)
-        pairs = start + 2 * np.arange((reach - start) // 2)
+        extended_size = min(order.size, ranked.size + (ranked.size - start) % 2)
+        pairs = start + 2 * np.arange((extended_size - start) // 2)
         swappable = _swappable_pairs(order, ranked.size, pairs.tolist(), constraints)
-        return cls(order[:reach], ranked.size, explore.rate, np.array(swappable, np.intp))
+        return cls(order[:extended_size], ranked.size, explore.rate, np.array(swappable, np.intp))
 
     def draw(self, rng: np.random.Generator) -> Rows:
         return self._swap(self.pairs[rng.random(self.pairs.size) < self.rate])[: self.size]
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
-        as_ranked = _agreement(shown, self.reach[: self.size])
+        as_ranked = _agreement(shown, self.extended_ranking[: self.size])
         as_swapped = _agreement(shown, self._swap(self.pairs)[: self.size])
         upper = self.pairs[self.pairs < shown.size]
         lower = self.pairs[self.pairs + 1 < shown.size] + 1
@@ -192,9 +192,12 @@ class SwappedPairs:
         return marginal, conditional.cumprod()
 
     def _swap(self, pairs: Rows) -> Rows:
-        moved = self.reach.copy()
-        moved[pairs], moved[pairs + 1] = self.reach[pairs + 1], self.reach[pairs]
-        return moved
+        swapped = self.extended_ranking.copy()
+        swapped[pairs], swapped[pairs + 1] = (
+            self.extended_ranking[pairs + 1],
+            self.extended_ranking[pairs],
+        )
+        return swapped
 
 
 @dataclass(frozen=True)
@@ -235,16 +238,16 @@ class PlackettLuce:
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
         is_ranked = _agreement(shown, self.ranked).astype(np.float64)
         marginal, conditional = is_ranked.copy(), is_ranked.copy()
-        drawn = slice(self.start, min(self.start + self.count, shown.size))
-        pool_positions = find_places(shown[drawn], self.pool)
+        drawn_range = slice(self.start, min(self.start + self.count, shown.size))
+        pool_positions = find_positions(shown[drawn_range], self.pool)
         is_placed = pool_positions >= 0
         positions = np.maximum(pool_positions, 0)
-        marginal[drawn] = np.where(is_placed, marginals(self.strengths, positions), 0.0)
+        marginal[drawn_range] = np.where(is_placed, marginals(self.strengths, positions), 0.0)
         taken_strength = np.where(is_placed, self.strengths[positions], 0.0)
         remaining_strength = self.strengths.sum() - np.concatenate(
             [[0.0], np.cumsum(taken_strength)[:-1]]
         )
-        conditional[drawn] = taken_strength / np.maximum(
+        conditional[drawn_range] = taken_strength / np.maximum(
             remaining_strength, taken_strength.clip(1e-300)
         )
         joint: Floats = conditional.cumprod()
@@ -256,7 +259,7 @@ class PlackettLuce:
         )
 
 
-def _certain(is_ranked: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _certain_propensities(is_ranked: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Return the propensities of a slate that is drawn for sure."""
     marginal = is_ranked.astype(np.float64)
     return marginal, marginal.cumprod()
@@ -272,7 +275,7 @@ def _agreement(shown: Rows, ranked: Rows) -> npt.NDArray[np.bool_]:
     return equal
 
 
-def find_places(items: npt.NDArray[np.integer], pool: npt.NDArray[np.integer]) -> Rows:
+def find_positions(items: npt.NDArray[np.integer], pool: npt.NDArray[np.integer]) -> Rows:
     """Return the place of each item in a pool, -1 for one that is not there."""
     if not pool.size:
         return np.full(items.size, -1, np.intp)
@@ -293,7 +296,7 @@ def _swappable_pairs(
     pairs = [at for at in pairs if at not in constraints.fixed and at + 1 not in constraints.fixed]
     if constraints.is_unconstrained:
         return pairs
-    allowed = constraints.count_violations(order[:size])
+    violations_max = constraints.count_violations(order[:size])
     swappable: list[int] = []
     for at in pairs:
         swapped = order.copy()
@@ -304,7 +307,7 @@ def _swappable_pairs(
             and at - (swappable[-1] + 1) < constraints.window_max - 1
         ):
             continue
-        if constraints.count_violations(swapped[:size]) <= allowed:
+        if constraints.count_violations(swapped[:size]) <= violations_max:
             swappable.append(at)
     return swappable
 

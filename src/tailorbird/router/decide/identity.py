@@ -35,7 +35,7 @@ class IdentityHistory:
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
         select = "SELECT ts, user_id FROM identity WHERE anonymous_id = ?1"
         self.timeline: Timeline[str] = Timeline(connection, select, str, len, bytes_max=bytes_max)
-        self._new: list[tuple[str, int, int, str]] = []
+        self._unsaved: list[tuple[str, int, int, str]] = []
 
     @property
     def bytes(self) -> int:
@@ -45,13 +45,13 @@ class IdentityHistory:
     def apply(self, anonymous_id: str, ts: int, p: int, user_id: str) -> None:
         """Make `anonymous_id` the user `user_id` from `ts` on."""
         self.timeline.put(anonymous_id, ts, user_id)
-        self._new.append((anonymous_id, ts, p, user_id))
+        self._unsaved.append((anonymous_id, ts, p, user_id))
 
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last save."""
-        if self._new:
-            connection.executemany("INSERT INTO identity VALUES (?, ?, ?, ?)", self._new)
-            self._new = []
+        if self._unsaved:
+            connection.executemany("INSERT INTO identity VALUES (?, ?, ?, ?)", self._unsaved)
+            self._unsaved = []
         self.timeline.mark_saved()
 
 
@@ -65,7 +65,7 @@ class MergeHistory:
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
         select = "SELECT ts, ts, p, merged_into FROM merge WHERE user_id = ?1"
         self._timeline: Timeline[Merge] = Timeline(
-            connection, select, Merge, lambda one: len(one.into), bytes_max=bytes_max
+            connection, select, Merge, lambda merge: len(merge.into), bytes_max=bytes_max
         )
         self._unsaved: list[tuple[str, int, int, str]] = []
         self.has_merges = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.router.decide import profiles as catalogue
+from tailorbird.router.decide import profiles as profile_history
 from tailorbird.router.decide.arrivals import Arrivals, Int64s
 from tailorbird.router.decide.timeline import NOT_CONSTANT, Timeline
 
@@ -41,7 +41,7 @@ class Update(NamedTuple):
 
 
 def profile_updates(
-    arrivals: Arrivals, history: catalogue.ProfileHistory, kind: str, key: str, first_p: int
+    arrivals: Arrivals, history: profile_history.ProfileHistory, kind: str, key: str, first_p: int
 ) -> list[Update]:
     """Return the profile updates of one kind."""
     ids, versions = arrivals.columns[key], arrivals.columns["event_id"]
@@ -77,8 +77,8 @@ def look_up_profiles(
     """
     encoded = keys.dictionary_encode()
     names = encoded.dictionary.to_pylist()
-    timeline.preload([*names, *(put.key for put in updates)])
-    updated_keys = {put.key for put in updates}
+    timeline.preload([*names, *(update.key for update in updates)])
+    updated_keys = {update.key for update in updates}
     first, last = (int(ts.min()), int(ts.max())) if len(ts) else (0, 0)
     values: list[V] = []
     code_of = np.full(len(names) + 1, -1, np.int32)  # the last entry stands for a null key
@@ -105,7 +105,7 @@ def look_up_profiles(
         (row, look_up) for row in (*np.flatnonzero(codes == -2).tolist(), *(overrides or ()))
     ]
     for row, action in sorted(
-        [*lookups, *((put.row, put.apply) for put in updates)], key=itemgetter(0)
+        [*lookups, *((update.row, update.apply) for update in updates)], key=itemgetter(0)
     ):
         action(row)
     return DictionaryColumn(values, codes)
@@ -115,10 +115,10 @@ def look_up_item_profiles(
     arrivals: Arrivals,
     keys: pa.Array,
     ts: Int64s,
-    history: catalogue.ProfileHistory,
+    history: profile_history.ProfileHistory,
     first_p: int,
     is_profile: Bools,
-) -> DictionaryColumn[catalogue.ProfileVersion]:
+) -> DictionaryColumn[profile_history.ProfileVersion]:
     """Return the item profile of each event; that of each item for an event about several."""
     updates = profile_updates(arrivals, history, "item", "item_id", first_p)
     item_lists = arrivals.columns["items"]
@@ -132,7 +132,7 @@ def look_up_item_profiles(
     history.timeline.preload(selected.flatten().unique().to_pylist())
     items_by_row = dict(zip(rows.tolist(), selected.to_pylist(), strict=True))
 
-    def look_up(row: int) -> catalogue.ProfileVersion | None:
+    def look_up(row: int) -> profile_history.ProfileVersion | None:
         return history.list_versions(items_by_row[row], int(ts[row]))
 
     return look_up_profiles(

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from tailorbird.events import HOUR, MINUTE, ROUTED, RoutePlan
 from tailorbird.router.decide import attribution, dedup, identity
-from tailorbird.router.decide import profiles as catalogue
+from tailorbird.router.decide import profiles as profile_history
 from tailorbird.router.decide.arrivals import Arrivals, Int64s
 from tailorbird.router.decide.profile_lookup import (
     Bools,
@@ -51,8 +51,8 @@ class RouterMemory:
         self.dedup_index = dedup.DedupIndex(connection, plan.dedup_us)
         self.identity = identity.IdentityHistory(connection, share)
         self.merges = identity.MergeHistory(connection, share)
-        self.users = catalogue.ProfileHistory(connection, "user", plan.user_attributes, share)
-        self.items = catalogue.ProfileHistory(connection, "item", plan.item_attributes, share)
+        self.users = profile_history.ProfileHistory(connection, "user", plan.user_attributes, share)
+        self.items = profile_history.ProfileHistory(connection, "item", plan.item_attributes, share)
         self.responses = attribution.ResponseMemory(connection, plan.answer_us)
 
     @staticmethod
@@ -60,7 +60,7 @@ class RouterMemory:
         for table in (
             dedup.SCHEMA_SQL,
             identity.SCHEMA_SQL,
-            catalogue.SCHEMA_SQL,
+            profile_history.SCHEMA_SQL,
             attribution.SCHEMA_SQL,
         ):
             connection.execute(table)
@@ -155,7 +155,7 @@ def _attribute_events(
     event_columns, rows, ts = arrivals.columns, len(arrivals), arrivals.ts.copy()
     responses: dict[int, attribution.RememberedResponse] = {}
     propensities: dict[int, list[float]] = {}
-    item_places: dict[int, tuple[int | None, float | None]] = {}
+    item_positions: dict[int, tuple[int | None, float | None]] = {}
     response_rows = {response.row: response for response in arrivals.responses}
     request_rows = np.flatnonzero(
         event_columns["request_id"].is_valid().to_numpy(zero_copy_only=False) & ~is_profile
@@ -192,16 +192,16 @@ def _attribute_events(
             ):
                 ts[row] = remembered.ts + 1
             if item_id is not None:
-                item_places[row] = remembered.find_item(item_id)
+                item_positions[row] = remembered.find_item(item_id)
     encoded = _encode_by_identity(responses, rows)
     columns = {
-        name: encoded.to_arrow(pa.string(), lambda one, name=name: getattr(one, name))
+        name: encoded.to_arrow(pa.string(), lambda response_, name=name: getattr(response_, name))
         for name in ("slot", "experiment", "arm", "model")
     }
-    columns["answer_query"] = encoded.to_arrow(pa.string(), lambda one: one.query)
+    columns["answer_query"] = encoded.to_arrow(pa.string(), lambda response_: response_.query)
     for index, name in enumerate(("position", "propensity")):
         columns[name] = _scatter_to_rows(
-            {row: values[index] for row, values in item_places.items()},
+            {row: values[index] for row, values in item_positions.items()},
             rows,
             ROUTED.field(name).type,
         )
@@ -250,17 +250,19 @@ def _resolve_persons(
         history.apply(visitor, int(ts[row]), first_p + row, user)
 
     updates = [Update(row, ids[row][0], apply) for row in arrivals.identifies]
-    unnamed = pc.if_else(pc.or_(users.is_valid(), pa.array(is_profile)), None, visitors)
-    if unnamed.null_count == len(unnamed) and not updates:
+    anonymous_visitors = pc.if_else(pc.or_(users.is_valid(), pa.array(is_profile)), None, visitors)
+    if anonymous_visitors.null_count == len(anonymous_visitors) and not updates:
         persons = _apply_merges(arrivals, users, memory.merges, is_profile, ts, first_p)
     else:
-        identified_users = look_up_profiles(unnamed, ts, history.timeline, updates).to_arrow(
-            pa.string(), str
-        )
+        identified_users = look_up_profiles(
+            anonymous_visitors, ts, history.timeline, updates
+        ).to_arrow(pa.string(), str)
         persons = _apply_merges(
             arrivals, pc.coalesce(users, identified_users), memory.merges, is_profile, ts, first_p
         )
-        persons = pc.coalesce(persons, pc.binary_join_element_wise(_ANONYMOUS, unnamed, ""))
+        persons = pc.coalesce(
+            persons, pc.binary_join_element_wise(_ANONYMOUS, anonymous_visitors, "")
+        )
     item_rows = [profile.row for profile in arrivals.profiles if profile.type == "item"]
     if item_rows:
         is_item = np.zeros(len(arrivals), bool)

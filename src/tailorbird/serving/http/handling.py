@@ -96,7 +96,7 @@ class Service:
         wait_s: how long a request may have to wait for a thread, see `serving.load_shedding`.
         draining: set at shutdown; answers then close their connections, and `/readyz` fails.
         warned_of_proxy: whether the warning about an unlisted proxy was logged.
-        warming: returns whether warm-up still runs; `/readyz` fails meanwhile.
+        is_warming: returns whether warm-up still runs; `/readyz` fails meanwhile.
         lags: returns the last measured lag of each log reader.
     """
 
@@ -117,7 +117,7 @@ class Service:
     wait_s: float = WAIT_S
     draining: bool = False
     warned_of_proxy: bool = False
-    warming: Callable[[], bool] = lambda: False
+    is_warming: Callable[[], bool] = lambda: False
     lags: Callable[[], list[Lag]] = list
     pool: ThreadPoolExecutor = field(init=False)
     shedder: Shedder = field(init=False)

@@ -84,7 +84,7 @@ async def readyz(request: Request, service: Service) -> Response:
     """
     if service.draining or not service.collector.figures().open:
         return Response(b"not ready\n", 503, media_type="text/plain")
-    if service.warming():
+    if service.is_warming():
         return Response(b"warming\n", 503, media_type="text/plain")
     missing = service.pipeline.missing()
     return Response(b"degraded\n" if missing else b"ready\n", media_type="text/plain")

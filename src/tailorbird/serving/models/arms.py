@@ -59,7 +59,7 @@ class ArmBundles:
             self._wanted_versions = frozenset(versions)
             bundles = {name: bundle for name, bundle in self._bundles.items() if name in versions}
             self._swap(bundles)
-        return [name for name, bundle in bundles.items() if self._gate.caught_up(bundle, None)]
+        return [name for name, bundle in bundles.items() if self._gate.is_caught_up(bundle, None)]
 
     def tick(self) -> bool:
         """Load what is to be held and is not there yet; return whether anything was loaded."""

@@ -28,7 +28,7 @@ from tailorbird.atomic_write import FileStamp, file_stamp
 from tailorbird.candidates.own import sources_file
 from tailorbird.errors import BundleError, TailorbirdError
 from tailorbird.periodic import PeriodicTask
-from tailorbird.ranking.own_models import declared_file
+from tailorbird.ranking.own_models import models_file
 from tailorbird.registry import Registry
 
 POLL_S = 0.2
@@ -85,7 +85,7 @@ class Watcher(Protocol):
 class Gate(Protocol[B_contra]):
     """Decides when a loaded bundle may serve, as `serving.models.schemas.Schemas` does."""
 
-    def caught_up(self, bundle: B_contra, serving: B_contra | None) -> bool: ...
+    def is_caught_up(self, bundle: B_contra, serving: B_contra | None) -> bool: ...
     def set_serving(self, bundle: B_contra) -> None: ...
 
 
@@ -126,10 +126,10 @@ class BundleHolder(Generic[B]):
         self._registry, self._load, self._watcher, self._probe = registry, load, watcher, probe
         self._gate, self._name, self._keep_previous = gate, name, keep_previous
         self._bundle: B | None = None
-        self._previous: B | None = None
-        self._waiting: B | None = None
-        self._refused: _RefusedFolder | None = None
-        self._is_previous_pending = False
+        self._previous_bundle: B | None = None
+        self._waiting_bundle: B | None = None
+        self._refused_folder: _RefusedFolder | None = None
+        self._is_previous_unloaded = False
         self.canary_share = 0.0
         self.is_fallback = False
         self._aliases_stamp: FileStamp | None = None
@@ -147,7 +147,7 @@ class BundleHolder(Generic[B]):
 
     def previous(self) -> B | None:
         """Return the previous champion if it is loaded."""
-        return self._previous
+        return self._previous_bundle
 
     @property
     def problem(self) -> str:
@@ -160,10 +160,10 @@ class BundleHolder(Generic[B]):
         """
         self.tick()
         if self._bundle is None and self._problem and self._name == "champion":
-            problem, refused = self._problem, self._refused
+            problem, refused = self._problem, self._refused_folder
             with suppress(TailorbirdError):  # a damaged alias file, which `tick` has reported
                 self.is_fallback = self._load_folder(self._registry.previous())
-            self._problem, self._refused = problem, refused
+            self._problem, self._refused_folder = problem, refused
         self.loop.start()
 
     def stop(self) -> None:
@@ -177,14 +177,14 @@ class BundleHolder(Generic[B]):
         """
         aliases_stamp = file_stamp(self._registry.path / "aliases.json")
         if aliases_stamp == self._aliases_stamp:
-            if self._is_previous_pending:
+            if self._is_previous_unloaded:
                 self._load_previous()
-            if self._refused is not None and self._refused.should_retry():
-                return self._load_folder(self._refused.folder)
-            return self._waiting is not None and self._serve_or_wait(self._waiting)
-        self._aliases_stamp, self._is_previous_pending = aliases_stamp, self._keep_previous
+            if self._refused_folder is not None and self._refused_folder.should_retry():
+                return self._load_folder(self._refused_folder.folder)
+            return self._waiting_bundle is not None and self._serve_or_wait(self._waiting_bundle)
+        self._aliases_stamp, self._is_previous_unloaded = aliases_stamp, self._keep_previous
         self._stop_waiting()
-        self._refused = None
+        self._refused_folder = None
         try:
             aliases = self._registry.aliases()
             folder = self._registry.folder_named(self._name)
@@ -201,25 +201,25 @@ class BundleHolder(Generic[B]):
 
         After a swap it is loaded already; after a start it is loaded once the champion serves.
         """
-        self._is_previous_pending = False
+        self._is_previous_unloaded = False
         try:
             folder = self._registry.previous()
             if folder is None or (self._bundle is not None and folder.name == self._bundle.version):
-                self._previous = None
-            elif self._previous is None or self._previous.version != folder.name:
-                self._previous = None
-                self._previous = self._probe_and_load(folder)
+                self._previous_bundle = None
+            elif self._previous_bundle is None or self._previous_bundle.version != folder.name:
+                self._previous_bundle = None
+                self._previous_bundle = self._probe_and_load(folder)
         except Exception as error:  # any error, because it does not serve
             log.warning("the champion before is not held ready: %s", error)
 
     def _load_folder(self, folder: Path | None) -> bool:
-        self._refused = None
+        self._refused_folder = None
         if folder is None or (self._bundle is not None and self._bundle.version == folder.name):
             self._problem, self.is_fallback = "", False
             return False
         refused = _RefusedFolder(folder)
         try:
-            previous = self._previous
+            previous = self._previous_bundle
             bundle = (
                 previous
                 if previous is not None and previous.version == folder.name
@@ -227,7 +227,7 @@ class BundleHolder(Generic[B]):
             )
         except Exception as error:  # after any error the previous bundle keeps serving
             self._refuse(f"{folder.name}: {error}")
-            self._refused = refused
+            self._refused_folder = refused
             return False
         return self._serve_or_wait(bundle)
 
@@ -240,9 +240,13 @@ class BundleHolder(Generic[B]):
     def _serve_or_wait(self, bundle: B) -> bool:
         """Serve a loaded bundle, or let it wait for its features while another one serves."""
         may_wait = self._bundle is not None or self._name != "champion"
-        if self._gate is not None and may_wait and not self._gate.caught_up(bundle, self._bundle):
-            if self._waiting is not bundle:
-                self._waiting = bundle
+        if (
+            self._gate is not None
+            and may_wait
+            and not self._gate.is_caught_up(bundle, self._bundle)
+        ):
+            if self._waiting_bundle is not bundle:
+                self._waiting_bundle = bundle
                 self._problem = (
                     f"{bundle.version} waits until the state of its features and its "
                     "candidate tables are built"
@@ -253,9 +257,9 @@ class BundleHolder(Generic[B]):
                     self._bundle.version if self._bundle is not None else "the champion",
                 )
             return False
-        self._waiting = None
+        self._waiting_bundle = None
         if self._keep_previous:
-            self._previous = self._bundle
+            self._previous_bundle = self._bundle
         self._bundle = bundle
         self._problem, self.is_fallback = "", False
         if self._gate is not None:
@@ -265,9 +269,9 @@ class BundleHolder(Generic[B]):
         return True
 
     def _stop_waiting(self) -> None:
-        if self._waiting is None:
+        if self._waiting_bundle is None:
             return
-        self._waiting, self._problem = None, ""
+        self._waiting_bundle, self._problem = None, ""
         if self._gate is not None and self._bundle is not None:
             self._gate.set_serving(self._bundle)
 
@@ -282,7 +286,7 @@ def probe_in_child(folder: Path) -> None:
     """Load a bundle in a child process. Raise BundleError if that fails, crashes, or takes a
     minute.
     """
-    own_code = [str(file or "") for file in (declared_file(), sources_file())]
+    own_code = [str(file or "") for file in (models_file(), sources_file())]
     command = [sys.executable, "-m", "tailorbird.serving.models.probe", str(folder), *own_code]
     try:
         process = subprocess.run(

@@ -48,8 +48,8 @@ class _OpenTables:
 
     reader: TableReader
     inode: int
-    uses: int = 0
-    retired: bool = False
+    use_count: int = 0
+    is_retired: bool = False
 
 
 class LiveTables:
@@ -81,7 +81,7 @@ class LiveTables:
         )
         self._log_end = log_end
         self._breaker = Breaker() if copies is not None else None
-        self._open: _OpenTables | None = None
+        self._open_tables: _OpenTables | None = None
         self._current_stamp: FileStamp | None = None
         self._retry_at = 0.0
         self.problem = "nothing is published yet"
@@ -122,13 +122,17 @@ class LiveTables:
     def covers(self, sources: Collection[str]) -> bool:
         """Return whether the tables hold all that some sources read."""
         with self._lock:
-            return self._open is not None and self._open.reader.contract.covers(
+            return self._open_tables is not None and self._open_tables.reader.contract.covers(
                 contract_of(sources, shown=self._shown)
             )
 
     @property
     def _shown(self) -> str:
-        return self._open.reader.contract.shown if self._open is not None else "impression"
+        return (
+            self._open_tables.reader.contract.shown
+            if self._open_tables is not None
+            else "impression"
+        )
 
     def ages(self) -> Mapping[str, int]:
         """Return by group of tables how long they have not been known to be current, in
@@ -163,7 +167,7 @@ class LiveTables:
     def _follow_contract(self) -> None:
         current_stamp = file_stamp(self._root / CURRENT_FILE) if self._copies is None else None
         with self._lock:
-            opened = self._open
+            opened = self._open_tables
         if opened is not None and self._copies is None and current_stamp == self._current_stamp:
             if inode(folder_of(self._root, opened.reader.contract)) == opened.inode:
                 return
@@ -189,7 +193,7 @@ class LiveTables:
             return
         with self._lock:
             self._retire()
-            self._open = _OpenTables(reader, inode(folder_of(self._root, contract)))
+            self._open_tables = _OpenTables(reader, inode(folder_of(self._root, contract)))
             self._current_stamp, self.problem = current_stamp, ""
         log.info("candidates of contract %s are read", contract.hash)
 
@@ -200,22 +204,22 @@ class LiveTables:
 
     def _acquire(self) -> _OpenTables | None:
         with self._lock:
-            if self._open is not None:
-                self._open.uses += 1
-            return self._open
+            if self._open_tables is not None:
+                self._open_tables.use_count += 1
+            return self._open_tables
 
     def _release(self, opened: _OpenTables) -> None:
         with self._lock:
-            opened.uses -= 1
-            if opened.retired and not opened.uses:
+            opened.use_count -= 1
+            if opened.is_retired and not opened.use_count:
                 opened.reader.close()
 
     def _retire(self) -> None:
-        opened, self._open = self._open, None
+        opened, self._open_tables = self._open_tables, None
         if opened is None:
             return
-        opened.retired = True
-        if not opened.uses:
+        opened.is_retired = True
+        if not opened.use_count:
             opened.reader.close()
 
 

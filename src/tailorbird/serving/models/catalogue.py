@@ -51,7 +51,7 @@ class Catalogue:
     Attributes:
         warm_index: called with each new index before requests get it, to compute what they will
             need of it.
-        caught_up: whether the log, if there is one, was read to its end once.
+        is_caught_up: whether the log, if there is one, was read to its end once.
     """
 
     def __init__(self, routed: Address, *, poll_s: float = POLL_S) -> None:
@@ -59,8 +59,8 @@ class Catalogue:
         self._log: LogReader | None = None
         self._position = -1
         self._items: dict[str, ItemVersion] = {}
-        self._seen = _SeenItems()
-        self.caught_up = False
+        self._seen_items = _SeenItems()
+        self.is_caught_up = False
         self._overlays: tuple[_Overlay, ...] = ()
         self.warm_index: Callable[[Index], None] = _no_warm_up
         self._overlay_lock = threading.Lock()
@@ -100,7 +100,7 @@ class Catalogue:
         while stored := self._log.read(self._position, bytes_max=bytes_max):
             for record in stored:
                 if record.block.kind == "events":
-                    item_count += self._take(record.block.payload, record.offset)
+                    item_count += self._ingest_block(record.block.payload, record.offset)
             self._position = stored[-1].end
             if self.loop.is_stopping:
                 break
@@ -113,7 +113,7 @@ class Catalogue:
         in it.
         """
         items: dict[str, ItemVersion] = {}
-        seen = _SeenItems()
+        seen_items = _SeenItems()
         with log_address(self._routed).pruned_summary(reader.start()) as (connection, position):
             self._position = position
             if (
@@ -129,9 +129,9 @@ class Catalogue:
                     "SELECT type, item_id FROM pruned_interest"
                 ):
                     if type_ in INTERESTS:
-                        seen.add([item_id], [0])
-        self._items, self._seen = items, seen
-        return len(items) + len(seen.ids)
+                        seen_items.add([item_id], [0])
+        self._items, self._seen_items = items, seen_items
+        return len(items) + len(seen_items.ids)
 
     @property
     def position(self) -> int:
@@ -183,17 +183,17 @@ class Catalogue:
 
     def _overlay_index(self, index: Index | None) -> Index | None:
         items, base = dict(self._items), _EMPTY if index is None else index
-        overlaid_index = overlay_versions(base, items, self._seen.missing_from(base))
+        overlaid_index = overlay_versions(base, items, self._seen_items.missing_from(base))
         return overlaid_index if len(overlaid_index) or index is not None else None
 
-    def _take(self, payload: bytes, first_offset: int) -> int:
+    def _ingest_block(self, payload: bytes, first_offset: int) -> int:
         """Ingest a block of events whose first offset is `first_offset`."""
         table = pa.ipc.open_stream(payload, options=_READ_OPTIONS).read_all()
         interests = table.filter(
             pc.and_(pc.is_in(table["type"], _INTERESTS), pc.is_valid(table["item_id"]))
         )
         first_ts = interests.group_by("item_id").aggregate([("ts", "min")])
-        new_item_count = self._seen.add(
+        new_item_count = self._seen_items.add(
             first_ts["item_id"].to_pylist(), micros(first_ts["ts_min"]).tolist()
         )
         is_profile = pc.equal(table["type"], "item")
@@ -222,7 +222,7 @@ class Catalogue:
         try:
             if self._log is None or self._log.changed():
                 self.refresh()
-            self.caught_up = True
+            self.is_caught_up = True
         except TailorbirdError as error:
             log.error("the routed log cannot be followed, items stay as they are: %s", error)
             self.loop.pause(10)
@@ -244,17 +244,19 @@ class _SeenItems:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
-        self._first: dict[str, int] = {}
+        self._first_ts: dict[str, int] = {}
         self._keys: list[npt.NDArray[np.uint64]] = []
 
     def add(self, ids: list[str], ts: list[int]) -> int:
         """Add items, and return how many of them are new."""
         new_items = [
-            (item_id, at) for item_id, at in zip(ids, ts, strict=True) if item_id not in self._first
+            (item_id, at)
+            for item_id, at in zip(ids, ts, strict=True)
+            if item_id not in self._first_ts
         ]
         if new_items:
             self.ids += [item_id for item_id, _ in new_items]
-            self._first.update(new_items)
+            self._first_ts.update(new_items)
             self._keys.append(hash64s([item_id for item_id, _ in new_items]))
         return len(new_items)
 
@@ -264,6 +266,6 @@ class _SeenItems:
             self._keys = [np.concatenate(self._keys)]
         rows = index.find(self._keys[0]) if self._keys else np.zeros(0, np.intp)
         return [
-            NewItem(self.ids[at], {}, self._first[self.ids[at]])
-            for at in np.flatnonzero(rows < 0).tolist()
+            NewItem(self.ids[row], {}, self._first_ts[self.ids[row]])
+            for row in np.flatnonzero(rows < 0).tolist()
         ]

@@ -61,8 +61,10 @@ class _Gate:
     def __init__(self, name: str, schemas: Schemas, tables: TableCoverage | None) -> None:
         self._name, self._schemas, self._tables = name, schemas, tables
 
-    def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        has_state = self._schemas.caught_up(bundle, serving if self._name == "champion" else None)
+    def is_caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
+        has_state = self._schemas.is_caught_up(
+            bundle, serving if self._name == "champion" else None
+        )
         return has_state and self._has_tables(bundle, serving)
 
     def _has_tables(self, bundle: Bundle, serving: Bundle | None) -> bool:
@@ -106,7 +108,7 @@ class Rollout:
         self._holdout = holdout
         self._registry, self._load, self._probe = registry, load, probe
         self._loaded_bundles: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
-        self._recent: deque[Bundle] = deque(
+        self._recent_bundles: deque[Bundle] = deque(
             maxlen=RECENT_BUNDLES
         )  # kept alive, so that switching back loads nothing
         self._load_lock = threading.Lock()
@@ -170,7 +172,7 @@ class Rollout:
             and in_share(f"canary-{canary.version}", self._canary.canary_share, person)
         ):
             return canary
-        return self._held_out(champion, person) or champion
+        return self._holdout_bundle(champion, person) or champion
 
     def pinned(self, version: str) -> "PinnedBundle":
         """Return a version as the only one, for comparisons that nobody sees."""
@@ -180,7 +182,7 @@ class Rollout:
         """Return the bundle of a version that an arm names, or None where it is not loaded."""
         return self.arms.find(version)
 
-    def _held_out(self, champion: Bundle, person: str) -> Bundle | None:
+    def _holdout_bundle(self, champion: Bundle, person: str) -> Bundle | None:
         """Return the previous champion for people of the holdout.
 
         Each champion has other people in its holdout. A previous version with other features has
@@ -221,7 +223,7 @@ class Rollout:
                 if self._probe is not None:
                     self._probe(folder)
                 bundle = self._loaded_bundles[folder.name] = self._load(folder)
-                self._recent.append(bundle)
+                self._recent_bundles.append(bundle)
             return bundle
 
 

@@ -35,7 +35,7 @@ class _OpenSchema:
 
     access: FeatureAccess
     reader: StateReader
-    uses: int = 0
+    use_count: int = 0
 
 
 class Schemas:
@@ -60,14 +60,19 @@ class Schemas:
         self._breaker = make_breaker(
             workers
         )  # shared, because all schemas are read from one server
-        self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
+        self._state, self._declared_features, self._copies, self._retry_s = (
+            state,
+            declared,
+            copies,
+            retry_s,
+        )
         self._workers = workers
-        self._open: dict[str, _OpenSchema] = {}
-        self._active = {
+        self._open_schemas: dict[str, _OpenSchema] = {}
+        self._active_hashes = {
             declared.schema_hash
         }  # kept open while unused: the serving schema and the next one
-        self._pinned: dict[str, frozenset[str]] = {}
-        self._targets: dict[str, int] = {}
+        self._pinned_hashes: dict[str, frozenset[str]] = {}
+        self._target_positions: dict[str, int] = {}
         self._next_check_at = 0.0
         self._lock = threading.Lock()
 
@@ -93,7 +98,7 @@ class Schemas:
         next call of `by`.
         """
         with self._lock:
-            self._pinned[by] = frozenset(schemas)
+            self._pinned_hashes[by] = frozenset(schemas)
             self._close_idle()
 
     def complete(self, bundle: Bundle) -> Bundle:
@@ -105,8 +110,8 @@ class Schemas:
         """
         if bundle.features is not None:
             return bundle
-        if bundle.schema_hash == self._declared.schema_hash:
-            return replace(bundle, features=self._declared)
+        if bundle.schema_hash == self._declared_features.schema_hash:
+            return replace(bundle, features=self._declared_features)
         try:
             return replace(bundle, features=load_declarations(self._state, bundle.schema_hash))
         except TailorbirdError as error:
@@ -122,11 +127,11 @@ class Schemas:
         The states of others are closed once nobody reads them.
         """
         with self._lock:
-            self._active = {_read_features(bundle).schema_hash}
-            self._targets.clear()
+            self._active_hashes = {_read_features(bundle).schema_hash}
+            self._target_positions.clear()
             self._close_idle()
 
-    def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
+    def is_caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
         """Return whether the state of a bundle exists, and is current.
 
         It is once it has reached the position that the serving bundle's state had when this one
@@ -135,7 +140,7 @@ class Schemas:
         features = _read_features(bundle)
         if serving is not None and serving.schema_hash == features.schema_hash:
             return True
-        return self._caught_up(features, None if serving is None else _read_features(serving))
+        return self._is_caught_up(features, None if serving is None else _read_features(serving))
 
     def ready(self, bundle: Bundle | None) -> bool:
         """Return whether features can be read for a bundle now."""
@@ -147,26 +152,26 @@ class Schemas:
         with self._lock:
             return {
                 schema: opened.reader.published_at
-                for schema, opened in self._open.items()
+                for schema, opened in self._open_schemas.items()
                 if opened.reader.published_at
             }
 
     def close(self) -> None:
         with self._lock:
-            for opened in self._open.values():
+            for opened in self._open_schemas.values():
                 opened.reader.close()
-            self._open.clear()
+            self._open_schemas.clear()
 
-    def _caught_up(self, features: FeatureSet, reference: FeatureSet | None) -> bool:
+    def _is_caught_up(self, features: FeatureSet, reference: FeatureSet | None) -> bool:
         with self._lock:
-            self._active.add(features.schema_hash)
+            self._active_hashes.add(features.schema_hash)
         position = self._read_position(features)
         if position is None:
             return False
-        if features.schema_hash not in self._targets:
+        if features.schema_hash not in self._target_positions:
             reference_position = None if reference is None else self._read_position(reference)
-            self._targets[features.schema_hash] = reference_position or 0
-        return position >= self._targets[features.schema_hash]
+            self._target_positions[features.schema_hash] = reference_position or 0
+        return position >= self._target_positions[features.schema_hash]
 
     def _read_position(self, features: FeatureSet) -> int | None:
         opened = self._acquire(features)
@@ -181,25 +186,25 @@ class Schemas:
         """Return the applied schema, once its state has reached that of the previous one."""
         with self._lock:
             if time.monotonic() < self._next_check_at:
-                return self._declared
+                return self._declared_features
             self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
         try:
             schema = read_applied(self._state).schema
-            if not schema or schema == self._declared.schema_hash:
-                return self._declared
+            if not schema or schema == self._declared_features.schema_hash:
+                return self._declared_features
             applied = load_declarations(self._state, schema)
         except TailorbirdError as error:
             log.warning("the applied schema cannot be read with: %s", error)
-            return self._declared
-        if self._caught_up(applied, self._declared):
+            return self._declared_features
+        if self._is_caught_up(applied, self._declared_features):
             with self._lock:
-                self._declared, self._active = applied, {applied.schema_hash}
+                self._declared_features, self._active_hashes = applied, {applied.schema_hash}
                 self._close_idle()
-        return self._declared
+        return self._declared_features
 
     def _acquire(self, features: FeatureSet) -> _OpenSchema:
         with self._lock:
-            opened = self._open.get(features.schema_hash)
+            opened = self._open_schemas.get(features.schema_hash)
             if opened is None:
                 reader = StateReader(
                     self._state,
@@ -209,25 +214,25 @@ class Schemas:
                     workers=self._workers,
                     retry_s=self._retry_s,
                 )
-                opened = self._open[features.schema_hash] = _OpenSchema(
+                opened = self._open_schemas[features.schema_hash] = _OpenSchema(
                     FeatureAccess.from_features(features, reader), reader
                 )
-            opened.uses += 1
+            opened.use_count += 1
             return opened
 
     def _release(self, schema: str, opened: _OpenSchema) -> None:
         with self._lock:
-            opened.uses -= 1
+            opened.use_count -= 1
             self._close_idle()
 
     def _close_idle(self) -> None:
-        needed = self._active.union(*self._pinned.values())
+        needed = self._active_hashes.union(*self._pinned_hashes.values())
         for schema in [
             schema
-            for schema, opened in self._open.items()
-            if not opened.uses and schema not in needed
+            for schema, opened in self._open_schemas.items()
+            if not opened.use_count and schema not in needed
         ]:
-            self._open.pop(schema).reader.close()
+            self._open_schemas.pop(schema).reader.close()
 
 
 def _read_features(bundle: Bundle) -> FeatureSet:

@@ -33,8 +33,8 @@ class _OpenReader:
 
     reader: Reader
     inodes: tuple[int, ...]
-    uses: int = 0
-    retired: bool = False
+    use_count: int = 0
+    is_retired: bool = False
 
 
 class StateReader:
@@ -63,7 +63,7 @@ class StateReader:
         self.published_at = 0
         self._workers = workers
         self._folders = [part.folder(state) / features.schema_hash for part in all_parts(workers)]
-        self._opened: _OpenReader | None = None
+        self._open_reader: _OpenReader | None = None
         self._next_check_at = 0.0
         self._problem = "there is no state yet"
         self._lock = threading.Lock()
@@ -142,12 +142,12 @@ class StateReader:
             if now >= self._next_check_at:
                 self._next_check_at = now + self._retry_s
                 self._reopen_if_changed()
-            if self._opened is None:
+            if self._open_reader is None:
                 raise NotReadyError(
                     self._problem, where=str(self._state), fix="tailorbird run worker"
                 )
-            self._opened.uses += 1
-            return self._opened
+            self._open_reader.use_count += 1
+            return self._open_reader
 
     def _reopen_if_changed(self) -> None:
         """Open the state if it is closed, and drop it if its folder was deleted or replaced.
@@ -155,11 +155,11 @@ class StateReader:
         A memory mapping would not notice that.
         """
         inodes = self._read_inodes()
-        if self._opened is not None and self._opened.inodes != inodes:
+        if self._open_reader is not None and self._open_reader.inodes != inodes:
             self._drop("the state was removed")
-        if self._opened is None and all(inodes):
+        if self._open_reader is None and all(inodes):
             try:
-                self._opened = _OpenReader(
+                self._open_reader = _OpenReader(
                     Reader(
                         self._state,
                         self._features,
@@ -185,19 +185,19 @@ class StateReader:
 
     def _retire(self, opened: _OpenReader, problem: str) -> None:
         with self._lock:
-            if self._opened is opened:
+            if self._open_reader is opened:
                 self._drop(problem)
 
     def _drop(self, problem: str) -> None:
-        opened, self._opened = self._opened, None
+        opened, self._open_reader = self._open_reader, None
         self._problem = problem
         if opened is not None:
-            opened.retired = True
-            if not opened.uses:
+            opened.is_retired = True
+            if not opened.use_count:
                 opened.reader.close()
 
     def _release(self, opened: _OpenReader) -> None:
         with self._lock:
-            opened.uses -= 1
-            if opened.retired and not opened.uses:
+            opened.use_count -= 1
+            if opened.is_retired and not opened.use_count:
                 opened.reader.close()

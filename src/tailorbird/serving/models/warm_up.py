@@ -20,7 +20,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.head_sessions import run_heads
 from tailorbird.serving.messages import RecommendQuery
 
-ROWS = 512  # candidates of a large request
+WARM_UP_ROWS = 512  # candidates of a large request
 REQUESTS_MAX = 10  # per slot
 WAIT_S = 1.0  # before a server of several accepts
 WARM_UP_TIMEOUT_S = 20.0  # a cold server is better than none
@@ -37,7 +37,7 @@ class LogFollower(Protocol):
     """The log follower to wait for, as `catalogue.Catalogue`."""
 
     @property
-    def caught_up(self) -> bool: ...
+    def is_caught_up(self) -> bool: ...
 
 
 def warm_up_model(bundle: Bundle) -> None:
@@ -50,7 +50,7 @@ def warm_up_model(bundle: Bundle) -> None:
             run_heads(
                 bundle.sessions,
                 bundle.manifest.heads,
-                np.zeros((ROWS, len(bundle.encoder.names)), np.float32),
+                np.zeros((WARM_UP_ROWS, len(bundle.encoder.names)), np.float32),
             )
 
 
@@ -74,29 +74,29 @@ class WarmUp:
     ):
         self._pipeline, self._catalogue, self._slots, self._now = pipeline, catalogue, slots, now
         self._thread = threading.Thread(target=self._run, name="warming", daemon=True)
-        self._stop = threading.Event()
-        self._done = threading.Event()
+        self._stop_event = threading.Event()
+        self._done_event = threading.Event()
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """Stop, warm or not."""
-        self._stop.set()
+        self._stop_event.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def is_warming(self) -> bool:
         """Return whether the server is not warm yet."""
-        return not self._done.is_set()
+        return not self._done_event.is_set()
 
     def _run(self) -> None:
         deadline = self._now() + WARM_UP_TIMEOUT_S
         try:
             while (
-                not self._catalogue.caught_up
+                not self._catalogue.is_caught_up
                 and self._now() < deadline
-                and not self._stop.wait(0.02)
+                and not self._stop_event.wait(0.02)
             ):
                 pass
             for name in self._slots:
@@ -105,10 +105,14 @@ class WarmUp:
                     started_at = self._now()
                     self._pipeline.answer(RecommendQuery(slot=name))
                     elapsed_s = self._now() - started_at
-                    if self._stop.is_set() or self._now() > deadline or elapsed_s > 0.8 * fastest_s:
+                    if (
+                        self._stop_event.is_set()
+                        or self._now() > deadline
+                        or elapsed_s > 0.8 * fastest_s
+                    ):
                         break
                     fastest_s = min(fastest_s, elapsed_s)
         except TailorbirdError as error:
             log.warning("not everything is warm: %s", error)
         finally:
-            self._done.set()
+            self._done_event.set()

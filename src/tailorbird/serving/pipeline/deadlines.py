@@ -51,7 +51,7 @@ class Dependency:
     ) -> None:
         self.name, self._budget_s = name, budget_s
         self.breaker = breaker or Breaker()
-        self.late = 0
+        self.late_count = 0
 
     def allow(self) -> bool:
         """Return whether to call it now."""
@@ -59,9 +59,9 @@ class Dependency:
 
     def record(self, seconds: float, *, failed: bool = False) -> None:
         """Record a call that took so long, or `failed`."""
-        late = seconds > self._budget_s
-        self.late += late
-        if failed or late:
+        is_late = seconds > self._budget_s
+        self.late_count += is_late
+        if failed or is_late:
             self.breaker.record_failure()
         else:
             self.breaker.record_success()
@@ -102,16 +102,16 @@ class ModelBreakers:
                 row_s if previous_s is None else previous_s + _SMOOTHING * (row_s - previous_s)
             )
 
-    def late(self) -> int:
+    def late_count(self) -> int:
         with self._lock:
-            return sum(dependency.late for dependency in self._dependencies.values())
+            return sum(dependency.late_count for dependency in self._dependencies.values())
 
     def open(self) -> bool:
         """Return whether any of the breakers is open."""
         with self._lock:
             return any(dependency.breaker.is_open for dependency in self._dependencies.values())
 
-    def opened(self) -> int:
+    def open_count(self) -> int:
         with self._lock:
             return sum(dependency.breaker.open_count for dependency in self._dependencies.values())
 
@@ -122,8 +122,8 @@ class BreakerState:
 
     name: str
     open: bool
-    opened: int
-    late: int
+    open_count: int
+    late_count: int
 
 
 class Breakers:
@@ -143,11 +143,13 @@ class Breakers:
                 dependency.name,
                 dependency.breaker.is_open,
                 dependency.breaker.open_count,
-                dependency.late,
+                dependency.late_count,
             )
             for dependency in (self.store, self.policy, self.log)
         ]
         return [
             *states,
-            BreakerState("model", self.models.open(), self.models.opened(), self.models.late()),
+            BreakerState(
+                "model", self.models.open(), self.models.open_count(), self.models.late_count()
+            ),
         ]

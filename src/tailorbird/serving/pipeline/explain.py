@@ -70,7 +70,7 @@ def explain_slate(
         if bundle is not None and rows is not None
         else None
     )
-    explained = []
+    explanations = []
     for position in range(keys.size):
         feature_values = (
             {}
@@ -93,7 +93,7 @@ def explain_slate(
             explanation = Explanation(
                 feature_values, heads, largest, attribution.method, attribution.base, remaining
             )
-        explained.append(
+        explanations.append(
             msgspec.structs.replace(
                 explanation,
                 value=adjustment.value,
@@ -101,7 +101,7 @@ def explain_slate(
                 placed=adjustment.placed,
             )
         )
-    return explained
+    return explanations
 
 
 def select_rows(rows: Rows, positions: npt.NDArray[np.intp]) -> Rows:
@@ -185,10 +185,10 @@ def _attribute_by_occlusion(
     bundle: Bundle, matrix: npt.NDArray[np.float32], objective: Mapping[str, float]
 ) -> Floats:
     count, width = matrix.shape
-    without = np.repeat(matrix[None], width, axis=0)
+    occluded = np.repeat(matrix[None], width, axis=0)
     for column in range(width):
-        without[column, :, column] = bundle.encoder.missing_row[column]
-    stacked = np.concatenate([matrix, without.reshape(count * width, width)])
+        occluded[column, :, column] = bundle.encoder.missing_row[column]
+    stacked = np.concatenate([matrix, occluded.reshape(count * width, width)])
     value = bundle.score_matrix(stacked, objective=objective).value
     return (value[:count] - value[count:].reshape(width, count)).T
 

@@ -143,7 +143,7 @@ def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFor
     """Describe the formula in force for each slot, with the heads that the champion lacks."""
     formulas, champion = read_formulas(registry.path), registry.champion()
     heads = registry.info(champion.name).heads if champion is not None else ()
-    described = []
+    descriptions = []
     for slot in slots:
         change = formulas.in_force(slot.name)
         weights = (
@@ -152,7 +152,7 @@ def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFor
             else parse_formula(change.text, where=f"slot {slot.name}")
         )
         missing = missing_heads(weights, heads) if heads else ()
-        described.append(
+        descriptions.append(
             SlotFormula(
                 slot=slot.name,
                 formula=format_formula(weights),
@@ -164,7 +164,7 @@ def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFor
                 missing=list(missing),
             )
         )
-    return described
+    return descriptions
 
 
 def _load_overrides(registry: Path) -> dict[str, Formula]:

@@ -65,11 +65,11 @@ def interleave(
 
     Exploration of the slots is left out, so that the draft alone decides the propensities.
     """
-    best, reasons = [], []
+    top_rankings, reasons = [], []
     for arm, ranking in zip(arms, rankings, strict=True):
         order, _ = stages.order(arm, ranking.candidates, ranking.values, size)
         drafted_ranking = ranking.select(order[: DEPTH * size])
-        best.append(drafted_ranking)
+        top_rankings.append(drafted_ranking)
         ranked_slate = Slate(
             np.arange(len(drafted_ranking.candidates)), np.ones(len(drafted_ranking.candidates))
         )
@@ -79,8 +79,8 @@ def interleave(
             )
         )
         request.has_stale_features |= arm.has_stale_features
-        request.contributed = arm.contributed | request.contributed
-    first, second = (ranking.candidates for ranking in best)
+        request.contributed_counts = arm.contributed_counts | request.contributed_counts
+    first, second = (ranking.candidates for ranking in top_rankings)
     union = first.concat(second.select(np.flatnonzero(~np.isin(second.keys, first.keys))))
     index_by_key = {key: number for number, key in enumerate(union.keys.tolist())}
     positions_of_second = np.array([index_by_key[key] for key in second.keys.tolist()], np.intp)
@@ -101,10 +101,10 @@ def interleave(
     ]
     picks = [(team, ranks[team][key]) for team, key in owners]
     model_values, text_values, values = (
-        np.array([getattr(best[team], name)[rank] for team, rank in picks], np.float64)
+        np.array([getattr(top_rankings[team], name)[rank] for team, rank in picks], np.float64)
         for name in ("model_values", "text_values", "values")
     )
-    sources = [best[team].candidates.sources[rank] for team, rank in picks]
+    sources = [top_rankings[team].candidates.sources[rank] for team, rank in picks]
     shown = Candidates(shown.rows, shown.ids, shown.keys, sources, shown.scores)
     drafted = Ranking(shown, model_values, text_values, values)
     return drafted, slate, [reasons[team][rank] for team, rank in picks]

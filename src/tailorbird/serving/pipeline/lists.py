@@ -22,8 +22,8 @@ def list_items(
     """
     ranked_list = tables.new_items() if source == "new_items" else tables.leaderboard(WEEK).shares
     if source == "popular" and category is not None:
-        of_category = tables.leaderboard(Board(WEEK.window_us, "category"), hash64(category))
-        ranked_list = of_category.shares if len(of_category.items) else ranked_list
+        category_board = tables.leaderboard(Board(WEEK.window_us, "category"), hash64(category))
+        ranked_list = category_board.shares if len(category_board.items) else ranked_list
     rows, scores = _visible_rows(index, ranked_list)
     if category is not None:
         code = index.category.code(category)

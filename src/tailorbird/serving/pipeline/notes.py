@@ -15,7 +15,7 @@ def explain_response(
     has_history: bool,
     baseline: str,
     command: str,
-    refused: str = "",
+    refused_version: str = "",
 ) -> list[str]:
     """Return a sentence for each reason why an answer is general, short or empty.
 
@@ -24,12 +24,12 @@ def explain_response(
         has_history: whether the lake has any event of theirs.
         baseline: sources by which the version that answered orders items, "" where it is a model.
         command: `tailorbird` with the folder of the project.
-        refused: the newest model, which the gate did not promote; "" where there is none.
+        refused_version: the newest model, which the gate did not promote; "" where there is none.
     """
     sentences = [f"features as of {to_iso(response.t)[:16].replace('T', ' ')} UTC"]
     sentences += [DEGRADED[code] for code in response.degraded if code in DEGRADED]
     if baseline:
-        sentences.append(describe_baseline(response.model, baseline, refused, command))
+        sentences.append(describe_baseline(response.model, baseline, refused_version, command))
     if response.arm:
         sentences.append(
             f"arm {response.arm} of experiment {response.experiment}: other people may be in another"
@@ -41,17 +41,19 @@ def explain_response(
     return sentences
 
 
-def describe_baseline(version: str, baseline: str, refused: str, command: str) -> str:
+def describe_baseline(version: str, baseline: str, refused_version: str, command: str) -> str:
     """Describe a version that orders items by sources, and what to do.
 
     The arguments are those of `explain_response`.
     """
-    alike = ", the same list for everybody" if Baseline.parse(baseline).is_global else ""
-    instead = f"{command} train learns one"
-    if refused:
-        promote = f'{command} models promote {refused} --why "a try"'
-        instead = (
-            f"{refused} was learned and was not better beyond chance; to let it answer all "
+    same_list_note = ", the same list for everybody" if Baseline.parse(baseline).is_global else ""
+    advice = f"{command} train learns one"
+    if refused_version:
+        promote = f'{command} models promote {refused_version} --why "a try"'
+        advice = (
+            f"{refused_version} was learned and was not better beyond chance; to let it answer all "
             f"the same: {promote}"
         )
-    return f"{version} is no model, but the best judged baseline: {baseline}{alike}. {instead}"
+    return (
+        f"{version} is no model, but the best judged baseline: {baseline}{same_list_note}. {advice}"
+    )

@@ -212,7 +212,7 @@ class Pipeline:
         )
 
     def compare_variants(
-        self, query: RecommendQuery, weigher: VariantComparer
+        self, query: RecommendQuery, comparer: VariantComparer
     ) -> dict[str, VariantOutcome] | None:
         """Return the outcome of each variant of a slot for a query, see `rule_costs`, without
         logging.
@@ -223,7 +223,7 @@ class Pipeline:
         return self._opener.run(
             query,
             slot,
-            lambda request: weigher.compare(request, slot.sources, query.size or slot.size),
+            lambda request: comparer.compare(request, slot.sources, query.size or slot.size),
         )
 
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None:
@@ -309,11 +309,11 @@ class Pipeline:
         rankings = [self._rank(arm, find(arm), size, score_all=score_all) for arm in arms]
         with self._stages.timed("policy"):
             if len(arms) > 1:
-                ranking, choice, reasons = interleave(request, arms, rankings, self._stages, size)
+                ranking, slate, reasons = interleave(request, arms, rankings, self._stages, size)
             else:
                 ranking, reasons = rankings[0], None
-                choice = self._stages.choose(request, ranking.candidates, ranking.values, size)
-                ranking = ranking.select(choice.items)
+                slate = self._stages.choose(request, ranking.candidates, ranking.values, size)
+                ranking = ranking.select(slate.items)
                 request.live = ranking.live
         shown, rows, scores = ranking.candidates, ranking.rows, ranking.scores
         if rows is None and len(shown):
@@ -342,11 +342,11 @@ class Pipeline:
                 else ()
             )
             response = build_response(
-                request, shown, ranking.values, choice, rows, scores, adjustments, reasons
+                request, shown, ranking.values, slate, rows, scores, adjustments, reasons
             )
         with self._stages.timed("log"):
             log_response(
-                self._responses, self.breakers.log, request, response, shown, choice, rows, scores
+                self._responses, self.breakers.log, request, response, shown, slate, rows, scores
             )
         self._watcher.degraded(request.degraded)
         return response

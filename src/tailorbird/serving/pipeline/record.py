@@ -34,7 +34,7 @@ def build_response(
     request: Request,
     shown: Candidates,
     values: Floats,
-    choice: Slate,
+    slate: Slate,
     rows: Rows | None,
     scores: Scores | None,
     adjustments: Sequence[Adjustment] = (),
@@ -47,7 +47,7 @@ def build_response(
     """
     index, query = request.index, request.query
     if reasons is None:
-        reasons = reasons_for(request, shown, choice, is_ranked=scores is not None)
+        reasons = reasons_for(request, shown, slate, is_ranked=scores is not None)
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
@@ -77,7 +77,7 @@ def build_response(
                 reason_code=reason.code,
                 reason_item=reason.item_id,
                 source=shown.sources[position],
-                propensity=float(choice.propensities[position]),
+                propensity=float(slate.propensities[position]),
                 attributes=read_attributes(index, row, query.attributes)
                 if query.attributes and index is not None and row >= 0
                 else None,
@@ -111,7 +111,7 @@ def build_log_entry(
     request: Request,
     response: RecommendResponse,
     shown: Candidates,
-    choice: Slate,
+    slate: Slate,
     rows: Rows | None,
     schema_hash: str,
     scores: Scores | None,
@@ -123,7 +123,7 @@ def build_log_entry(
     query, slot = request.query, request.requested_slot
     experiment = request.assignment.logged_experiment
     arm = request.arm if experiment else ""  # a forced arm counts in no analysis
-    propensities = choice.propensities.tolist()
+    propensities = slate.propensities.tolist()
     event = Event(
         event_id=request.id,
         type="answer",
@@ -166,13 +166,13 @@ def build_log_entry(
         positions=list(rows.positions) if rows is not None else [],
         formula=request.formula.text if scores is not None else None,
         formula_version=(request.formula.version or None) if scores is not None else None,
-        asked=request.assigned_version or None,
+        assigned_version=request.assigned_version or None,
         failure=request.failure or None,
         latency_us=round((time.perf_counter() - request.started_at) * 1e6),
         shadow=request.shadow or None,
         shadow_scores=request.shadow_scores,
-        candidate_sources=list(request.contributed),
-        candidate_counts=list(request.contributed.values()),
+        candidate_sources=list(request.contributed_counts),
+        candidate_counts=list(request.contributed_counts.values()),
         candidate_lists=list(request.lists.by_source),
         candidate_digests=[listed.digest for listed in request.lists.by_source.values()],
         candidate_positions=_list_positions(request.lists),
@@ -180,9 +180,9 @@ def build_log_entry(
         if request.live is not None and scores is not None
         else [],
         values=scores.value.tolist() if scores is not None else [],
-        joint_propensities=choice.joint.tolist(),
+        joint_propensities=slate.joint.tolist(),
         teams=[
-            request.assignment.interleaved[team].arm if team >= 0 else "" for team in choice.teams
+            request.assignment.interleaved[team].arm if team >= 0 else "" for team in slate.teams
         ],
         click_probabilities=scores.heads["click"].tolist()
         if scores is not None and "click" in scores.heads
@@ -220,14 +220,14 @@ def _list_positions(lists: RequestLists) -> list[int]:
 
 
 def reasons_for(
-    request: Request, shown: Candidates, choice: Slate, *, is_ranked: bool
+    request: Request, shown: Candidates, slate: Slate, *, is_ranked: bool
 ) -> list[Reason]:
     """Return the reason of each shown item; `is_ranked` is whether a model ordered them."""
     if request.index is None:
         return [OTHER_REASON] * len(shown)
     indexed = np.flatnonzero(shown.rows >= 0)
     explored = [
-        position for position, at in enumerate(indexed.tolist(), 1) if at + 1 in choice.explored
+        position for position, at in enumerate(indexed.tolist(), 1) if at + 1 in slate.explored
     ]
     sources = [shown.sources[position] for position in indexed.tolist()]
     personal, otherwise = request.recent, FOR_YOU
@@ -296,7 +296,7 @@ def log_response(
     request: Request,
     response: RecommendResponse,
     shown: Candidates,
-    choice: Slate,
+    slate: Slate,
     rows: Rows | None,
     scores: Scores | None,
 ) -> None:
@@ -308,7 +308,7 @@ def log_response(
         return
     start = time.perf_counter()
     event, record = build_log_entry(
-        request, response, shown, choice, rows, request.access.features.schema_hash, scores
+        request, response, shown, slate, rows, request.access.features.schema_hash, scores
     )
     was_logged = response_log.record_response(event, record)
     dependency.record(time.perf_counter() - start)

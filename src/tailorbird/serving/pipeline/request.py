@@ -71,7 +71,7 @@ class Request:
     shadow_scores: list[float] = field(default_factory=list)
     shadow_us: int = 0
     champion_us: int = 0  # that the answering version took for the same items; 0: not timed
-    contributed: dict[str, int] = field(
+    contributed_counts: dict[str, int] = field(
         default_factory=dict
     )  # by source: number of candidates that it found first
     started_at: float = field(default_factory=time.perf_counter)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tailorbird.candidates.contract import SERVED_KINDS
 from tailorbird.candidates.item_knn.query import RECENT_MAX
-from tailorbird.candidates.merge import Merge, MergedItems, bound_limits
+from tailorbird.candidates.merge import ListMerger, MergedItems, bound_limits
 from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, SESSIONS, RankedList
 from tailorbird.candidates.query import source_of
 from tailorbird.events import SECOND
@@ -20,7 +20,7 @@ from tailorbird.serving.pipeline.request import Candidates, Request
 
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
-Near = Callable[[int], SearchResult]
+NearestSearch = Callable[[int], SearchResult]
 
 # Ages beyond which an answer is marked as having stale candidates. Session tables are published
 # once a minute.
@@ -43,7 +43,7 @@ class CandidateFinder:
         view: Index,
         sources: Mapping[str, int],
         *,
-        nearest: Near | None,
+        nearest: NearestSearch | None,
         search: Callable[[int], SearchResult],
         lists: Mapping[str, npt.NDArray[np.uint64]],
         until: float,
@@ -59,7 +59,7 @@ class CandidateFinder:
             until: deadline of `time.perf_counter` after which no further source is queried;
                 `degraded` then names `retrieval`.
         """
-        merge = Merge(len(view))
+        merge = ListMerger(len(view))
         for name, limit in sources.items():
             if merge.size and time.perf_counter() > until:
                 request.mark_degraded("retrieval")
@@ -70,7 +70,7 @@ class CandidateFinder:
             merge.add(name, limit, rows, scores)
         if request.lists.failed:
             request.mark_degraded("retrieval")
-        return merge.all()
+        return merge.result()
 
     def _query_source(
         self,
@@ -78,7 +78,7 @@ class CandidateFinder:
         view: Index,
         name: str,
         limit: int,
-        nearest: Near | None,
+        nearest: NearestSearch | None,
         search: Callable[[int], SearchResult],
         lists: Mapping[str, npt.NDArray[np.uint64]],
     ) -> tuple[Rows, Floats]:
@@ -151,9 +151,9 @@ def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:
     )
 
 
-def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
+def check_tables(request: Request, ages: Mapping[str, int], reads_tables: bool) -> None:
     """Mark the answer as degraded if no candidate tables are published, or if they are stale."""
-    if not live:
+    if not reads_tables:
         return
     if not request.lists.tables.epochs:
         request.mark_degraded("candidates")

@@ -138,15 +138,15 @@ class VariantComparer:
                 stages.visible_mask(request, request.index, all_candidates.rows)
             )
             visible_candidates, values = all_candidates.select(visible), scores.value[visible]
-            choice = stages.choose(
+            slate = stages.choose(
                 request,
                 visible_candidates,
                 stages.apply_boosts(request, visible_candidates, values),
                 size,
             )
             outcomes[name] = VariantOutcome(
-                tuple(visible_candidates.ids[index] for index in choice.items.tolist()),
-                float(values[choice.items].sum()),
+                tuple(visible_candidates.ids[index] for index in slate.items.tolist()),
+                float(values[slate.items].sum()),
             )
         return outcomes
 

@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 class ShadowScorer:
     """Scores shown items by a shadow bundle. Thread-safe."""
 
-    def __init__(self, readings: FeatureProvider, watcher: Watcher) -> None:
-        self._readings, self._watcher = readings, watcher
+    def __init__(self, feature_provider: FeatureProvider, watcher: Watcher) -> None:
+        self._feature_provider, self._watcher = feature_provider, watcher
         self._breaker = Breaker()
         self._credit_s = CREDIT_S
-        self._scored = 0
+        self._scored_count = 0
         self._lock = threading.Lock()
 
     def score(
@@ -62,15 +62,15 @@ class ShadowScorer:
         )
         try:
             if not shared_rows:
-                with self._readings.access(shadow) as access:
+                with self._feature_provider.access(shadow) as access:
                     if access.reader is None:
                         return
                     rows = access.reader.read(request.read_request, shown.ids, shown.keys)
             scores, request.shadow_us = _time_scoring(shadow, index, request, shown, rows)
             request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
             self._breaker.record_success()
-            self._scored += 1
-            is_timed = self._scored % CHAMPION_TIMED_EVERY == 0 and shared_rows
+            self._scored_count += 1
+            is_timed = self._scored_count % CHAMPION_TIMED_EVERY == 0 and shared_rows
             if is_timed and champion is not None and request.index is not None:
                 timed = _time_scoring(champion, request.index, request, shown, rows)
                 request.champion_us = timed[1]

@@ -50,7 +50,7 @@ from tailorbird.serving.pipeline.retrieval import (
     sources_for,
     with_newest,
 )
-from tailorbird.serving.pipeline.shaping import Shaping
+from tailorbird.serving.pipeline.slot_rules import SlotRules
 
 FACET_HITS = 1_000  # hits over which facets are counted
 STALE_US = 30 * SECOND
@@ -99,8 +99,8 @@ class Stages:
         self._finder = CandidateFinder()
         self._editorial_lists = editorial_lists
         self._rng_lock = threading.Lock()  # a Generator is not thread-safe
-        self._shaping = {
-            name: Shaping(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()
+        self._slot_rules = {
+            name: SlotRules(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()
         }
         self._synonyms = {name: Synonyms.of(slot.synonyms) for name, slot in slots.items()}
 
@@ -111,13 +111,13 @@ class Stages:
 
     def view(self, slot: Slot, index: Index) -> Index:
         """Return the items that the slot's rules do not forbid for everybody."""
-        return self._shaping[slot.name].view(index)
+        return self._slot_rules[slot.name].view(index)
 
     def prepare(self, index: Index) -> None:
         """Compute each slot's view of an index, so that no request has to."""
-        for name, shaping in self._shaping.items():
+        for name, slot_rules in self._slot_rules.items():
             try:
-                shaping.view(index)
+                slot_rules.view(index)
             except Exception:  # a request that needs it will say so
                 log.exception("the rules of slot %s failed", name)
 
@@ -132,13 +132,13 @@ class Stages:
         if index is None or not len(index):
             request.mark_degraded("index")
             return NO_CANDIDATES
-        shaping = self._shaping[request.slot.name]
+        slot_rules = self._slot_rules[request.slot.name]
         with self.timed("retrieve"):
-            shown = shaping.view(index)
-            if shown.shown is not None and not shown.shown.any():
+            public_view = slot_rules.view(index)
+            if public_view.shown is not None and not public_view.shown.any():
                 request.mark_degraded("items")
-            candidates = shaping.with_pins(
-                request, index, self._retrieve(request, shown, sources), size
+            candidates = slot_rules.with_pins(
+                request, index, self._retrieve(request, public_view, sources), size
             )
         with self.timed("rules"):
             visible_rows = np.flatnonzero(self.visible_mask(request, index, candidates.rows))
@@ -151,11 +151,11 @@ class Stages:
         with self.timed("retrieve"):
             all_rows = np.arange(len(index))
             view = index.only(self.visible_mask(request, index, all_rows))
-            retried = shaping.with_pins(
+            retried = slot_rules.with_pins(
                 request, index, self._retrieve(request, view, sources), size
             )
             assert view.shown is not None
-            if not view.shown.any() and shaping.is_empty_for(request, index):
+            if not view.shown.any() and slot_rules.is_empty_for(request, index):
                 request.mark_degraded("items")
             return retried.select(np.flatnonzero(view.shown[retried.rows]))
 
@@ -174,13 +174,15 @@ class Stages:
             self._ages(),
             any(source_of(name).kind in SERVED_KINDS for name in source_limits),
         )
-        enough = -(-(request.query.size or request.slot.size) // 3) if request.text is None else 0
-        if merged.rows.size < enough:
+        items_min = (
+            -(-(request.query.size or request.slot.size) // 3) if request.text is None else 0
+        )
+        if merged.rows.size < items_min:
             # A slot whose own sources are nearly empty still shows a list, as after the first event
             # behind a log that ended long ago.
             merged = self._finder.find(request, view, {**source_limits, **SOURCES}, **options)
-        request.contributed = {
-            source: count for source, count in merged.contributed.items() if count
+        request.contributed_counts = {
+            source: count for source, count in merged.contributed_counts.items() if count
         }
         rows = merged.rows
         candidates = Candidates(
@@ -190,7 +192,7 @@ class Stages:
             merged.source_names(),
             merged.score,
         )
-        return candidates if rows.size >= enough else with_newest(candidates, view, NEWEST_MAX)
+        return candidates if rows.size >= items_min else with_newest(candidates, view, NEWEST_MAX)
 
     def _search(self, request: Request, view: Index, limit: int) -> SearchResult:
         return (
@@ -251,7 +253,7 @@ class Stages:
         """Return which rows may be shown: not excluded by the query, the person's history, or the
         slot's rules.
         """
-        return self._shaping[request.slot.name].visible_mask(request, index, rows)
+        return self._slot_rules[request.slot.name].visible_mask(request, index, rows)
 
     def limit_to_budget(self, request: Request, candidates: Candidates, size: int) -> Candidates:
         """Return as many candidates as the model can score in time; those of the first sources
@@ -334,16 +336,16 @@ class Stages:
         self, request: Request, candidates: Candidates, values: Floats, size: int
     ) -> tuple[RowIndices, SlateConstraints]:
         """Order all candidates as the slot arranges them, and return its constraints."""
-        policy, shape = (
+        policy, spec = (
             self._breakers.policy,
-            self._shaping[request.slot.name].shape(request, candidates, size),
+            self._slot_rules[request.slot.name].slate_spec(request, candidates, size),
         )
-        if shape.diversity is not None and not policy.allow():
+        if spec.diversity is not None and not policy.allow():
             request.mark_degraded("policy")
-            shape = replace(shape, diversity=None)
-        bounds, start = shape.constraints(), time.perf_counter()
-        order = arrange_slate(values, size, shape, bounds)
-        if shape.diversity is not None:
+            spec = replace(spec, diversity=None)
+        bounds, start = spec.constraints(), time.perf_counter()
+        order = arrange_slate(values, size, spec, bounds)
+        if spec.diversity is not None:
             policy.record(time.perf_counter() - start)
         return order, bounds
 
@@ -354,22 +356,24 @@ class Stages:
 
     def apply_boosts(self, request: Request, candidates: Candidates, values: Floats) -> Floats:
         """Return the values after the slot's boosts."""
-        shaping = self._shaping[request.slot.name]
+        slot_rules = self._slot_rules[request.slot.name]
         return (
-            apply_boosts(values, shaping.factors(request, candidates))
-            if shaping.boosts and request.index is not None
+            apply_boosts(values, slot_rules.factors(request, candidates))
+            if slot_rules.boosts and request.index is not None
             else values
         )
 
     def adjustments(
-        self, request: Request, shown: Candidates, values: Floats, searched: Floats
+        self, request: Request, shown: Candidates, values: Floats, text_values: Floats
     ) -> list[Adjustment]:
         """Return for `explain` what changed the `values` of a model to the scores of an answer.
 
-        `searched` are the values after the search.
+        `text_values` are the values after the search.
         """
-        placements = self._shaping[request.slot.name].explain_placement(request, shown, searched)
-        search_gains = [] if request.text is None else (searched - values).tolist()
+        placements = self._slot_rules[request.slot.name].explain_placement(
+            request, shown, text_values
+        )
+        search_gains = [] if request.text is None else (text_values - values).tolist()
         return [
             Adjustment(
                 value,

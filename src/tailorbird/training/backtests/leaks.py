@@ -37,11 +37,11 @@ from tailorbird.training.leakage.columns import count_changes, find_leakage
 Matrix = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-REQUESTS = 12  # checked one by one
+CHECKED_REQUESTS = 12  # checked one by one
 # Share and count of repeats with the same lag that cannot be chance.
 REPEATED_SHARE_MAX = 0.01
 REPEATS_MIN = 20
-COARSE = 0.1  # share of events at the same second of the hour: times are rounded
+COARSE_SHARE_MIN = 0.1  # share of events at the same second of the hour: times are rounded
 
 LEAK, REVIEW = "leak", "look"
 
@@ -72,7 +72,7 @@ def find_target_leakage(
     leakage = find_leakage(names, matrix, label)
     findings = [Finding(LEAK, name, f"{why} for {head}") for name, why in leakage.leaks.items()]
     return findings + [
-        Finding(LEAK, name, why) for name, why in leakage.describe_ahead(head).items()
+        Finding(LEAK, name, why) for name, why in leakage.describe_dominant(head).items()
     ]
 
 
@@ -92,7 +92,7 @@ def find_lookahead(
     timeless = pc.fill_null(events["timeless"], False).to_numpy(zero_copy_only=False)
     rng = np.random.default_rng(seed)
     sampled_requests = np.sort(
-        rng.choice(data.requests, min(data.requests, REQUESTS), replace=False)
+        rng.choice(data.requests, min(data.requests, CHECKED_REQUESTS), replace=False)
     )
     changed_rows: dict[str, int] = {}
     rows = 0
@@ -261,7 +261,7 @@ def _is_coarse_time(lag: Ints, event_rows: Ints, ts: Ints) -> npt.NDArray[np.boo
     """Return which repeats are whole hours apart because times are rounded."""
     offsets_in_hour, counts = np.unique(ts % HOUR, return_counts=True)
     return (lag % HOUR == 0) & np.isin(
-        event_rows % HOUR, offsets_in_hour[counts >= COARSE * len(ts)]
+        event_rows % HOUR, offsets_in_hour[counts >= COARSE_SHARE_MIN * len(ts)]
     )
 
 

@@ -43,21 +43,23 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
     if not challengers:
         return _fit_architecture(TREES if name == AUTO else name, split, request)
     winner = trees = _fit_architecture(TREES, split, request)
-    watch, best_gain = split.validation, 0.0
-    gain_of_rows = watch.gain(split.objective)
+    validation, best_gain = split.validation, 0.0
+    gain_of_rows = validation.gain(split.objective)
     for challenger in challengers:
         model = _fit_architecture(challenger, split, request)
-        values = model.value(split.served), trees.value(split.served)
-        gain = ndcg_gain(*values, gain_of_rows, watch.offsets, watch.person)
+        validation_values = model.value(split.served), trees.value(split.served)
+        gain = ndcg_gain(*validation_values, gain_of_rows, validation.offsets, validation.person)
         if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
             winner, best_gain = model, gain.value
     return winner
 
 
 def _fit_architecture(name: str, split: Split, request: FitRequest) -> CalibratedModel:
-    is_asked = name == request.train.architecture or name in DEEP
+    uses_requested_settings = name == request.train.architecture or name in DEEP
     fitted = fit_split(
-        name, split, request if is_asked and name != TREES else replace(request, settings={})
+        name,
+        split,
+        request if uses_requested_settings and name != TREES else replace(request, settings={}),
     )
     if isinstance(fitted.model, Net):
         check_convergence(fitted.model.deep)

@@ -9,25 +9,25 @@ from matplotlib.figure import Figure
 
 from tailorbird.pages import write_page
 from tailorbird.training.backtests.report import ComparisonTest, ValidationReport
-from tailorbird.training.backtests.run import NAME
+from tailorbird.training.backtests.run import MODEL_NAME
 from tailorbird.training.evaluation.figures import PRIMARY
 from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes, to_svg
 
-_LEAK = "#b3541e"
+_LOSS_COLOUR = "#b3541e"
 
 
 def write_validation(folder: Path, report: ValidationReport) -> Path:
     """Write `validation-SLOT.html` and its JSON, and return the page's path."""
     page = folder / f"validation-{report.slot}.html"
     figures = report.evaluation.figures
-    shown = [NAME, *(test.other for test in report.tests if test.kind == "baseline")]
+    shown = [MODEL_NAME, *(test.competitor for test in report.tests if test.kind == "baseline")]
     charts = [_plot_gains(report.tests), *([_plot_curve(report)] if report.curve else [])]
     write_page(
         page,
         "validation",
         f"Validation of slot {report.slot}",
         report=report,
-        model=NAME,
+        model=MODEL_NAME,
         primary=PRIMARY,
         ranked=sorted(shown, key=lambda name: -figures[name][PRIMARY].value),
         best=best_baseline(report),
@@ -49,7 +49,7 @@ def _plot_gains(tests: Sequence[ComparisonTest]) -> Figure:
         colour = (
             HIGHLIGHT_COLOUR
             if test.verdict == "ahead"
-            else _LEAK
+            else _LOSS_COLOUR
             if test.verdict == "behind"
             else MUTED_COLOUR
         )
@@ -62,8 +62,8 @@ def _plot_gains(tests: Sequence[ComparisonTest]) -> Figure:
         )
         axes.plot([test.gain.value], [index], "o", color=colour, markersize=4)
     axes.axvline(0, color=MUTED_COLOUR, linewidth=0.8)
-    axes.set_yticks(range(len(tests)), [test.other for test in reversed(tests)])
-    axes.set_title(f"What {NAME} gains in {PRIMARY}; green after Holm", fontsize=10)
+    axes.set_yticks(range(len(tests)), [test.competitor for test in reversed(tests)])
+    axes.set_title(f"What {MODEL_NAME} gains in {PRIMARY}; green after Holm", fontsize=10)
     return clean_axes(figure)
 
 
@@ -93,7 +93,7 @@ def _plot_curve(report: ValidationReport) -> Figure:
 
 def best_baseline(report: ValidationReport) -> str:
     """Return the baseline with the best metric, or ""."""
-    baselines = [test.other for test in report.tests if test.kind == "baseline"]
+    baselines = [test.competitor for test in report.tests if test.kind == "baseline"]
     return max(
         baselines, key=lambda name: report.evaluation.figures[name][PRIMARY].value, default=""
     )

@@ -1,10 +1,11 @@
 """The report of a validation: comparisons, overfitting and leaks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import norm
 
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
 from tailorbird.training.backtests.leaks import LEAK, Finding
@@ -21,30 +22,58 @@ class ComparisonTest:
 
     Attributes:
         p: two-sided, from the width of the interval.
-        adjusted: p after Holm's correction over all tests of the report.
+        p_adjusted: p after Holm's correction over all tests of the report.
     """
 
-    other: str
+    competitor: str
     kind: str
     gain: Interval
     p: float
-    adjusted: float
+    p_adjusted: float
 
     @property
     def verdict(self) -> str:
-        if not np.isfinite(self.adjusted) or self.adjusted >= 0.05:
+        if not np.isfinite(self.p_adjusted) or self.p_adjusted >= 0.05:
             return "may be chance"
         return "ahead" if self.gain.value > 0 else "behind"
 
     def to_dict(self) -> dict[str, Any]:
-        chances = {"p": _round_or_none(self.p), "p_holm": _round_or_none(self.adjusted)}
+        chances = {"p": _round_or_none(self.p), "p_holm": _round_or_none(self.p_adjusted)}
         return {
-            "other": self.other,
+            "other": self.competitor,
             "kind": self.kind,
             **flatten_intervals({"gain": self.gain}),
             **chances,
             "verdict": self.verdict,
         }
+
+
+def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[ComparisonTest]:
+    """Return paired tests with p-values adjusted by Holm's method.
+
+    The family-wise error rate is 5 % at p < 0.05.
+
+    Source: Holm, Scand. J. Statist. 6 (1979).
+    """
+    p_values = []
+    for _, _, gain in compared:
+        error = (gain.high - gain.low) / (2 * 1.96)
+        p_without_error = 1.0 if gain.value == 0 else 0.0
+        p = float(2 * norm.sf(abs(gain.value) / error)) if error > 0 else p_without_error
+        p_values.append(p if gain.has_bounds else float("nan"))
+    finite = [
+        index for index in np.argsort(p_values, kind="stable") if np.isfinite(p_values[index])
+    ]
+    p_adjusted_values = [float("nan")] * len(compared)
+    largest = 0.0
+    for rank, place in enumerate(finite):
+        largest = max(largest, min(1.0, (len(finite) - rank) * p_values[place]))
+        p_adjusted_values[place] = largest
+    rows = zip(compared, p_values, p_adjusted_values, strict=True)
+    return [
+        ComparisonTest(name, kind, gain, p, p_adjusted)
+        for (name, kind, gain), p, p_adjusted in rows
+    ]
 
 
 @dataclass(frozen=True)

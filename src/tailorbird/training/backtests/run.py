@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, to_iso
@@ -36,7 +35,7 @@ from tailorbird.training.backtests.model import (
     fit_model,
     resolved_settings,
 )
-from tailorbird.training.backtests.report import ComparisonTest, OverfitGap, ValidationReport
+from tailorbird.training.backtests.report import OverfitGap, ValidationReport, holm_adjust
 from tailorbird.training.backtests.variants import Variant, build_variants
 from tailorbird.training.dataset.completion import EvaluationRows
 from tailorbird.training.evaluation import metrics
@@ -52,12 +51,12 @@ from tailorbird.training.tuning.rows import (
     encode_splits,
     segment_requests,
 )
-from tailorbird.training.tuning.splits import Part, Split
+from tailorbird.training.tuning.splits import Split, SplitPart
 
 Floats = npt.NDArray[np.float64]
 FitOutput = TypeVar("FitOutput")
 
-NAME = "tailorbird"
+MODEL_NAME = "tailorbird"
 OVERFIT_MIN = 0.1  # drop in AUC from training to holdout that counts as overfitting
 
 
@@ -120,8 +119,8 @@ def validate(
         train,
         judged_max=settings.judged,
         progress=progress,
-        evenly=True,
-        nets=nets,
+        uniform_holdout=True,
+        for_nets=nets,
     )
     progress("leaks", 0, 1)
     findings = [
@@ -132,29 +131,12 @@ def validate(
     progress("leaks", 1, 1)
     variants = _build_variants(splits[-1][0], features, settings, signals or {})
     request = build_fit_request(train, settings.seed)
-    models, scores, left_out = _fit_origins_and_variants(splits, variants, request, progress)
-    evaluator = Evaluator(
-        segmented.material.history,
-        interaction_shares(segmented.material.history, 0),
-        slot.objective,
-        seed=settings.seed,
+    models, scores, skipped_variants = _fit_origins_and_variants(
+        splits, variants, request, progress
     )
-    gaps: list[OverfitGap] = []
-    for number, ((split, judged), model) in enumerate(zip(splits, models, strict=True)):
-        origin = f"from {to_iso(segmented.borders[number + 1])[:16]}"
-        gaps += _measure_gaps(origin, split, model)
-        heads = model.probabilities(split.holdout.matrix)
-        evaluator.set_popularity(
-            interaction_shares(segmented.material.history, segmented.borders[number + 1])
-        )
-        evaluator.add(
-            judged.rows,
-            {**scores[number], **judged.baseline_values},
-            heads,
-            judged.slates,
-            slice_name=origin,
-        )
-    evaluation = evaluator.evaluation(NAME)
+    evaluation, gaps = _evaluate_origins(
+        segmented, splits, models, scores, slot.objective, settings.seed
+    )
     kinds = {variant.name: variant.kind for variant in variants}
     tests = holm_adjust(
         [(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()]
@@ -165,12 +147,12 @@ def validate(
     notes = [
         segmented.material.source_note,
         *_describe_auto_choice(train.architecture, fitted, nets=nets),
-        *left_out,
+        *skipped_variants,
     ]
     about = describe_splits(segmented, [split for split, _ in splits])
     about["splits"] = [
-        {**split_and_model, "architecture": name}
-        for split_and_model, name in zip(about["splits"], fitted, strict=True)
+        {**split_summary, "architecture": name}
+        for split_summary, name in zip(about["splits"], fitted, strict=True)
     ]
     about |= {
         "seed": settings.seed,
@@ -191,6 +173,33 @@ def validate(
     )
 
 
+def _evaluate_origins(
+    segmented: SegmentedRequests,
+    splits: Sequence[tuple[Split, EvaluationRows]],
+    models: Sequence[CalibratedModel],
+    scores: Sequence[Mapping[str, Floats]],
+    objective: Mapping[str, float],
+    seed: int,
+) -> tuple[Evaluation, list[OverfitGap]]:
+    """Evaluate all models on the holdout requests of each origin, and measure overfitting."""
+    history = segmented.material.history
+    evaluator = Evaluator(history, interaction_shares(history, 0), objective, seed=seed)
+    gaps: list[OverfitGap] = []
+    for number, ((split, holdout), model) in enumerate(zip(splits, models, strict=True)):
+        holdout_from = segmented.borders[number + 1]
+        origin = f"from {to_iso(holdout_from)[:16]}"
+        gaps += _measure_gaps(origin, split, model)
+        evaluator.set_popularity(interaction_shares(history, holdout_from))
+        evaluator.add(
+            holdout.rows,
+            {**scores[number], **holdout.baseline_values},
+            model.probabilities(split.holdout.matrix),
+            holdout.slates,
+            slice_name=origin,
+        )
+    return evaluator.evaluation(MODEL_NAME), gaps
+
+
 def _fit_origins_and_variants(
     splits: Sequence[tuple[Split, EvaluationRows]],
     variants: Sequence[Variant],
@@ -206,10 +215,10 @@ def _fit_origins_and_variants(
         architecture, splits, lambda split: fit_model(split, request), progress
     )
     scores = [
-        {NAME: model.value(split.holdout.matrix)}
+        {MODEL_NAME: model.value(split.holdout.matrix)}
         for model, (split, _) in zip(models, splits, strict=True)
     ]
-    left_out = []
+    skipped_variants = []
     for variant in variants:
         label = (
             variant.name if variant.kind == "architecture" else f"{architecture}, {variant.name}"
@@ -219,13 +228,13 @@ def _fit_origins_and_variants(
         )
         complete_values = [value for value in values if value is not None]
         if len(complete_values) < len(splits):  # it would be compared on other requests
-            left_out.append(
+            skipped_variants.append(
                 f"{variant.name} was left out: too little to learn from, or it diverged, at some origin"
             )
             continue
         for origin_scores, value in zip(scores, complete_values, strict=True):
             origin_scores[variant.name] = value
-    return models, scores, left_out
+    return models, scores, skipped_variants
 
 
 def _fit_each_origin(
@@ -305,7 +314,7 @@ def _build_variants(
 
 def _measure_gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
     gaps = []
-    parts: list[tuple[Part, Mapping[str, Floats]]] = [
+    parts: list[tuple[SplitPart, Mapping[str, Floats]]] = [
         (split.train, model.probabilities(split.train.matrix)),
         (split.validation, model.probabilities(split.served)),
         (split.holdout, model.probabilities(split.holdout.matrix)),
@@ -353,38 +362,12 @@ def _find_overfit(gaps: Sequence[OverfitGap], *, nets: bool) -> list[Finding]:
     return findings
 
 
-def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[ComparisonTest]:
-    """Return paired tests with p-values adjusted by Holm's method.
-
-    The family-wise error rate is 5 % at p < 0.05.
-
-    Source: Holm, Scand. J. Statist. 6 (1979).
-    """
-    chances = []
-    for _, _, gain in compared:
-        error = (gain.high - gain.low) / (2 * 1.96)
-        certain = 1.0 if gain.value == 0 else 0.0
-        chance = float(2 * norm.sf(abs(gain.value) / error)) if error > 0 else certain
-        chances.append(chance if gain.has_bounds else float("nan"))
-    finite = [index for index in np.argsort(chances, kind="stable") if np.isfinite(chances[index])]
-    adjusted = [float("nan")] * len(compared)
-    largest = 0.0
-    for rank, place in enumerate(finite):
-        largest = max(largest, min(1.0, (len(finite) - rank) * chances[place]))
-        adjusted[place] = largest
-    rows = zip(compared, chances, adjusted, strict=True)
-    return [
-        ComparisonTest(name, kind, gain, chance, after)
-        for (name, kind, gain), chance, after in rows
-    ]
-
-
 def _cost_curve(evaluation: Evaluation) -> dict[float, Interval]:
-    from tailorbird.training.backtests.variants import SHARES, amount_name
+    from tailorbird.training.backtests.variants import SHARES, share_variant_name
 
     curve = {
-        share: evaluation.figures[amount_name(share)][PRIMARY]
+        share: evaluation.figures[share_variant_name(share)][PRIMARY]
         for share in SHARES
-        if amount_name(share) in evaluation.figures
+        if share_variant_name(share) in evaluation.figures
     }
-    return {**curve, 1.0: evaluation.figures[NAME][PRIMARY]} if curve else {}
+    return {**curve, 1.0: evaluation.figures[MODEL_NAME][PRIMARY]} if curve else {}

@@ -20,7 +20,7 @@ from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.training.backtests.model import TREES, fit_model
 from tailorbird.training.fit.net import DivergenceError
 from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest
-from tailorbird.training.tuning.splits import Part, Split
+from tailorbird.training.tuning.splits import Split, SplitPart
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -51,7 +51,7 @@ class Variant:
 def build_variants(
     names: Sequence[str],
     features: FeatureSet,
-    keep: Sequence[str] = (),
+    columns_to_keep: Sequence[str] = (),
     defaults: bool = False,
     layout: Layout | None = None,
 ) -> list[Variant]:
@@ -59,12 +59,14 @@ def build_variants(
 
     Args:
         names: names of the matrix's columns.
-        keep: columns that `features rank` proposes to keep, if it has run.
+        columns_to_keep: columns that `features rank` proposes to keep, if it has run.
         defaults: whether to compare with the defaults, for a tuned model.
         layout: of the matrix, if a net may be fitted to it; trees are then compared too.
     """
     variants = [Variant(BOOSTED_TREES, "architecture", _train_trees)] if layout else []
-    variants += [Variant(amount_name(share), "amount", _train_on_share(share)) for share in SHARES]
+    variants += [
+        Variant(share_variant_name(share), "amount", _train_on_share(share)) for share in SHARES
+    ]
     variants.append(Variant(UNSEEN_PEOPLE, "people", _score_unseen_people))
     groups = column_groups(names, features, layout)
     variants += [
@@ -72,19 +74,19 @@ def build_variants(
         for group, columns in groups.items()
         if len(groups) > 1
     ]
-    always = {
+    unranked_columns = {
         POSITION,
         *(layout.net_only_columns if layout else ()),
     }  # `features rank` does not rank these
-    ranked_names = [name for name in names if name in keep or name in always]
-    if set(ranked_names) - always and len(ranked_names) < len(names):
+    ranked_names = [name for name in names if name in columns_to_keep or name in unranked_columns]
+    if set(ranked_names) - unranked_columns and len(ranked_names) < len(names):
         variants.append(Variant("columns that rank keeps", "columns", _train_only_on(ranked_names)))
     if defaults:
         variants.append(Variant("default settings", "settings", _train_with_defaults))
     return variants
 
 
-def amount_name(share: float) -> str:
+def share_variant_name(share: float) -> str:
     return f"{share:.1%} of the requests".replace(".0%", "%")
 
 
@@ -103,12 +105,12 @@ def column_groups(
     entity_of |= {
         transform.output: entity_of.get(transform.column, "") for transform in features.transforms
     }
-    ids = (
+    id_columns = (
         {layout.columns[column_index] for column_index in layout.history_columns}
         if layout
         else set()
     )
-    words = (
+    word_columns = (
         {layout.columns[column_index] for bag in layout.bags for column_index in bag.places}
         if layout
         else set()
@@ -118,9 +120,9 @@ def column_groups(
         if name == POSITION:
             continue
         entity = entity_of.get(name)
-        if name in ids:
+        if name in id_columns:
             group = ITEM_ID_COLUMNS
-        elif name in words:
+        elif name in word_columns:
             group = "columns of item"
         elif name in COMPUTED_COLUMNS or (
             entity is None and any(name.startswith(f"{prefix}_") for prefix in COMPUTED_COLUMNS)
@@ -184,7 +186,7 @@ def _score_unseen_people(split: Split, request: FitRequest) -> Floats | None:
     return values
 
 
-def _people_group(part: Part) -> npt.NDArray[np.int64]:
+def _people_group(part: SplitPart) -> npt.NDArray[np.int64]:
     """Return the third of the people of each request; unknown people are spread evenly."""
     mixed = (part.person.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
     return (

@@ -25,7 +25,7 @@ from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
 
-ROWS_AT_ONCE = 250_000  # rows of a chunk in files
+CHUNK_ROWS = 250_000  # rows of a chunk in files
 SAMPLE_ROWS_MAX = 500_000  # rows of a matrix in files that column checks sample
 
 
@@ -42,7 +42,7 @@ class FeatureChunks:
 
     @classmethod
     def spill_to_files(
-        cls, pieces: Iterable[FeatureChunk], folder: Path, rows: int
+        cls, feature_chunks: Iterable[FeatureChunk], folder: Path, rows: int
     ) -> "FeatureChunks":
         """Write the features of each chunk as it arrives.
 
@@ -53,7 +53,7 @@ class FeatureChunks:
         folder.mkdir(parents=True)
         chunks: list[FeatureChunk] = []
         categorical, start = np.zeros((rows, 0), np.uint64), 0
-        for number, chunk in enumerate(pieces):
+        for number, chunk in enumerate(feature_chunks):
             width = chunk.rows.categorical.shape[1]
             if not start and width and rows:
                 categorical = np.lib.format.open_memmap(
@@ -157,8 +157,8 @@ def _map_rows(rows: BackfilledRows, categorical: Keys, folder: Path) -> Backfill
             _map_array(sequence.type, folder / f"{sequence_index}-type.npy"),
             _map_array(sequence.ts, folder / f"{sequence_index}-ts.npy"),
             {
-                key: _map_array(value, folder / f"{sequence_index}-{nth}.npy")
-                for nth, (key, value) in enumerate(sequence.values.items())
+                key: _map_array(value, folder / f"{sequence_index}-{value_index}.npy")
+                for value_index, (key, value) in enumerate(sequence.values.items())
             },
         )
         for sequence_index, (name, sequence) in enumerate(rows.sequences.items())

@@ -118,13 +118,13 @@ class DrawnRequests:
     Attributes:
         data: requests in order of time; the candidates are the rows.
         slates: slates of these requests by baseline.
-        positives, recalled: number of chosen items, and of those that were candidates.
+        positives, retrieved_positives: number of chosen items, and of those that were candidates.
     """
 
     data: Dataset
     slates: Mapping[str, Slates]
     positives: int
-    recalled: int
+    retrieved_positives: int
 
 
 def draw_candidates(
@@ -159,10 +159,10 @@ def sample_negatives(
     Raises:
         NotReadyError: no source gave any chosen item.
     """
-    drawn = list(draw_candidates(data, replay, scheme, negatives=negatives, progress=progress))
+    chunks = list(draw_candidates(data, replay, scheme, negatives=negatives, progress=progress))
     positives, recalled = (
-        sum(chunk.positives for chunk in drawn),
-        sum(chunk.recalled for chunk in drawn),
+        sum(chunk.positives for chunk in chunks),
+        sum(chunk.retrieved_positives for chunk in chunks),
     )
     if not recalled:
         problem = (
@@ -172,8 +172,8 @@ def sample_negatives(
         raise NotReadyError(
             problem, fix="import more history, widen the window, or add sources to the slot"
         )
-    dataset, _ = concat_datasets([chunk.data for chunk in drawn])
-    candidates = sum(chunk.data.scheme["candidates"] for chunk in drawn)
+    dataset, _ = concat_datasets([chunk.data for chunk in chunks])
+    candidates = sum(chunk.data.scheme["candidates"] for chunk in chunks)
     description = {
         "rows": "candidates of the slot's sources",
         "requests": dataset.requests,

@@ -70,8 +70,9 @@ class Dataset:
         weight: shape (n,), number of rows of the full set that a sampled row stands for.
         people, items: codes of users and items.
         scheme: how rows were chosen, in words and numbers, for reports and manifests.
-        live: shape (n, columns), live columns as in `ranking.encode.live`; None where they were not
-        read. missed: chosen items that no source gave, which are no rows.
+        live: shape (n, columns), live columns as in `ranking.encode.live`; None where they were
+            not read.
+        missed: chosen items that no source gave, which are no rows.
     """
 
     t: Ints

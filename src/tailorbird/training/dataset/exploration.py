@@ -31,9 +31,9 @@ class ExplorationRows:
 
     Attributes:
         position_index: shape (n,), position from 0.
-        drawn: shape (n,), whether another item could have stood there.
+        is_drawn: shape (n,), whether another item could have stood there.
         kind: shape (n,), kind of the row's response.
-        pair: shape (n,), whether the row is the upper one of a `swap` pair, if its response is of
+        is_pair_upper: shape (n,), whether the row is the upper one of a `swap` pair, if its response is of
             that kind.
     """
 
@@ -41,9 +41,9 @@ class ExplorationRows:
     position_index: Ints
     clicked: Bools
     propensity: Floats
-    drawn: Bools
+    is_drawn: Bools
     kind: Ints
-    pair: Bools
+    is_pair_upper: Bools
 
 
 def collect_exploration_rows(
@@ -69,13 +69,16 @@ def exchangeable_rows(rows: ExplorationRows) -> Iterator[Ints]:
 
     The next row stands at the next position.
     """
-    neighbours = (
+    is_exchangeable = (
         (np.diff(rows.response) == 0)
         & (np.diff(rows.position_index) == 1)
-        & rows.drawn[:-1]
-        & rows.drawn[1:]
+        & rows.is_drawn[:-1]
+        & rows.is_drawn[1:]
     )
-    for kind, mask in ((ANY_ROW, neighbours), (PAIRS, neighbours & rows.pair[:-1])):
+    for kind, mask in (
+        (ANY_ROW, is_exchangeable),
+        (PAIRS, is_exchangeable & rows.is_pair_upper[:-1]),
+    ):
         if (upper := np.flatnonzero(mask & (rows.kind[:-1] == kind))).size:
             yield upper
 
@@ -107,7 +110,7 @@ def _response_kinds(response: Ints, propensity: Floats, drawn: Bools, pair: Bool
     np.maximum.at(high, drawn_response, chance)
     has_draws = np.isfinite(low)
     low, high = np.where(has_draws, low, 1.0), np.where(has_draws, high, 1.0)
-    size, lows, highs = (
+    size, low_counts, high_counts = (
         np.bincount(drawn_response[mask], minlength=count)
         for mask in (
             slice(None),
@@ -115,33 +118,33 @@ def _response_kinds(response: Ints, propensity: Floats, drawn: Bools, pair: Bool
             np.abs(chance - high[drawn_response]) < _PROBABILITY_TOLERANCE,
         )
     )
-    equal = has_draws & (high - low < _PROBABILITY_TOLERANCE)
-    two = has_draws & ~equal & (lows + highs == size)
+    has_one_level = has_draws & (high - low < _PROBABILITY_TOLERANCE)
+    has_two_levels = has_draws & ~has_one_level & (low_counts + high_counts == size)
 
-    adds_up = (two | equal) & (np.abs(low + high - 1.0) < _PROBABILITY_TOLERANCE)
+    adds_up = (has_two_levels | has_one_level) & (np.abs(low + high - 1.0) < _PROBABILITY_TOLERANCE)
     upper = np.flatnonzero(pair)
-    uneven = np.zeros(count, bool)
-    uneven[
+    has_uneven_pair = np.zeros(count, bool)
+    has_uneven_pair[
         response[upper][np.abs(propensity[upper] - propensity[upper + 1]) >= _PROBABILITY_TOLERANCE]
     ] = True
-    rates = _consistent_keys(_to_key(low[adds_up]), ~uneven[adds_up])
-    swaps = (adds_up & np.isin(_to_key(low), rates)) | (
-        equal & (np.isin(_to_key(low), rates) | np.isin(_to_key(1.0 - low), rates))
+    rates = _consistent_keys(_to_key(low[adds_up]), ~has_uneven_pair[adds_up])
+    is_swap = (adds_up & np.isin(_to_key(low), rates)) | (
+        has_one_level & (np.isin(_to_key(low), rates) | np.isin(_to_key(1.0 - low), rates))
     )
 
     pool = (1.0 - high) / np.maximum(low, 1e-12)
-    several = has_draws & ~equal & ~swaps
-    is_single = (
-        several
-        & two
-        & (lows == 1)
+    is_other = has_draws & ~has_one_level & ~is_swap
+    has_item_trace = (
+        is_other
+        & has_two_levels
+        & (low_counts == 1)
         & (high >= 0.5)
         & (np.abs(pool - np.round(pool)) < 1e-3)
         & (pool > 0.5)
     )
-    usual = _consistent_keys(_to_key(high[several]), is_single[several])
-    items = (is_single | (equal & ~swaps)) & np.isin(_to_key(high), usual)
-    return np.where(items, NO_ROW, np.where(swaps, PAIRS, ANY_ROW)).astype(np.int64)
+    item_keys = _consistent_keys(_to_key(high[is_other]), has_item_trace[is_other])
+    is_item = (has_item_trace | (has_one_level & ~is_swap)) & np.isin(_to_key(high), item_keys)
+    return np.where(is_item, NO_ROW, np.where(is_swap, PAIRS, ANY_ROW)).astype(np.int64)
 
 
 def _consistent_keys(key: Ints, fits: Bools) -> Ints:

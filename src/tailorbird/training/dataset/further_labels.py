@@ -24,9 +24,9 @@ class OutcomeIndex:
         self._items = interactions.items
         pair = interactions.person[identified] * self._items + interactions.item[identified]
         self._times, rank = np.unique(interactions.ts[identified], return_inverse=True)
-        self._bits = len(self._times).bit_length()
+        self._rank_bits = len(self._times).bit_length()
         self._pairs, code = np.unique(pair, return_inverse=True)
-        packed = (code << self._bits) | rank
+        packed = (code << self._rank_bits) | rank
         order = np.argsort(packed, kind="stable")
         self._packed = packed[order]
         amounts = np.ones(len(order)) if amount is None else amount[identified][order]
@@ -56,7 +56,7 @@ class OutcomeIndex:
         code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
         start, end = (
             np.searchsorted(
-                self._packed, (code << self._bits) | np.searchsorted(self._times, bound)
+                self._packed, (code << self._rank_bits) | np.searchsorted(self._times, bound)
             )
             for bound in (t, t + span)
         )

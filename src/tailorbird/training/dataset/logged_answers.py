@@ -21,7 +21,7 @@ from tailorbird.training.dataset.codes import (
     seconds_viewed,
 )
 from tailorbird.training.dataset.dataset import Bools, Dataset, select_context
-from tailorbird.training.dataset.outcomes import ListedItems, OutcomeMatcher, Outcomes
+from tailorbird.training.dataset.outcomes import OutcomeMatcher, Outcomes, ResponseItems
 from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
 
 
@@ -61,47 +61,31 @@ def dataset_from_responses(
     """
     people = people or Codes.of(events["person"])
     items = items or Codes.of(events["item_id"], pc.list_flatten(events["items"]))
-    slot_responses = events.filter(
-        pc.and_(
-            pc.equal(events["type"], "answer"),
-            pc.and_(pc.equal(events["slot"], slot), human_mask(events)),
-        )
+    slot_responses = _select_responses(
+        events,
+        slot,
+        ts_from=ts_from,
+        ts_to=mature_before - attribution,
+        with_interleaved=with_interleaved,
     )
-    slot_responses = slot_responses.filter(
-        pc.and_(
-            pc.is_valid(slot_responses["request_id"]),
-            pc.greater(pc.list_value_length(slot_responses["items"]), 0),
-        )
-    )
-    if not with_interleaved:
-        slot_responses = slot_responses.filter(pc.invert(interleaved_mask(slot_responses)))
-    t = micros(slot_responses["ts"])
-    slot_responses = slot_responses.filter(
-        pa.array((t >= ts_from) & (t + attribution <= mature_before))
-    )
-    slot_responses = slot_responses.sort_by(
-        [("ts", "ascending"), ("p", "ascending")]
-    ).combine_chunks()
-    if not slot_responses.num_rows:
-        fix = (
-            "let traffic run longer than the attribution window plus the allowed lateness, or "
-            "import history with answers"
-        )
-        raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
-    base = _unlabelled_dataset(slot_responses, responses, people, items)
+    unlabelled = _unlabelled_dataset(slot_responses, responses, people, items)
     request_ids = Codes.of(slot_responses["request_id"])
     slot_items, other_items = (
         _list_items(slot_responses, people, items),
         _list_items(_other_responses(events, slot_responses, ts_from), people, items),
     )
     matcher = OutcomeMatcher(
-        base, request_ids.encode(slot_responses["request_id"]), slot_items, other_items, attribution
+        unlabelled,
+        request_ids.encode(slot_responses["request_id"]),
+        slot_items,
+        other_items,
+        attribution,
     )
     labels = {
         head: _head_label(matcher, events, head, request_ids, people, items)
         for head in item_heads(heads)
     }
-    is_seen = np.ones(base.rows, bool)
+    is_seen = np.ones(unlabelled.rows, bool)
     if denominator == "impression":
         is_seen = matcher.match(_read_impressions(events, request_ids, people, items))
         # An outcome of any kind proves that the item was seen.
@@ -123,15 +107,45 @@ def dataset_from_responses(
     if returning := return_targets((*heads, *extra_heads)):
         returns = PresenceIndex(events, people, mature_before)
         labels |= {
-            head: returns.label(return_target, base.person, base.t)[base.request]
+            head: returns.label(return_target, unlabelled.person, unlabelled.t)[unlabelled.request]
             for head, return_target in returning.items()
         }
     is_row = is_seen
     if arm:
-        is_row = is_seen & _is_in_arm(slot_responses, arm)[base.request]
+        is_row = is_seen & _is_in_arm(slot_responses, arm)[unlabelled.request]
         scheme |= {"arm": arm}
-    dataset = replace(base, labels=labels, scheme=scheme)
+    dataset = replace(unlabelled, labels=labels, scheme=scheme)
     return dataset if is_row.all() else dataset.filter_rows(is_row)
+
+
+def _select_responses(
+    events: pa.Table, slot: str, *, ts_from: int, ts_to: int, with_interleaved: bool
+) -> pa.Table:
+    """Return a slot's responses to people with ts_from ≤ t ≤ ts_to, by time.
+
+    Raises:
+        NotReadyError: there is none.
+    """
+    is_selected = pc.and_(
+        pc.equal(events["type"], "answer"),
+        pc.and_(pc.equal(events["slot"], slot), human_mask(events)),
+    )
+    rows = events.filter(is_selected)
+    rows = rows.filter(
+        pc.and_(pc.is_valid(rows["request_id"]), pc.greater(pc.list_value_length(rows["items"]), 0))
+    )
+    if not with_interleaved:
+        rows = rows.filter(pc.invert(interleaved_mask(rows)))
+    t = micros(rows["ts"])
+    rows = rows.filter(pa.array((t >= ts_from) & (t <= ts_to)))
+    rows = rows.sort_by([("ts", "ascending"), ("p", "ascending")]).combine_chunks()
+    if not rows.num_rows:
+        fix = (
+            "let traffic run longer than the attribution window plus the allowed lateness, or "
+            "import history with answers"
+        )
+        raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
+    return rows
 
 
 def _is_in_arm(slot_responses: pa.Table, arm: str) -> Bools:
@@ -217,7 +231,7 @@ def _other_responses(events: pa.Table, slot_responses: pa.Table, ts_from: int) -
     return responses.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
 
 
-def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ListedItems:
+def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ResponseItems:
     size = pc.list_value_length(responses["items"]).to_numpy().astype(np.int64)
     response_columns = (
         people.encode(responses["person"]),
@@ -225,7 +239,7 @@ def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ListedItems
         responses["p"].to_numpy(),
     )
     person, ts, p = (np.repeat(column, size) for column in response_columns)
-    return ListedItems(person, items.encode(pc.list_flatten(responses["items"])), ts, p)
+    return ResponseItems(person, items.encode(pc.list_flatten(responses["items"])), ts, p)
 
 
 def _head_label(

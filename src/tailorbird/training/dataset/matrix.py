@@ -24,7 +24,7 @@ from tailorbird.training.dataset.indexes import IndexSeries
 
 Matrix = npt.NDArray[np.float32]
 
-ROWS_AT_ONCE = 1_000_000
+CHUNK_ROWS = 1_000_000
 # Columns that rows and labels need, in addition to those of features.
 _ROW_COLUMNS = (
     "p",
@@ -56,14 +56,14 @@ class FeatureChunk:
 
 
 def iterate_features(
-    data: Dataset, features: FeatureSet, events: pa.Table, *, rows_max: int = ROWS_AT_ONCE
+    data: Dataset, features: FeatureSet, events: pa.Table, *, rows_max: int = CHUNK_ROWS
 ) -> Iterator[FeatureChunk]:
     """Yield the features of a data set in chunks, in order."""
     return iterate_features_from(History(features, events), data, rows_max=rows_max)
 
 
 def iterate_features_from(
-    history: History, data: Dataset, *, rows_max: int = ROWS_AT_ONCE
+    history: History, data: Dataset, *, rows_max: int = CHUNK_ROWS
 ) -> Iterator[FeatureChunk]:
     """Yield the features of a data set; `history` can be shared by several data sets."""
     for part in data.chunks(rows_max):

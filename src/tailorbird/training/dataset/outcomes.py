@@ -27,7 +27,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class ListedItems:
+class ResponseItems:
     """Items of responses, one after the other: codes of person and item, time and routed position.
 
     Arrays have shape (m,).
@@ -50,37 +50,37 @@ class OutcomeMatcher:
 
     def __init__(
         self,
-        base: Dataset,
+        data: Dataset,
         request_code: Ints,
-        slot_items: ListedItems,
-        other_items: ListedItems,
+        slot_items: ResponseItems,
+        other_items: ResponseItems,
         attribution: int,
     ) -> None:
-        self._base = base
+        self._data = data
         self._attribution = attribution
-        self._items = len(base.items)
-        self._request = base.request
-        self._by_request = _FirstRowLookup(request_code[self._request] * self._items + base.item)
+        self._items = len(data.items)
+        self._request = data.request
+        self._by_request = _FirstRowLookup(request_code[self._request] * self._items + data.item)
         person, item, ts, p = (
             np.concatenate([getattr(slot_items, name), getattr(other_items, name)])
             for name in ("person", "item", "ts", "p")
         )
-        row = np.concatenate([np.arange(base.rows), np.full(len(other_items.ts), -1)])
+        row = np.concatenate([np.arange(data.rows), np.full(len(other_items.ts), -1)])
         identified = np.flatnonzero(person >= 0)
         pair = person[identified] * self._items + item[identified]
         order = identified[np.lexsort((p[identified], ts[identified], pair))]
         self._row, self._ts = row[order], ts[order]
         self._times, rank = np.unique(self._ts, return_inverse=True)
-        self._bits = len(self._times).bit_length()
+        self._rank_bits = len(self._times).bit_length()
         self._pairs, self._pair_code = np.unique(
             person[order] * self._items + item[order], return_inverse=True
         )
-        self._packed = (self._pair_code << self._bits) | rank
+        self._packed = (self._pair_code << self._rank_bits) | rank
 
     def match(self, outcomes: Outcomes) -> Bools:
         """Return the mask of rows with at least one of the outcomes, shape (n,)."""
         row = self._match_rows(outcomes)
-        hit = np.zeros(self._base.rows, bool)
+        hit = np.zeros(self._data.rows, bool)
         hit[row[row >= 0]] = True
         return hit
 
@@ -88,7 +88,7 @@ class OutcomeMatcher:
         """Return the total amount of the outcomes of each row, shape (n,)."""
         row = self._match_rows(outcomes)
         assert outcomes.amount is not None
-        return np.bincount(row[row >= 0], outcomes.amount[row >= 0], self._base.rows).astype(
+        return np.bincount(row[row >= 0], outcomes.amount[row >= 0], self._data.rows).astype(
             np.float32
         )
 
@@ -99,7 +99,7 @@ class OutcomeMatcher:
         row = self._by_request.find(
             outcomes.request[with_request] * self._items + outcomes.item[with_request]
         )
-        age = outcomes.ts[with_request] - self._base.t[self._request[row]]
+        age = outcomes.ts[with_request] - self._data.t[self._request[row]]
         rows[with_request] = np.where((row >= 0) & (age >= 0) & (age < self._attribution), row, -1)
         without_request = np.flatnonzero(
             (outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0)
@@ -121,7 +121,7 @@ class OutcomeMatcher:
         pair = person * self._items + item
         code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
         rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
-        last = np.searchsorted(self._packed, (code << self._bits) | rank) - 1
+        last = np.searchsorted(self._packed, (code << self._rank_bits) | rank) - 1
         index = np.maximum(last, 0)
         row, age = self._row[index], ts - self._ts[index]
         is_match = (

@@ -1,6 +1,6 @@
 """Replay of candidate sources: candidates of past requests, computed by the code that serves.
 
-    replay = Replay(events, features, slot, items, live)
+    replay = Replay(events, features, slot, items, live_columns)
     for chunk in replay.draw_candidates(requests): ...  candidates and live columns, chunk by chunk
     replay.read_live_columns(rows)                      live columns of logged responses
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tailorbird.candidates.batch import CONTEXT, segment_keys
 from tailorbird.candidates.contract import SERVED_KINDS, Contract, contract_of
-from tailorbird.candidates.merge import Merge, MergedItems, bound_limits
+from tailorbird.candidates.merge import ListMerger, MergedItems, bound_limits
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.candidates.query import CandidateColumns, RequestLists, live_sources, source_of
 from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
@@ -66,14 +66,16 @@ class Slates:
         )
 
 
-def concat_slates(parts: Sequence[Mapping[str, Slates]]) -> dict[str, Slates]:
+def concat_slates(slates_by_request: Sequence[Mapping[str, Slates]]) -> dict[str, Slates]:
     """Concatenate the slates of different requests, in the given order."""
     return (
         {
-            name: _build_slates([lists for part in parts for lists in _split_slates(part[name])])
-            for name in parts[0]
+            name: _build_slates(
+                [lists for part in slates_by_request for lists in _split_slates(part[name])]
+            )
+            for name in slates_by_request[0]
         }
-        if parts
+        if slates_by_request
         else {}
     )
 
@@ -106,7 +108,7 @@ class Replay:
         events: events of the lake, in order of p, with the columns of `candidates.batch.COLUMNS`
             and those that sequences need.
         items: codes of items.
-        live: live columns to read, possibly for several models.
+        live_columns: live columns to read, possibly for several models.
         baselines: baselines whose slates are built as well.
         sources: source → limit; by default those of the slot.
         retriever: returns candidates by vectors, for the source `sequence`; None without vectors.
@@ -125,21 +127,23 @@ class Replay:
         retriever: VectorRetriever | None = None,
     ) -> None:
         self._events, self._features, self._slot, self._items = events, features, slot, items
-        self.live = live_columns
+        self.live_columns = live_columns
         self.baselines = {name: Baseline.parse(name) for name in baselines}
         self._sources = dict(sources if sources is not None else bound_limits(slot.sources))
         self._retriever = retriever
         baseline_sources = (
             name for baseline in self.baselines.values() for name in baseline.sources
         )
-        self._names = live_sources(
+        self._source_names = live_sources(
             dict.fromkeys([*self._sources, *live_columns.sources, *baseline_sources])
         )
-        self._contract: Contract = contract_of(self._names, shown=slot.denominator)
+        self._contract: Contract = contract_of(self._source_names, shown=slot.denominator)
         order = np.argsort(items.keys)
-        self._keys, self._code = items.keys[order], order
+        self._sorted_keys, self._sorted_codes = items.keys[order], order
         self._list_cache: dict[int, tuple[RankedList, Ints]] = {}
-        self._hide = hash64s(list(slot.hide_seen)) if slot.hide_seen else np.zeros(0, np.uint64)
+        self._hidden_types = (
+            hash64s(list(slot.hide_seen)) if slot.hide_seen else np.zeros(0, np.uint64)
+        )
         self._main_sequence = features.sequences[0] if features.sequences else ""
         self._history: History | None = None
 
@@ -171,12 +175,12 @@ class Replay:
         sequences = self.read_sequences(data)
         keys, matrix = (
             self._items.keys[data.item],
-            np.empty((data.rows, len(self.live.names)), np.float32),
+            np.empty((data.rows, len(self.live_columns.names)), np.float32),
         )
         values = {name: np.zeros(data.rows) for name in self.baselines}
         for request, lists in self.iterate_lists(data, sequences, progress=progress):
             row_range = slice(data.offsets[request], data.offsets[request + 1])
-            matrix[row_range] = self.live.matrix(
+            matrix[row_range] = self.live_columns.matrix(
                 lists, _request_sequences(sequences, request), keys[row_range]
             )
             for name, baseline in self.baselines.items():
@@ -192,13 +196,13 @@ class Replay:
                 self._features, self._events, only=list(self._features.sequences)
             )
         context = data.context
-        nothing = pa.nulls(data.requests, pa.string())
+        no_item_ids = pa.nulls(data.requests, pa.string())
         requests = Requests(
             data.t,
             data.p,
             context["person"],
             np.arange(data.requests),
-            nothing,
+            no_item_ids,
             context["session_id"],
             context["device"],
             context["country"],
@@ -228,13 +232,13 @@ class Replay:
         p = data.p if data.p.ndim == 1 else data.p.max(axis=1)
         replayed = ReplayRequests(requests, epochs_by_group(self._events, p))
         for indices, lists in replay_requests(
-            self._contract, self._events, replayed, self._names, progress=progress
+            self._contract, self._events, replayed, self._source_names, progress=progress
         ):
             yield from zip(indices.tolist(), lists, strict=True)
 
     def merge_sources(self, t: int, lists: RequestLists, sources: Mapping[str, int]) -> MergedItems:
         """Return the merged candidates of some sources for a request at t; rows are item codes."""
-        merge = Merge(len(self._items))
+        merge = ListMerger(len(self._items))
         for name, limit in sources.items():
             source = source_of(name)
             if source.kind in SERVED_KINDS:
@@ -245,7 +249,7 @@ class Replay:
                     limit,
                     *self._list_codes(self._retriever(t, lists.request, limit + merge.size)),
                 )
-        return merge.all()
+        return merge.result()
 
     def _collect_candidates(
         self, request: int, t: int, lists: RequestLists, sequences: Mapping[str, Any]
@@ -253,15 +257,18 @@ class Replay:
         """Return the candidates of one request as a server would find them."""
         merged = self.merge_sources(t, lists, self._sources)
         hidden = (
-            [sequence.item[np.isin(sequence.type, self._hide)] for sequence in sequences.values()]
-            if len(self._hide)
+            [
+                sequence.item[np.isin(sequence.type, self._hidden_types)]
+                for sequence in sequences.values()
+            ]
+            if len(self._hidden_types)
             else []
         )
         hidden_items = np.concatenate([np.zeros(0, np.uint64), *hidden])
         keys = self._items.keys[merged.rows]
         is_visible = ~np.isin(keys, hidden_items)
         codes, keys = merged.rows[is_visible], keys[is_visible]
-        ranks = [rank for name in self._names if len(rank := lists.get(name).ranks(keys))]
+        ranks = [rank for name in self._source_names if len(rank := lists.get(name).ranks(keys))]
         best = (
             np.min([np.where(rank < 0, ABSENT_RANK, rank) for rank in ranks], axis=0)
             if ranks
@@ -272,25 +279,25 @@ class Replay:
             for name, baseline in self.baselines.items()
         }
         return _RequestCandidates(
-            request, codes, best, self.live.matrix(lists, sequences, keys), slates
+            request, codes, best, self.live_columns.matrix(lists, sequences, keys), slates
         )
 
-    def _list_codes(self, listed: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
+    def _list_codes(self, ranked_list: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
         """Return the codes of a list's items; codes of shared leaderboards are cached.
 
         A source of the project may return items that were never logged. They are left out.
         """
-        cached = self._list_cache.get(id(listed))
-        if cached is not None and cached[0] is listed:
-            return cached[1], listed.scores
-        codes, is_known = self._find_codes(listed.keys)
+        cached = self._list_cache.get(id(ranked_list))
+        if cached is not None and cached[0] is ranked_list:
+            return cached[1], ranked_list.scores
+        codes, is_known = self._find_codes(ranked_list.keys)
         if not is_known.all():
-            return codes[is_known], listed.scores[is_known]
-        if listed.is_shared:
+            return codes[is_known], ranked_list.scores[is_known]
+        if ranked_list.is_shared:
             if len(self._list_cache) > CACHED_LISTS_MAX:
                 self._list_cache.clear()
-            self._list_cache[id(listed)] = listed, codes
-        return codes, listed.scores
+            self._list_cache[id(ranked_list)] = ranked_list, codes
+        return codes, ranked_list.scores
 
     def _encode_keys(self, keys: Keys) -> Ints:
         codes, is_known = self._find_codes(keys)
@@ -299,10 +306,10 @@ class Replay:
 
     def _find_codes(self, keys: Keys) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """Return the code of each key, and whether it is known; the others have any code."""
-        if not len(self._keys):
+        if not len(self._sorted_keys):
             return np.zeros(len(keys), np.intp), np.zeros(len(keys), np.bool_)
-        index = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return self._code[index], self._keys[index] == keys
+        index = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self._sorted_keys) - 1)
+        return self._sorted_codes[index], self._sorted_keys[index] == keys
 
 
 ABSENT_RANK = 1 << 20  # rank of an item that a source does not have

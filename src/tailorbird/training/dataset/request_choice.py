@@ -19,7 +19,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.pre_visit import move_before_visits
 
-Rows = Literal["auto", "answers", "clicks"]
+RowSource = Literal["auto", "answers", "clicks"]
 
 NEGATIVES = 60  # of a drawn request in training and validation
 # With fewer responses that have an outcome, the log's choices teach more: split in three, too few
@@ -44,7 +44,7 @@ class RowSettings:
     ts_from: int
     now: int
     lateness_us: int = DAY
-    rows: Rows = "auto"
+    rows: RowSource = "auto"
     scheme: SamplingScheme | None = None
     heads: Sequence[str] = ()
     arm: str = ""
@@ -64,10 +64,10 @@ def choose_requests(
     Returns:
         The requests, their scheme (None for responses), and the choice as a sentence.
     """
-    shown = None
+    logged = None
     if row_settings.rows != "clicks" and row_settings.scheme is None:
         try:
-            shown = _rows_from_responses(
+            logged = _rows_from_responses(
                 lake, events, people, codes, slot, row_settings, complete_until
             )
         except NotReadyError:
@@ -76,20 +76,20 @@ def choose_requests(
                 and not _first_chosen_head(events, slot, row_settings)[1]
             ):
                 raise
-    count = _count_with_outcome(shown, slot) if shown else 0
+    count = _count_with_outcome(logged, slot) if logged else 0
     outcome_note = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
-    if shown and row_settings.arm:
+    if logged and row_settings.arm:
         outcome_note += f". They are those of the arm {row_settings.arm}; features, candidates and"
         outcome_note += " popularity are of the whole log"
-    if shown and row_settings.rows == "answers":
-        return shown, None, f"rows are logged answers, as asked for: {outcome_note}"
-    if shown and count >= RESPONSES_MIN:
-        return shown, None, f"rows are logged answers: {outcome_note}"
+    if logged and row_settings.rows == "answers":
+        return logged, None, f"rows are logged answers, as asked for: {outcome_note}"
+    if logged and count >= RESPONSES_MIN:
+        return logged, None, f"rows are logged answers: {outcome_note}"
     head, chosen_count = _first_chosen_head(events, slot, row_settings)
     # Nearly all choices were made from these very responses.
-    if shown and chosen_count < 2 * count:
+    if logged and chosen_count < 2 * count:
         return (
-            shown,
+            logged,
             None,
             f"rows are logged answers, though only {outcome_note}: the log holds hardly any {head} "
             "beside them",
@@ -155,12 +155,12 @@ def _has_responses(events: pa.Table, slot: Slot) -> bool:
     return bool(pc.any(is_answer).as_py())
 
 
-def _count_with_outcome(shown: Dataset, slot: Slot) -> int:
+def _count_with_outcome(logged: Dataset, slot: Slot) -> int:
     """Return the number of responses with an outcome that counts in the slot's objective."""
     has_outcome = np.logical_or.reduce(
-        [shown.labels[head] > 0 for head in item_heads(slot.objective)]
+        [logged.labels[head] > 0 for head in item_heads(slot.objective)]
     )
-    return len(np.unique(shown.request[has_outcome]))
+    return len(np.unique(logged.request[has_outcome]))
 
 
 def _first_chosen_head(events: pa.Table, slot: Slot, row_settings: RowSettings) -> tuple[str, int]:

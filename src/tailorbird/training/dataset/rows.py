@@ -104,12 +104,12 @@ class Material:
 
         A drawn request's own event happens at once, unless the request was moved.
         """
-        later = (
+        can_change = (
             self.is_logged
             or MOVED_KEY in self.data.scheme
             or any(len(outcomes) for outcomes in self._extra_outcomes.values())
         )
-        return self.attribution if later else 0
+        return self.attribution if can_change else 0
 
     @cached_property
     def _extra_outcomes(self) -> dict[str, OutcomeIndex]:
@@ -128,25 +128,25 @@ class Material:
             seconds_viewed(matching) if is_amount(head) else None,
         )
 
-    def add_labels(self, drawn: Dataset) -> Dataset:
+    def add_labels(self, requests: Dataset) -> Dataset:
         """Add the labels of further heads to requests with their candidates."""
         if self.scheme is None:
-            return drawn
+            return requests
         extra_labels: dict[str, npt.NDArray] = {
-            head: outcomes.total_amount(drawn, self.attribution)
+            head: outcomes.total_amount(requests, self.attribution)
             if is_amount(head)
-            else outcomes.has_outcome(drawn, self.attribution)
+            else outcomes.has_outcome(requests, self.attribution)
             for head, outcomes in self._extra_outcomes.items()
         }
         # The other candidates were not seen, so nobody returned, or stayed away, because of them.
-        is_positive = drawn.labels[self.scheme.type]
+        is_positive = requests.labels[self.scheme.type]
         for head, target in return_targets(self.heads).items():
             extra_labels[head] = np.where(
                 is_positive,
-                self._returns.label(target, drawn.person, drawn.t)[drawn.request],
+                self._returns.label(target, requests.person, requests.t)[requests.request],
                 np.float32(np.nan),
             )
-        return replace(drawn, labels={**drawn.labels, **extra_labels})
+        return replace(requests, labels={**requests.labels, **extra_labels})
 
     @cached_property
     def _returns(self) -> PresenceIndex:
@@ -170,16 +170,16 @@ def load_material(
     Raises:
         NotReadyError: the lake holds no event yet, or none that rows can be made of.
     """
-    needed = list(
+    columns = list(
         dict.fromkeys(
             name
             for feature_set in (features, *other_features)
             for name in required_columns(feature_set)
         )
     )
-    needed += ["experiment", "arm"] if row_settings.arm else []
+    columns += ["experiment", "arm"] if row_settings.arm else []
     events = _sort_by_log(
-        JoinedEvents(lake, features, *other_features).table(needed, span(ts_to=row_settings.now))
+        JoinedEvents(lake, features, *other_features).table(columns, span(ts_to=row_settings.now))
     )
     if not events.num_rows:
         raise _no_events_error(lake, row_settings.now)

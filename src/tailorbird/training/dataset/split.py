@@ -76,17 +76,17 @@ def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) 
     test = order[ordered >= validation_until]
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if not len(part):
-            span = (
+            span_note = (
                 f"{len(t)} requests from {to_iso(int(ordered[0]))} to {to_iso(int(ordered[-1]))}"
                 if len(t)
                 else "no request"
             )
-            cuts = (
+            cut_note = (
                 f"cut at {to_iso(train_until)} and {to_iso(validation_until)}, "
                 f"{gap / MINUTE:g} min dropped before each"
             )
             raise UsageError(
-                f"the {name} part is empty: {span}, {cuts}",
+                f"the {name} part is empty: {span_note}, {cut_note}",
                 fix="widen the window, or shorten the slot's attribution",
             )
     return Split(

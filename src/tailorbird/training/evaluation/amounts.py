@@ -23,12 +23,13 @@ Ints = npt.NDArray[np.int64]
 class AmountFigures:
     """Metrics of one head on the test part.
 
-    mae: mean absolute error.
-    mae_mean, mae_median: the same for a constant prediction of the mean or median of these
-        rows.
-    deviance, deviance_mean: mean Poisson deviance of the model and of the constant mean.
-    expected, happened: means of the predictions and of the observed amounts.
-    positives, rows: rows with an amount above 0, and all rows.
+    Attributes:
+        mae: mean absolute error.
+        mae_mean, mae_median: the same for a constant prediction of the mean or median of these
+            rows.
+        deviance, deviance_mean: mean Poisson deviance of the model and of the constant mean.
+        expected, happened: means of the predictions and of the observed amounts.
+        positives, rows: rows with an amount above 0, and all rows.
     """
 
     mae: Interval

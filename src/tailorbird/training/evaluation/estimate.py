@@ -1,4 +1,4 @@
-"""Off-policy evaluation of two versions of the registry, as `tailorbird experiment estimate`."""
+"""Off-policy evaluation of two policies, as `tailorbird experiment estimate`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import numpy as np
 
 from tailorbird.candidates.merge import bound_limits
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import Clock, to_iso
+from tailorbird.events import DAY, HOUR, Clock, to_iso
 from tailorbird.experiments.off_policy.support import ESS_MIN, FIX
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
@@ -24,17 +24,14 @@ from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.dataset.sampling import thin_evenly
-from tailorbird.training.evaluation.evaluate import (
-    Scorer,
-    explain_mismatch,
-    merge_live_columns,
-    version_scorer,
-)
+from tailorbird.training.evaluation.evaluate import Scorer, explain_mismatch, merge_live_columns
 from tailorbird.training.evaluation.off_policy import (
     OffPolicyReport,
+    PolicyGroup,
     evaluate_off_policy,
     read_responses,
 )
+from tailorbird.training.evaluation.policies import Policy, live_columns_of, scorer_of
 from tailorbird.training.settings import TrainSettings
 
 PILOT_RESPONSES = 500  # responses that are replayed to see whether all of them can tell
@@ -43,28 +40,31 @@ NOT_ESTIMATED = "value of this model and the champion, estimated from the log: n
 
 @dataclass(frozen=True)
 class LoggedResponses:
-    """The logged responses of a slot that some versions can be estimated from.
+    """The logged responses of a slot from which some policies can be estimated.
 
     Attributes:
-        data: responses that none of the versions learned from, thinned to the settings' number.
-        scorers: version → its scorer.
+        data: responses that no policy's model learned from, thinned to the settings' number.
+        groups: the policies in order, those with the same settings but for the formula together.
+        reward_model: the first policy with a model; "" if none has one.
+        responses_per_day: of the slot, before they are thinned.
         notes: what was left out.
     """
 
     material: Material
     features: FeatureSet
     data: Dataset
-    replay: Replay
+    groups: tuple[PolicyGroup, ...]
     series: IndexSeries
-    scorers: Mapping[str, Scorer]
+    reward_model: str
+    responses_per_day: float
     notes: tuple[str, ...]
 
 
-def estimate_bundles(
+def estimate_policies(
     features: FeatureSet,
     slot: Slot,
-    new: str,
-    old: str,
+    new: Policy,
+    old: Policy,
     *,
     lake: StoragePath,
     registry: Path,
@@ -72,12 +72,13 @@ def estimate_bundles(
     settings: TrainSettings,
     outcome: str = "click",
 ) -> OffPolicyReport:
-    """Estimate the values of two versions from a slot's logged responses.
+    """Estimate the values of two policies from a slot's logged responses.
 
-    Responses that either learned from are left out, as a version looks better on them.
+    Responses that either's model learned from are left out, as it looks better on them.
 
     Raises:
-        UsageError: a version does not exist, or predicts none of the slot's heads.
+        UsageError: the policies are the same, a version does not exist, or it predicts none of the
+            heads of its policy's formula.
         NotReadyError: no response is left.
     """
     log = load_responses(
@@ -95,10 +96,10 @@ def estimate_bundles(
         log.features,
         slot,
         log.data,
-        log.replay,
+        log.groups,
         log.series,
-        log.scorers,
         outcome,
+        reward_model=log.reward_model,
         seed=settings.seed,
     )
     return replace(report, notes=(*report.notes, *log.notes))
@@ -107,7 +108,7 @@ def estimate_bundles(
 def load_responses(
     features: FeatureSet,
     slot: Slot,
-    names: Sequence[str],
+    policies: Sequence[Policy],
     *,
     lake: StoragePath,
     registry: Path,
@@ -115,39 +116,60 @@ def load_responses(
     settings: TrainSettings,
     outcome: str,
 ) -> LoggedResponses:
-    """Load a slot's logged responses for versions, of which the first gives the features.
+    """Load a slot's logged responses for policies; the first model gives the features.
 
     Raises:
-        UsageError: a version does not exist, or predicts none of the slot's heads.
+        UsageError: two policies are the same, a version does not exist, or it predicts none of the
+            heads of its policy's formula.
         NotReadyError: no response is left.
     """
-    store = Registry(registry, clock=clock)
-    bundles: dict[str, Bundle] = {}
-    for name in names:
-        bundle = _load(store, name, slot)
-        if bundle.version in bundles:
-            raise UsageError(
-                f"{names[0]} and {name} are the same version, {bundle.version}",
-                fix="tailorbird models list names others",
-            )
-        bundles[bundle.version] = bundle
-    first, *others = bundles.values()
-    read_features = first.features or features
-    other_features = [bundle.features for bundle in others if bundle.features is not None]
+    loaded = _load_policies(Registry(registry, clock=clock), policies)
+    bundles = [bundle for _, bundle in loaded.values() if bundle is not None]
+    own_features = [bundle.features for bundle in bundles if bundle.features is not None]
+    read_features, *other_features = own_features or [features]
     source, now = Lake(lake).pinned(), clock.now()
     rows = replace(settings.row_settings(now, (outcome,)), rows="answers")
     every_item = replace(slot, denominator="answer")
     material = load_material(source, read_features, every_item, rows, other_features=other_features)
-    learned_until = max(bundle.manifest.window.ts_to for bundle in bundles.values())
-    ts_from = max(rows.ts_from, learned_until)
+    learned_until = max((bundle.manifest.window.ts_to for bundle in bundles), default=0)
+    data = _read_known(source, material, slot, outcome, max(rows.ts_from, learned_until))
+    per_day = data.requests * DAY / max(int(data.t[-1] - data.t[0]), HOUR)
+    data, notes = _thin(data, material, settings)
+    live = merge_live_columns([live_columns_of(*each) for each in loaded.values()])
+    series = build_series(material.events, material.items, [int(data.t[0])])
+    groups: list[PolicyGroup] = []
+    for name, (policy, bundle) in loaded.items():
+        served = policy.served_slot
+        scorer = scorer_of(policy, bundle, series, live, read_features, material.events)
+        if groups and groups[-1].slot == replace(served, objective=groups[-1].slot.objective):
+            groups[-1] = replace(groups[-1], scorers={**groups[-1].scorers, name: scorer})
+            continue
+        limits = bound_limits(served.sources)
+        replay = Replay(material.log, read_features, served, material.codes, live, sources=limits)
+        groups.append(PolicyGroup(served, replay, {name: scorer}))
+    reward_model = next((name for name, (policy, _) in loaded.items() if policy.has_model), "")
+    return LoggedResponses(
+        material, read_features, data, tuple(groups), series, reward_model, per_day, notes
+    )
+
+
+def _read_known(
+    source: Lake, material: Material, slot: Slot, outcome: str, ts_from: int
+) -> Dataset:
     try:
-        data = read_responses(source, material, slot, outcome, ts_from=ts_from)
+        return read_responses(source, material, slot, outcome, ts_from=ts_from)
     except NotReadyError as error:
         raise NotReadyError(
             f"no answer of slot {slot.name!r} with a known outcome is newer than {to_iso(ts_from)}, "
             "up to which a version learned",
             fix="let traffic run on, or compare versions that learned earlier",
         ) from error
+
+
+def _thin(
+    data: Dataset, material: Material, settings: TrainSettings
+) -> tuple[Dataset, tuple[str, ...]]:
+    """Draw responses evenly over the time, and note what is left out."""
     left_out, responses = material.data.requests - data.requests, data.requests
     data = data.take(thin_evenly(np.arange(responses), settings.test_requests, settings.seed))
     notes = []
@@ -155,18 +177,7 @@ def load_responses(
         notes.append(f"left out: {left_out:,} answers that a version may have learned from")
     if data.requests < responses:
         notes.append(f"{data.requests:,} of {responses:,} answers, drawn evenly over the time")
-    live = merge_live_columns([bundle.encoder.live for bundle in bundles.values()])
-    series = build_series(material.events, material.items, [int(data.t[0])])
-    replay = Replay(
-        material.log, read_features, slot, material.codes, live, sources=bound_limits(slot.sources)
-    )
-    scorers = {
-        version: version_scorer(
-            bundle, series, slot.objective, live, read_features, material.events
-        )
-        for version, bundle in bundles.items()
-    }
-    return LoggedResponses(material, read_features, data, replay, series, scorers, tuple(notes))
+    return data, tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -235,9 +246,8 @@ def estimate_against_champion(
         material,
         features,
         slot,
-        replay=replay,
+        groups=[PolicyGroup(slot, replay, scorers)],
         index_series=index_series,
-        scorers=scorers,
         outcome=outcome,
         seed=settings.seed,
     )
@@ -258,13 +268,33 @@ def estimate_against_champion(
     return ChampionEstimate(estimate(data))
 
 
-def _load(store: Registry, name: str, slot: Slot) -> Bundle:
-    """Load a version that can order the slot's items."""
-    bundle = Bundle.load(store.resolve(name), schema_hash=None)
-    if reason := explain_mismatch(bundle, slot):
-        raise UsageError(
-            f"{bundle.version} {reason}",
-            where=f"slot {slot.name}",
-            fix="name a version with a model: tailorbird models list",
-        )
-    return bundle
+def _load_policies(
+    store: Registry, policies: Sequence[Policy]
+) -> dict[str, tuple[Policy, Bundle | None]]:
+    """Load the model of each policy, by the policy's name."""
+    bundles: dict[Path, Bundle] = {}
+    loaded: dict[str, tuple[Policy, Bundle | None]] = {}
+    for policy in policies:
+        bundle = None
+        if policy.has_model:
+            path = store.resolve(policy.version)
+            bundle = bundles.setdefault(path, Bundle.load(path, schema_hash=None))
+            if reason := explain_mismatch(bundle, policy.slot):
+                raise UsageError(
+                    f"{bundle.version} {reason}",
+                    where=f"slot {policy.slot.name}",
+                    fix="name a version with a model: tailorbird models list",
+                )
+        name = policy.name or (bundle.version if bundle is not None else policy.order)
+        served, version = policy.served_slot, bundle.version if bundle is not None else ""
+        for other, other_bundle in loaded.values():
+            other_version = other_bundle.version if other_bundle is not None else ""
+            is_same_order = (other.order, other_version) == (policy.order, version)
+            if is_same_order and other.served_slot == served:
+                raise UsageError(
+                    f"{name} and the policy that it is compared with are the same: "
+                    f"{version or policy.order} with the settings of slot {served.name}",
+                    fix="name another version, formula, slot or arm",
+                )
+        loaded[name] = policy, bundle
+    return loaded

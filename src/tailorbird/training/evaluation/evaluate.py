@@ -40,8 +40,8 @@ Values = Mapping[str, Floats]
 # Returns the probability of each row by head, and its value.
 Scorer = Callable[[FeatureChunk], tuple[Mapping[str, Floats], Floats]]
 
-ROWS_AT_ONCE = 1_000_000
-_STEP = 4_000  # requests whose candidates are looked up at once
+CHUNK_ROWS = 1_000_000
+CHUNK_REQUESTS = 4_000  # requests whose candidates are looked up at once
 
 
 def evaluate_scorers(
@@ -55,7 +55,7 @@ def evaluate_scorers(
     *,
     as_of: int,
     seed: int = 0,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = lambda stage, requests_done, total: None,
 ) -> Evaluation:
     """Evaluate scorers and the baselines of a replay on a test part.
 
@@ -70,36 +70,42 @@ def evaluate_scorers(
     evaluator = Evaluator(
         material.history, interaction_shares(material.history, as_of), objective, seed=seed
     )
-    past = History(features, material.events)
+    history = History(features, material.events)
     report_progress = partial(progress, "judge")
-    positives = recalled = candidates = 0
+    positives = retrieved_positives = candidates = 0
     for drawn, values in _test_chunks(material, test, replay, report_progress):
-        done = rows = 0
-        for chunk in iterate_features_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
+        requests_done = rows_done = 0
+        for chunk in iterate_features_from(history, drawn.data, rows_max=CHUNK_ROWS):
             scores: dict[str, Floats] = {}
             heads: Mapping[str, Floats] = {}
             for name, scorer in scorers.items():
                 predictions, scores[name] = scorer(chunk)
                 heads = predictions if name == model else heads
-            count, piece_rows = chunk.part.requests, slice(rows, rows + chunk.part.rows)
+            count, piece_rows = chunk.part.requests, slice(rows_done, rows_done + chunk.part.rows)
             scores |= {name: column[piece_rows] for name, column in values.items()}
             evaluator.add(
                 chunk.part,
                 scores,
                 heads,
-                {name: _slice_slates(slate, done, count) for name, slate in drawn.slates.items()},
+                {
+                    name: _slice_slates(slate, requests_done, count)
+                    for name, slate in drawn.slates.items()
+                },
             )
-            done, rows = done + count, rows + chunk.part.rows
-        positives, recalled = positives + drawn.positives, recalled + drawn.recalled
+            requests_done, rows_done = requests_done + count, rows_done + chunk.part.rows
+        positives, retrieved_positives = (
+            positives + drawn.positives,
+            retrieved_positives + drawn.retrieved_positives,
+        )
         candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
-    about: dict[str, Any] = {"source": material.source_note}
+    summary: dict[str, Any] = {"source": material.source_note}
     if material.scheme is not None:
-        about |= {
-            "candidate_recall": recalled / max(positives, 1),
+        summary |= {
+            "candidate_recall": retrieved_positives / max(positives, 1),
             "candidates_mean": candidates / max(test.requests, 1),
         }
-        about["candidates"] = describe_sources(sources, about)
-    return replace(evaluator.evaluation(model), about=about)
+        summary["candidates"] = describe_sources(sources, summary)
+    return replace(evaluator.evaluation(model), about=summary)
 
 
 def _test_chunks(
@@ -115,8 +121,8 @@ def _test_chunks(
         return
     live, values = replay.read_live_columns(test, progress=report_progress)
     rows = replace(test, live=live)
-    for start in range(0, rows.requests, _STEP):
-        requests = np.arange(start, min(start + _STEP, rows.requests))
+    for start in range(0, rows.requests, CHUNK_REQUESTS):
+        requests = np.arange(start, min(start + CHUNK_REQUESTS, rows.requests))
         row_range = slice(rows.offsets[requests[0]], rows.offsets[requests[-1] + 1])
         yield (
             DrawnRequests(rows.take(requests), {}, 0, 0),
@@ -151,13 +157,15 @@ def version_scorer(
         if features is not None and bundle.schema_hash != features.schema_hash
         else None
     )
-    past = (
+    own_history = (
         History(own_features, events) if own_features is not None and events is not None else None
     )
 
     def score(chunk: FeatureChunk) -> tuple[Mapping[str, Floats], Floats]:
-        if past is not None:
-            chunk = next(iterate_features_from(past, chunk.part, rows_max=max(1, chunk.part.rows)))
+        if own_history is not None:
+            chunk = next(
+                iterate_features_from(own_history, chunk.part, rows_max=max(1, chunk.part.rows))
+            )
         scores = bundle.score_matrix(
             encode_rows(
                 chunk,

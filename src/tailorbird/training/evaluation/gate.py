@@ -114,19 +114,19 @@ def decide(evidence: Evidence) -> Decision:
         (best, "the best baseline", is_refresh),
         (evidence.anchor, "the last model that won by superiority", True),
     ]
-    for rival, role, by_margin in pairs:
+    for rival, role, has_margin in pairs:
         if rival is None:
             continue
         text = f"{evidence.metric} {rival.gain.signed} over {role}, {rival.name}"
-        if by_margin:
+        if has_margin:
             text += (
                 f", where it may lose {evidence.margin:.0%} "
                 f"({evidence.margin * abs(rival.value):.4f})"
             )
-        passes = rival.is_matched(evidence.margin) if by_margin else rival.is_beaten
+        passes = rival.is_matched(evidence.margin) if has_margin else rival.is_beaten
         why = (
             "falls too far behind: "
-            if by_margin or rival.gain.high < 0
+            if has_margin or rival.gain.high < 0
             else "no gain that could not be chance: "
         )
         (notes if passes else refusals).append(text if passes else f"{why}{text}")

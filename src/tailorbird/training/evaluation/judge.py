@@ -72,22 +72,26 @@ class Evaluator:
         self._replicates = replicates
         self._seed = seed
         self._values: dict[str, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
-        self._shown: dict[str, npt.NDArray[np.bool_]] = {}
+        self._recommended_items: dict[str, npt.NDArray[np.bool_]] = {}
         self._chosen_items = np.zeros(len(share), bool)
         self._person: list[Ints] = []
-        self._step: list[Ints] = []
-        self._device: list[list[str | None]] = []
+        self._person_step: list[Ints] = []
+        self._devices: list[list[str | None]] = []
         self._slice_names: list[str] = []
         self._heads: dict[str, list[tuple[Floats, npt.NDArray, Ints]]] = defaultdict(list)
         self._rows = 0
 
     def set_popularity(self, share: Floats) -> None:
         """Set popularity, and with it the long tail and the new items, as of another moment."""
-        self._share, self._tail, self._unseen = share, long_tail_mask(share), share == 0
+        self._share, self._is_long_tail, self._is_new_item = (
+            share,
+            long_tail_mask(share),
+            share == 0,
+        )
 
     def add(
         self,
-        part: Dataset,
+        data: Dataset,
         scores: Mapping[str, Floats],
         probabilities: Mapping[str, Floats] | None = None,
         slates: Mapping[str, Slates] = MappingProxyType({}),
@@ -103,42 +107,42 @@ class Evaluator:
             slice_name: slice that these requests form, such as the origin that they follow; "" is
                 none.
         """
-        gain = part.gain(self._objective)
+        gain = data.gain(self._objective)
         for name, score in scores.items():
-            ranked = self._rank(name, score, gain, part.item, part.offsets, part.missed, part.t)
+            ranked = self._rank(name, score, gain, data.item, data.offsets, data.missed, data.t)
             if slates:
                 self._values[name][CANDIDATE_RECALL].append(ranked.candidate_recall)
-        positives = _collect_positives(part, gain, self._missed_gain)
+        positives = _collect_positives(data, gain, self._missed_gain)
         for name, slate in slates.items():
             self._rank(
                 name,
                 -np.arange(len(slate.item), dtype=np.float64),
                 *_score_slate(slate, positives),
-                part.t,
+                data.t,
             )
         self._chosen_items[positives.item] = True
-        done = sum(len(part_persons) for part_persons in self._person)
+        requests_before = sum(len(part_persons) for part_persons in self._person)
         for head, probability in (probabilities or {}).items():
             # A bundle may predict heads of other slots, which have no labels here.
-            if head in part.labels and self._rows < HEAD_ROWS_MAX:
-                is_labelled = np.isfinite(part.labels[head])
+            if head in data.labels and self._rows < HEAD_ROWS_MAX:
+                is_labelled = np.isfinite(data.labels[head])
                 if is_labelled.any():
                     self._heads[head].append(
                         (
                             probability[is_labelled],
-                            part.labels[head][is_labelled],
-                            part.request[is_labelled] + done,
+                            data.labels[head][is_labelled],
+                            data.request[is_labelled] + requests_before,
                         )
                     )
-        self._person.append(part.person)
-        self._step.append(
+        self._person.append(data.person)
+        self._person_step.append(
             assign_steps(
-                self._history.by_person.count(part.person, part.t, np.arange(part.requests))
+                self._history.by_person.count(data.person, data.t, np.arange(data.requests))
             )
         )
-        self._device.append(part.context["device"].to_pylist())
-        self._slice_names += [slice_name] * part.requests
-        self._rows += part.rows
+        self._devices.append(data.context["device"].to_pylist())
+        self._slice_names += [slice_name] * data.requests
+        self._rows += data.rows
 
     @property
     def _missed_gain(self) -> float:
@@ -166,7 +170,7 @@ class Evaluator:
             missed_gain=self._missed_gain,
         )
         subsets = {}
-        for figure, mask in (("tail", self._tail), ("new", self._unseen)):
+        for figure, mask in (("tail", self._is_long_tail), ("new", self._is_new_item)):
             subset_missed = np.bincount(
                 missed.request[mask[missed.item]], minlength=len(offsets) - 1
             )
@@ -180,8 +184,8 @@ class Evaluator:
             subsets[f"items {events}"] = ranked.restrict(step == step_index, subset_missed)
         for figure, value in _listwise_figures(ranked, subsets, item, self._share).items():
             self._values[name][figure].append(value)
-        shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
-        shown[item[ranked.top[ranked.top >= 0]]] = True
+        recommended = self._recommended_items.setdefault(name, np.zeros(len(self._share), bool))
+        recommended[item[ranked.top[ranked.top >= 0]]] = True
         return ranked
 
     def evaluation(self, model: str) -> Evaluation:
@@ -230,7 +234,7 @@ class Evaluator:
         self, values: Mapping[str, Mapping[str, Floats]], bootstrap: Bootstrap
     ) -> dict[str, tuple[ColdStartStep, ...]]:
         """Return the cold-start curves of users and of items."""
-        step = np.concatenate(self._step)
+        step = np.concatenate(self._person_step)
         people = [
             {
                 name: np.where(step == step_index, figures[PRIMARY], np.nan)
@@ -254,14 +258,16 @@ class Evaluator:
         figures = dict(
             zip(names, bootstrap.means([values[figure] for figure in names]), strict=True)
         )
-        coverage = (self._shown[name] & self._chosen_items).sum() / max(self._chosen_items.sum(), 1)
+        coverage = (self._recommended_items[name] & self._chosen_items).sum() / max(
+            self._chosen_items.sum(), 1
+        )
         return figures | {f"coverage_{K}": Interval(float(coverage), float("nan"), float("nan"))}
 
     @property
     def _slice_masks(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Return the mask of the requests in each slice."""
-        new = np.concatenate(self._step) == 0
-        device = np.array([name or "unknown" for part in self._device for name in part])
+        new = np.concatenate(self._person_step) == 0
+        device = np.array([name or "unknown" for part in self._devices for name in part])
         names, counts = np.unique(device, return_counts=True)
         devices = names[np.argsort(-counts)][:DEVICES_MAX] if len(names) > 1 else []
         slice_names = np.array(self._slice_names)
@@ -301,13 +307,13 @@ class _Positives:
     items: int
 
 
-def _collect_positives(part: Dataset, gain: Floats, missed_gain: float) -> _Positives:
+def _collect_positives(data: Dataset, gain: Floats, missed_gain: float) -> _Positives:
     positive_rows = np.flatnonzero(gain > 0)
-    request = np.concatenate([part.request[positive_rows], part.missed.request])
-    item = np.concatenate([part.item[positive_rows], part.missed.item])
-    gains = np.concatenate([gain[positive_rows], np.full(len(part.missed.item), missed_gain)])
+    request = np.concatenate([data.request[positive_rows], data.missed.request])
+    item = np.concatenate([data.item[positive_rows], data.missed.item])
+    gains = np.concatenate([gain[positive_rows], np.full(len(data.missed.item), missed_gain)])
     order = np.lexsort((item, request))
-    return _Positives(request[order], item[order], gains[order], max(len(part.items), 1))
+    return _Positives(request[order], item[order], gains[order], max(len(data.items), 1))
 
 
 def _score_slate(
@@ -324,13 +330,13 @@ def _score_slate(
         request * positives.items + slate.item,
     )
     index = np.minimum(np.searchsorted(positive_keys, slate_keys), max(len(positive_keys) - 1, 0))
-    hit = (
+    is_chosen = (
         positive_keys[index] == slate_keys
         if len(positive_keys)
         else np.zeros(len(slate_keys), bool)
     )
     gain = (
-        np.where(hit, positives.gain[index], 0.0)
+        np.where(is_chosen, positives.gain[index], 0.0)
         if len(positive_keys)
         else np.zeros(len(slate_keys))
     )

@@ -129,11 +129,11 @@ def ndcg(ranked: RankedLists, k: int = 10) -> Floats:
     gain = np.concatenate(
         [ranked.gain, np.full(len(lists) - len(ranked.request), ranked.missed_gain)]
     )
-    best = np.lexsort((-gain, lists))
-    lists = lists[best]
-    nth = 1 + np.arange(len(best)) - np.searchsorted(lists, lists)  # rank in the best order
+    ideal_order = np.lexsort((-gain, lists))
+    lists = lists[ideal_order]
+    ideal_rank = 1 + np.arange(len(ideal_order)) - np.searchsorted(lists, lists)
     dcg = totals(ranked.request, ranked.gain * _rank_discount(ranked.rank, k), size)
-    return divide(dcg, totals(lists, gain[best] * _rank_discount(nth, k), size))
+    return divide(dcg, totals(lists, gain[ideal_order] * _rank_discount(ideal_rank, k), size))
 
 
 def recall(ranked: RankedLists, k: int = 10) -> Floats:
@@ -170,8 +170,10 @@ def list_auc(ranked: RankedLists) -> Floats:
     Computed from ranks alone: the j-th best positive at rank r has r − j negatives above it.
     """
     size = len(ranked.positives)
-    nth = 1 + np.arange(len(ranked.rank)) - np.searchsorted(ranked.request, ranked.request)
-    positives_above = totals(ranked.request, ranked.rank - nth, size)
+    positive_number = (
+        1 + np.arange(len(ranked.rank)) - np.searchsorted(ranked.request, ranked.request)
+    )
+    positives_above = totals(ranked.request, ranked.rank - positive_number, size)
     negatives = ranked.lengths - ranked.positives
     return 1.0 - divide(positives_above, (ranked.positives * negatives).astype(np.float64))
 
@@ -303,13 +305,15 @@ def _rank_chunk(
     positive = (label[rows] > 0) & ~padding
     list_index, column_index = np.nonzero(positive)
     # The number of earlier positives in the same list.
-    nth = np.arange(len(list_index)) - np.searchsorted(list_index, list_index)
+    positive_number = np.arange(len(list_index)) - np.searchsorted(list_index, list_index)
     rank = np.zeros(len(list_index), np.int64)
-    for turn in range(int(nth.max(initial=-1)) + 1):
-        current = np.flatnonzero(nth == turn)
+    for number in range(int(positive_number.max(initial=-1)) + 1):
+        current = np.flatnonzero(positive_number == number)
         list_row, position = list_index[current], column_index[current]
-        mark, mark_tie = score[list_row, position][:, None], tie[list_row, position][:, None]
-        ahead = (score[list_row] > mark) | ((score[list_row] == mark) & (tie[list_row] < mark_tie))
+        own_score, own_tie = score[list_row, position][:, None], tie[list_row, position][:, None]
+        ahead = (score[list_row] > own_score) | (
+            (score[list_row] == own_score) & (tie[list_row] < own_tie)
+        )
         rank[current] = 1 + (ahead & ~padding[list_row]).sum(axis=1)
     return rows[list_index, column_index], rank
 
@@ -321,16 +325,21 @@ def _top_columns(
     width = score.shape[1]
     if width > 4 * k:
         # A partial sort may cut a run of ties at rank k, so such lines are sorted fully.
-        lowered = np.where(padding, -np.inf, score)
-        part = np.argpartition(lowered, width - k, axis=1)[:, width - k :]
-        edge = np.take_along_axis(lowered, part, axis=1).min(axis=1, keepdims=True)
-        has_ties = (lowered >= edge).sum(axis=1) > k
+        padded_score = np.where(padding, -np.inf, score)
+        top_columns = np.argpartition(padded_score, width - k, axis=1)[:, width - k :]
+        lowest_top_score = np.take_along_axis(padded_score, top_columns, axis=1).min(
+            axis=1, keepdims=True
+        )
+        has_ties = (padded_score >= lowest_top_score).sum(axis=1) > k
         order = np.empty((len(score), k), np.int64)
-        inner = np.lexsort(
-            (np.take_along_axis(tie, part, axis=1), -np.take_along_axis(lowered, part, axis=1)),
+        top_order = np.lexsort(
+            (
+                np.take_along_axis(tie, top_columns, axis=1),
+                -np.take_along_axis(padded_score, top_columns, axis=1),
+            ),
             axis=1,
         )
-        order[:] = np.take_along_axis(part, inner, axis=1)
+        order[:] = np.take_along_axis(top_columns, top_order, axis=1)
         if has_ties.any():
             order[has_ties] = np.lexsort(
                 (tie[has_ties], -score[has_ties], padding[has_ties]), axis=1

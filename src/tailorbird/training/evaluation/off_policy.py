@@ -1,13 +1,14 @@
-"""Off-policy evaluation of bundles: logged responses, replayed with the candidates of their time.
+"""Off-policy evaluation: logged responses, replayed with the candidates of their time.
 
-    response (t, p) ─► candidates ─► features ─► values of each bundle ─► order ─► propensities of
+    response (t, p) ─► candidates ─► features ─► values of each policy ─► order ─► propensities of
     the logged slate ─► weights by position ─► values of both policies, and their difference
 
-`slates` replays them. Clicks are attributed as in training. Weights are by item and position, so
-the click at a position is taken to depend on its own item.
+`slates` replays them, once for the policies of each `PolicyGroup`. Clicks are attributed as in
+training. Weights are by item and position, so the click at a position is taken to depend on its own
+item.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.pages.notebook import text_html
 from tailorbird.ranking.policy.rules import compile_rules
-from tailorbird.ranking.policy.slate_distribution import find_places
+from tailorbird.ranking.policy.slate_distribution import find_positions
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
@@ -49,8 +50,23 @@ FALLBACK_HEADLINE = "snips"
 
 
 @dataclass(frozen=True)
+class PolicyGroup:
+    """Policies that one replay serves: those that differ in model and formula alone.
+
+    Attributes:
+        slot: whose sources, rules, boosts and exploration they have.
+        replay: of the slot's candidates, with the live columns that any scorer reads.
+        scorers: policy → scorer.
+    """
+
+    slot: Slot
+    replay: Replay
+    scorers: Mapping[str, Scorer]
+
+
+@dataclass(frozen=True)
 class OffPolicyReport:
-    """The values of two bundles per logged response, with intervals.
+    """The values of two policies per logged response, with intervals.
 
     Attributes:
         outcome: what counts as reward, such as `click`.
@@ -75,7 +91,7 @@ class OffPolicyReport:
 
     @property
     def is_worse(self) -> bool:
-        """Return whether the new bundle is worse, with the whole interval below 0."""
+        """Return whether the new policy is worse, with the whole interval below 0."""
         difference = self.evaluation.difference[self.headline]
         return not difference.is_refused and difference.high < 0
 
@@ -146,21 +162,22 @@ def evaluate_off_policy(
     features: FeatureSet,
     slot: Slot,
     data: Dataset,
-    replay: Replay,
+    groups: Sequence[PolicyGroup],
     index_series: IndexSeries,
-    scorers: Mapping[str, Scorer],
     outcome: str,
     *,
+    reward_model: str = "",
     seed: int = 0,
 ) -> OffPolicyReport:
-    """Estimate the values of two scorers from logged responses.
+    """Estimate the values of two policies from logged responses.
 
     Args:
+        slot: the slot that logged them.
         data: the responses, from `read_responses`.
-        replay: replay of the slot, with the live columns that either scorer reads.
+        groups: with the new policy, then the old one.
         index_series: indexes, of which the first is not after the first response.
-        scorers: the new one, then the old one. The new one's predicted outcome is the model of the
-            reward, scaled per position to what the log shows.
+        reward_model: the policy whose predicted outcome is the model of the reward, scaled per
+            position to what the log shows; by default the new one.
 
     Raises:
         NotReadyError: there is no response.
@@ -176,12 +193,20 @@ def evaluate_off_policy(
             f"none of {data.requests:,} answers of slot {slot.name!r} led to a {outcome!r}",
             fix="name an event type of the log: --outcome click",
         )
+    scorers = {name: scorer for group in groups for name, scorer in group.scorers.items()}
     new, old = scorers
-    slates = SlateReplay(features, slot, data, index_series, scorers, outcome, material)
-    recorder = _Recorder(slot, data, scorers, outcome, seed)
-    for response in slates.responses(replay):
-        recorder.record(response)
-    evaluation = evaluate_policies(recorder.sample(new), recorder.sample(old), seed=seed)
+    reward_model = reward_model or new
+    samples, is_candidate = {}, np.zeros(data.rows, bool)
+    for group in groups:
+        group_scorers = {**group.scorers, reward_model: scorers[reward_model]}
+        slates = SlateReplay(
+            features, group.slot, data, index_series, group_scorers, outcome, material
+        )
+        recorder = _Recorder(group, data, reward_model, outcome, seed)
+        for response in slates.responses(group.replay):
+            recorder.record(response)
+        samples |= {name: recorder.sample(name) for name in group.scorers}
+        is_candidate = recorder.is_candidate  # at last of the old policy, which is mostly the log's
     return OffPolicyReport(
         slot.name,
         new,
@@ -189,9 +214,9 @@ def evaluate_off_policy(
         outcome,
         int(data.t[0]),
         int(data.t[-1]),
-        float(recorder.is_candidate.mean()),
-        evaluation,
-        ignored_rules(slot),
+        float(is_candidate.mean()),
+        evaluate_policies(samples[new], samples[old], seed=seed),
+        tuple(dict.fromkeys(note for group in groups for note in ignored_rules(group.slot))),
     )
 
 
@@ -205,31 +230,32 @@ def ignored_rules(slot: Slot) -> tuple[str, ...]:
 
 
 class _Recorder:
-    """Collects the propensities and predictions of each scorer by row of the logged responses."""
+    """Collects the propensities and predictions of a group by row of the logged responses."""
 
     def __init__(
-        self, slot: Slot, data: Dataset, scorers: Mapping[str, Scorer], outcome: str, seed: int
+        self, group: PolicyGroup, data: Dataset, reward_model: str, outcome: str, seed: int
     ) -> None:
-        self._slot, self._data, self._outcome = slot, data, outcome
-        self._rng, self._new = np.random.default_rng(seed), next(iter(scorers))
+        self._slot, self._data, self._outcome = group.slot, data, outcome
+        self._rng, self._reward_model = np.random.default_rng(seed), reward_model
         self.is_candidate = np.zeros(data.rows, bool)
         self._prediction = np.zeros(data.rows)
         self._has_model = True
-        self._target = {name: np.zeros(data.rows) for name in scorers}
-        self._expected = {name: np.zeros(data.rows) for name in scorers}
+        self._target = {name: np.zeros(data.rows) for name in group.scorers}
+        self._expected = {name: np.zeros(data.rows) for name in group.scorers}
 
     def record(self, response: ReplayedResponse) -> None:
-        """Record how each scorer would have shown what one response showed."""
+        """Record how each policy would have shown what one response showed."""
         rows = slice(*self._data.offsets[response.request : response.request + 2])
-        shown = find_places(self._data.item[rows], response.items)
+        shown = find_positions(self._data.item[rows], response.items)
         self.is_candidate[rows] = shown >= 0
-        predicted = response.predictions.get(self._new)
+        predicted = response.predictions.get(self._reward_model)
         self._has_model &= predicted is not None
         if not response.items.size:
             return
         if predicted is not None:
             self._prediction[rows] = np.where(shown >= 0, predicted[np.maximum(shown, 0)], 0.0)
-        for name, distribution in response.distributions.items():
+        for name in self._target:
+            distribution = response.distributions[name]
             self._target[name][rows] = distribution.propensities(shown)[0]
             if predicted is not None:
                 draws = DRAWS if self._slot.explore is not None else 1
@@ -238,7 +264,7 @@ class _Recorder:
                 )[0]
 
     def sample(self, name: str) -> PolicySample:
-        """Return the weights of a scorer."""
+        """Return the weights of a policy."""
         data = self._data
         columns = int(np.diff(data.offsets).max())
 
@@ -254,7 +280,8 @@ class _Recorder:
         if not self._has_model:
             return PolicySample(reward, weight, data.person, shown)
         prediction, expected = by_position(self._prediction), by_position(self._expected[name])
-        return model_sample(reward, weight, data.person, shown, prediction, expected)
+        is_predicted = by_position(self.is_candidate) > 0
+        return model_sample(reward, weight, data.person, shown, prediction, expected, is_predicted)
 
 
 def model_sample(
@@ -264,11 +291,14 @@ def model_sample(
     shown: npt.NDArray[np.bool_],
     prediction: Floats,
     expected: Floats,
+    is_predicted: npt.NDArray[np.bool_],
 ) -> PolicySample:
     """Return a sample whose predictions are scaled per position to what the log shows.
 
-    A model predicts an outcome at the first position; the log says what others are worth.
+    A model predicts an outcome at the first position; the log says what others are worth. Items
+    that the policy may not show have no prediction, and do not count.
     """
-    total = prediction.sum(axis=0)
-    scale = np.divide(reward.sum(axis=0), total, out=np.zeros(len(total)), where=total > 0)
+    total = prediction.sum(axis=0, where=is_predicted)
+    rewards = reward.sum(axis=0, where=is_predicted)
+    scale = np.divide(rewards, total, out=np.zeros(len(total)), where=total > 0)
     return PolicySample(reward, weight, person, shown, prediction * scale, expected * scale)

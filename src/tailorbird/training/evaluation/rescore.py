@@ -99,7 +99,7 @@ class IndexOverlay:
             else np.zeros(0, np.uint64)
         )
         self._newest: dict[str, ItemVersion] = {}
-        self._taken = self._applied = 0
+        self._known_count = self._applied_count = 0
 
     def index_at(self, ts: int, item_keys: npt.NDArray[np.uint64]) -> tuple[Index, frozenset[str]]:
         """Return the index at a time, and the items that changed around it.
@@ -110,16 +110,19 @@ class IndexOverlay:
             item_keys: items that the scores depend on. If none of them is new or changed, an older
                 index gives the same scores.
         """
-        while self._taken < len(self._versions) and self._available_since[self._taken] <= ts:
-            update_newest(self._newest, *self._versions[self._taken])
-            self._taken += 1
-        pending = self._keys[self._applied : self._taken]
+        while (
+            self._known_count < len(self._versions)
+            and self._available_since[self._known_count] <= ts
+        ):
+            update_newest(self._newest, *self._versions[self._known_count])
+            self._known_count += 1
+        pending = self._keys[self._applied_count : self._known_count]
         if pending.size and (
             self._is_joint
             or (self._index.find(pending) < 0).any()
             or np.isin(pending, item_keys).any()
         ):
-            self._applied = self._taken
+            self._applied_count = self._known_count
             self._index = overlay_versions(self._base, self._newest, texts=False)
         start, stop = (
             bisect_left(self._available_since, ts - TIMING_TOLERANCE_US),
@@ -207,15 +210,17 @@ def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreRepo
     sequence_items = np.concatenate(
         [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
     )
-    index, recent = overlay.index_at(row["ts"], np.concatenate([keys, sequence_items]))
-    recent_versions = sorted(recent)
+    index, recently_changed = overlay.index_at(row["ts"], np.concatenate([keys, sequence_items]))
+    recent_versions = sorted(recently_changed)
     # Vectors compare an item with all others.
-    if recent and (
+    if recently_changed and (
         bundle.space is not None or np.isin(sequence_items, hash64s(recent_versions)).any()
     ):
         report.moved += len(ids)
         return
-    is_comparable = np.array([item not in recent for item in ids]) & (index.find(keys) >= 0)
+    is_comparable = np.array([item not in recently_changed for item in ids]) & (
+        index.find(keys) >= 0
+    )
     weights = parse_formula(row["formula"]) if row["formula"] else None
     scorer = (bundle.without_tower() if "vectors" in row["degraded"] else bundle).with_index(index)
     live = np.array(row["live"], np.float32).reshape(len(ids), -1) if row["live"] else None

@@ -24,7 +24,7 @@ from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.matrix import iterate_features_from
 from tailorbird.training.dataset.replay import CandidateChunk, Replay
 from tailorbird.training.dataset.rows import Material
-from tailorbird.training.evaluation.evaluate import ROWS_AT_ONCE, Scorer
+from tailorbird.training.evaluation.evaluate import CHUNK_ROWS, Scorer
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -77,7 +77,7 @@ class SlateReplay:
         for chunk in replay.draw_candidates(self._data):
             start = 0
             candidates = _candidate_rows(self._data, chunk)
-            for piece in iterate_features_from(self._history, candidates, rows_max=ROWS_AT_ONCE):
+            for piece in iterate_features_from(self._history, candidates, rows_max=CHUNK_ROWS):
                 scored = {name: scorer(piece) for name, scorer in self._scorers.items()}
                 part = piece.part
                 for index in range(part.requests):

@@ -79,13 +79,13 @@ def fit_heads(
     trees = _fit_amount_trees(inputs, tree_inputs, amount_heads, settings, progress, sample)
     files, head_files = {**fitted.files, **trees.files}, {**fitted.head_files, **trees.head_files}
     note = "; ".join(part for part in (fitted.note, trees.note) if part)
-    parity = max(fitted.parity, trees.parity)
+    parity_error = max(fitted.parity_error, trees.parity_error)
     return replace(
         fitted,
         models={**fitted.models, **trees.models},
         files=files,
         head_files=head_files,
-        parity=parity,
+        parity_error=parity_error,
         note=note,
     )
 
@@ -196,25 +196,23 @@ def _fit_without_choice(
     return export_model(estimator.fit(*encode_parts(inputs, None)), inputs, settings, sample)
 
 
-def _validation_gain(
-    inputs: FitInputs, net_heads: FittedHeads, booster_heads: FittedHeads
-) -> Interval:
+def _validation_gain(inputs: FitInputs, challenger: FittedHeads, boosters: FittedHeads) -> Interval:
     """Return the gain in NDCG@10 of a net over boosters on the validation part, as served.
 
     Ranking outputs have no scale, so the heads are calibrated before they are added.
     """
     values = []
-    for fitted in (net_heads, booster_heads):
+    for fitted in (challenger, boosters):
         raw = fitted.score(
             np.ascontiguousarray(inputs.validation_served[:, : len(fitted.encoder.names)])
         )
         choices = fitted.calibrations(raw, inputs.validation, inputs.label_window)
-        served = [
+        weighted_heads = [
             weight * choices[head].calibration.apply(raw[head])
             for head, weight in inputs.objective.items()
             if head in raw
         ]
-        values.append(sum(served, np.zeros(len(inputs.validation_served))))
+        values.append(sum(weighted_heads, np.zeros(len(inputs.validation_served))))
     return ndcg_gain(
         values[0],
         values[1],

@@ -70,11 +70,11 @@ class CalibrationChoice:
         name = self.calibration.name
         if not self.losses:
             return f"{name}, as there is too little to choose by"
-        listed = ", ".join(
+        loss_list = ", ".join(
             f"{method} {loss:.5f}"
             for method, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
         )
-        return f"{name}, by {self.loss_name} on the next of {self.periods} periods: {listed}"
+        return f"{name}, by {self.loss_name} on the next of {self.periods} periods: {loss_list}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as JSON."""
@@ -118,35 +118,35 @@ def choose_calibration(
     }
     if target.sum() < ISOTONIC_POSITIVES_MIN:
         del methods["isotonic"]
-    total = dict.fromkeys((*(("none",) if is_probability else ()), *methods), 0.0)
+    total_loss = dict.fromkeys((*(("none",) if is_probability else ()), *methods), 0.0)
     available_period = period + 1 if label_period is None else label_period
-    total_weight, judged_periods = 0.0, 0
+    total_weight, evaluated_periods = 0.0, 0
     for current in np.unique(period)[1:]:
         is_past, is_current = available_period <= current, period == current
         if min(target[is_past].sum(), target[is_current].sum()) < POSITIVES_MIN:
             continue
-        judged_periods, total_weight = (
-            judged_periods + 1,
+        evaluated_periods, total_weight = (
+            evaluated_periods + 1,
             total_weight + float(weight[is_current].sum()),
         )
-        for name in total:
+        for name in total_loss:
             fitted = _fit_method(name, methods, raw[is_past], target[is_past], weight[is_past])
-            total[name] += float(
+            total_loss[name] += float(
                 weight[is_current] @ log_losses(fitted.apply(raw[is_current]), target[is_current])
             )
-    if judged_periods < periods_min:
+    if evaluated_periods < periods_min:
         if is_probability:
-            return CalibrationChoice(Identity(), {}, judged_periods)
+            return CalibrationChoice(Identity(), {}, evaluated_periods)
         return CalibrationChoice(
             (fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight),
             {},
-            judged_periods,
+            evaluated_periods,
         )
-    losses = {name: value / total_weight for name, value in total.items()}
+    losses = {name: value / total_weight for name, value in total_loss.items()}
     # The raw output comes first, so it wins ties.
     best = min(losses, key=lambda name: losses[name])
     return CalibrationChoice(
-        _fit_method(best, methods, raw, target, weight), losses, judged_periods
+        _fit_method(best, methods, raw, target, weight), losses, evaluated_periods
     )
 
 
@@ -169,7 +169,7 @@ def choose_scale(
     """
     weight = np.ones(raw.size) if weight is None else weight
     amount = amount.astype(np.float64)
-    losses, total_weight, judged_periods = {"none": 0.0, "scale": 0.0}, 0.0, 0
+    losses, total_weight, evaluated_periods = {"none": 0.0, "scale": 0.0}, 0.0, 0
     available_period = period + 1 if label_period is None else label_period
     for current in np.unique(period)[1:]:
         is_past, is_current = available_period <= current, period == current
@@ -178,8 +178,8 @@ def choose_scale(
             < POSITIVES_MIN
         ):
             continue
-        judged_periods, total_weight = (
-            judged_periods + 1,
+        evaluated_periods, total_weight = (
+            evaluated_periods + 1,
             total_weight + float(weight[is_current].sum()),
         )
         for name, calibration in (
@@ -190,11 +190,11 @@ def choose_scale(
                 weight[is_current]
                 @ deviances(calibration.apply(raw[is_current]), amount[is_current])
             )
-    if not judged_periods:
+    if not evaluated_periods:
         return CalibrationChoice(Identity(), {}, 0)
     losses = {name: value / total_weight for name, value in losses.items()}
     best = Identity() if losses["none"] <= losses["scale"] else fit_scale(raw, amount, weight)
-    return CalibrationChoice(best, losses, judged_periods, "Poisson deviance")
+    return CalibrationChoice(best, losses, evaluated_periods, "Poisson deviance")
 
 
 def choose_head_calibration(

@@ -97,22 +97,22 @@ def estimate_examination(
             position has none or hardly any clicks, two neighbouring positions were never exchanged,
             or items never stood at a position that they could have.
     """
-    shown = position >= 1
-    if not shown.any():
+    is_shown = position >= 1
+    if not is_shown.any():
         fix = f"ask for logged answers by --rows answers, {_ALTERNATIVE_FIX}"
         raise UsageError(
             "rows are drawn from what people chose, and stood at no place",
             where="--position weights",
             fix=fix,
         )
-    if not (shown & (propensity < 1)).any():
+    if not (is_shown & (propensity < 1)).any():
         raise UsageError(
             "no logged row was drawn at random", fix=f"let the slot explore, {_ALTERNATIVE_FIX}"
         )
     rows = collect_exploration_rows(
-        position[shown], clicked[shown] > 0, propensity[shown], request[shown]
+        position[is_shown], clicked[is_shown] > 0, propensity[is_shown], request[is_shown]
     )
-    is_informative = rows.drawn & (rows.kind != NO_ROW)
+    is_informative = rows.is_drawn & (rows.kind != NO_ROW)
     if not is_informative.any():
         problem = (
             "no two places can be compared: answers were explored by method=item, which "
@@ -127,14 +127,14 @@ def estimate_examination(
 
 
 def click_weights(
-    examined: Examination, position: npt.NDArray, label: npt.NDArray, *, cap: float = CAP
+    examination: Examination, position: npt.NDArray, label: npt.NDArray, *, cap: float = CAP
 ) -> Floats:
     """Return the weight of each row, shape (n,): for positives 1 ÷ examination up to `cap`.
 
     All other rows have the weight 1.
     """
     return np.where(
-        label > 0, np.minimum(1.0 / np.maximum(examined.chance_at(position), 1e-12), cap), 1.0
+        label > 0, np.minimum(1.0 / np.maximum(examination.chance_at(position), 1e-12), cap), 1.0
     )
 
 
@@ -143,9 +143,9 @@ def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Float
     position_count = len(clicks)
     weight = np.minimum(1.0 / np.maximum(rows.propensity, 1e-12), IMPORTANCE_MAX)
     drawn_count = np.where(
-        rows.kind == PAIRS, 2, np.bincount(rows.response, rows.drawn)[rows.response]
+        rows.kind == PAIRS, 2, np.bincount(rows.response, rows.is_drawn)[rows.response]
     )
-    log_ratio, precision, linked = (
+    log_ratio, precision, is_linked = (
         np.zeros(position_count),
         np.zeros(position_count),
         np.zeros(position_count, bool),
@@ -154,7 +154,7 @@ def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Float
     for upper in exchangeable_rows(rows):
         lower = upper + 1
         position_index = rows.position_index[upper]
-        linked |= np.bincount(position_index + 1, minlength=position_count)[:position_count] > 0
+        is_linked |= np.bincount(position_index + 1, minlength=position_count)[:position_count] > 0
         above, below = (
             _compute_rates(position_index, rows.clicked[upper], weight[upper], position_count),
             _compute_rates(position_index, rows.clicked[lower], weight[lower], position_count),
@@ -168,9 +168,9 @@ def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Float
             )
         )
         first_clicks += int(above.clicks[0])
-        enough = np.minimum(above.clicks, below.clicks) >= CLICKS_MIN
+        has_enough_clicks = np.minimum(above.clicks, below.clicks) >= CLICKS_MIN
         log_rate_ratio = np.log(
-            np.divide(below.rate, above.rate, out=np.ones(position_count), where=enough)
+            np.divide(below.rate, above.rate, out=np.ones(position_count), where=has_enough_clicks)
         )
         # Ratios of several kinds are averaged, each weighted by its number of equivalent clicks.
         evidence = (
@@ -179,13 +179,13 @@ def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Float
                 1.0 / np.maximum(above.effective_clicks, 1e-12)
                 + 1.0 / np.maximum(below.effective_clicks, 1e-12),
             )
-            * enough
+            * has_enough_clicks
         )
         log_ratio[1:] += (evidence * log_rate_ratio)[:-1]
         precision[1:] += evidence[:-1]
-    last_place = int(np.flatnonzero(clicks >= CLICKS_MIN).max(initial=0))
-    _refuse_gaps(linked, clicks, last_place)
-    if last_place and first_clicks < CLICKS_MIN:
+    last_position = int(np.flatnonzero(clicks >= CLICKS_MIN).max(initial=0))
+    _refuse_gaps(is_linked, clicks, last_position)
+    if last_position and first_clicks < CLICKS_MIN:
         raise UsageError(
             f"only {first_clicks} clicks on the first place of drawn lists",
             fix="take a longer window",
@@ -197,14 +197,14 @@ def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Float
 
 
 def _refuse_gaps(
-    linked: npt.NDArray[np.bool_], clicks: npt.NDArray[np.int64], last_place: int
+    is_linked: npt.NDArray[np.bool_], clicks: npt.NDArray[np.int64], last_position: int
 ) -> None:
-    """Raise if a position up to `last_place` was never exchanged with the one before it."""
-    if not last_place and clicks[0] < CLICKS_MIN:
+    """Raise if a position up to `last_position` was never exchanged with the one before it."""
+    if not last_position and clicks[0] < CLICKS_MIN:
         raise UsageError(
             f"only {clicks[0]} clicks on the first place of drawn lists", fix="take a longer window"
         )
-    gaps = np.flatnonzero(~linked[1 : last_place + 1]) + 1
+    gaps = np.flatnonzero(~is_linked[1 : last_position + 1]) + 1
     if not gaps.size:
         return
     if not clicks[0] and gaps[0] == 1:
@@ -267,14 +267,14 @@ class _Rates:
 def _compute_rates(
     position_index: npt.NDArray, clicked: npt.NDArray, weight: Floats, position_count: int
 ) -> _Rates:
-    mass = np.bincount(position_index, weight, position_count)
-    clicked_mass = np.bincount(position_index, weight * clicked, position_count)
+    total_weight = np.bincount(position_index, weight, position_count)
+    clicked_weight = np.bincount(position_index, weight * clicked, position_count)
     squares = np.bincount(position_index, np.square(weight) * clicked, position_count)
     clicks = np.bincount(position_index, clicked, position_count).astype(np.int64)
-    mean = mass / np.maximum(np.bincount(position_index, minlength=position_count), 1)
+    mean = total_weight / np.maximum(np.bincount(position_index, minlength=position_count), 1)
     return _Rates(
         mean,
-        clicked_mass / np.maximum(mass, 1e-12),
+        clicked_weight / np.maximum(total_weight, 1e-12),
         clicks,
-        np.square(clicked_mass) / np.maximum(squares, 1e-12),
+        np.square(clicked_weight) / np.maximum(squares, 1e-12),
     )

@@ -43,7 +43,7 @@ class FittedModel:
         exported: file → ONNX bytes.
         head_files: location of each head in the files.
         golden: rows of the matrix that a bundle carries to check itself.
-        parity: largest difference between a trained model and its export.
+        parity_error: largest difference between a trained model and its export.
         leaks: columns that look like target leakage, with the reason.
         calibration_choices: head → how its calibration was chosen.
         sketches: histograms of what it learned from, see `training.sketches`.
@@ -56,7 +56,7 @@ class FittedModel:
     head_files: dict[str, HeadFile]
     calibration: dict[str, Calibration]
     golden: Matrix
-    parity: float
+    parity_error: float
     leaks: dict[str, str]
     notes: tuple[str, ...]
     calibration_choices: dict[str, CalibrationChoice] = field(
@@ -95,7 +95,7 @@ def fit(
     label_window: int,
     progress: Progress,
     heads: Sequence[str] = (),
-    base: WarmTrees = FROM_SCRATCH,
+    warm_trees: WarmTrees = FROM_SCRATCH,
 ) -> FittedModel:
     """Fit on the training part; stop early and calibrate on the validation part.
 
@@ -109,7 +109,7 @@ def fit(
         heads: further targets, of other slots, that have labels; those that cannot be learned are
             left out.
 
-        base: trees to go on from.
+        warm_trees: trees to go on from.
 
     Raises:
         NotReadyError: no head of the objective has enough positives.
@@ -129,7 +129,7 @@ def fit(
             progress=progress,
             heads=heads,
             folder=folder,
-            base=base,
+            warm_trees=warm_trees,
         )
         golden_rows = sample_rows(len(prepared.inputs.validation_served), settings.seed)
         fitted_heads = fit_heads(prepared.inputs, settings, progress, golden_rows)
@@ -154,7 +154,7 @@ def calibrate(
         fitted_heads.head_files,
         {head: choice.calibration for head, choice in choices.items()},
         serving_matrix[golden_rows],
-        fitted_heads.parity,
+        fitted_heads.parity_error,
         prepared.leaks,
         (*prepared.notes, *((fitted_heads.note,) if fitted_heads.note else ())),
         choices,

@@ -140,7 +140,7 @@ class FittedHeads:
 
     Attributes:
         head_files: location of each head in `files`.
-        parity: largest difference between a trained model and its export.
+        parity_error: largest difference between a trained model and its export.
         is_probability: whether classification heads return probabilities without calibration.
         note: how the architecture was chosen; empty if it was requested.
     """
@@ -150,7 +150,7 @@ class FittedHeads:
     models: dict[str, HeadModel]
     files: dict[str, bytes]
     head_files: dict[str, HeadFile]
-    parity: float
+    parity_error: float
     is_probability: bool
     note: str = ""
 

@@ -17,7 +17,7 @@ from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS, LiveColumns
 from tailorbird.ranking.policy.targets import item_heads, parse_return
 from tailorbird.training.dataset.chunks import (
-    ROWS_AT_ONCE,
+    CHUNK_ROWS,
     FeatureChunks,
     sample_blocks,
     write_matrix_files,
@@ -32,7 +32,7 @@ from tailorbird.training.fit.net_columns import add_net_columns
 from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, training_labels
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.fit.warm_trees import FROM_SCRATCH, POSITIVES_MIN, WarmTrees
-from tailorbird.training.leakage.columns import ahead_notes, find_leakage
+from tailorbird.training.leakage.columns import dominant_column_notes, find_leakage
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.sketches import FeatureSketch, Row, label_rows
 
@@ -76,13 +76,13 @@ def prepare_inputs(
     progress: Progress,
     heads: Sequence[str] = (),
     folder: Path | None = None,
-    base: WarmTrees = FROM_SCRATCH,
+    warm_trees: WarmTrees = FROM_SCRATCH,
 ) -> PreparedInputs:
     """Learn the encoder from the training part, encode it and the validation part, choose heads.
 
     Args:
         folder: for rows that do not fit into memory; None keeps them in memory.
-        base: trees to go on from, with their encoder; without one it is learned.
+        warm_trees: trees to go on from, with their encoder; without one it is learned.
 
     Raises:
         NotReadyError: no head of the objective has enough positives.
@@ -108,25 +108,25 @@ def prepare_inputs(
         sketch,
         folder,
         position=position,
-        base=base,
+        warm_trees=warm_trees,
     )
     progress("features", 1, 2)
     validation = list(iterate_features(parts.validation, features, events))
-    shown = stack_matrices(
+    shown_matrix = stack_matrices(
         validation, encoder, index_series, position=position, live_columns=parts.live
     )
-    served = (
+    served_matrix = (
         stack_matrices(validation, encoder, index_series, position=False, live_columns=parts.live)
         if position
-        else shown
+        else shown_matrix
     )
     del validation
     progress("features", 2, 2)
-    selection = _select_heads(
+    head_selection = _select_heads(
         (*objective, *heads), objective, encoder, training_rows, labels, parts
     )
-    notes = [note for note in (weight_note, *selection.notes, training_rows.note) if note]
-    if not any(head in selection.heads for head in objective):
+    notes = [note for note in (weight_note, *head_selection.notes, training_rows.note) if note]
+    if not any(head in head_selection.heads for head in objective):
         raise NotReadyError(
             "; ".join(notes) or f"none of {', '.join(objective)} ever happened",
             fix="train on a longer window",
@@ -134,20 +134,20 @@ def prepare_inputs(
     inputs = FitInputs(
         encoder,
         training_rows.matrix,
-        shown,
-        served,
+        shown_matrix,
+        served_matrix,
         parts.train,
         parts.validation,
         labels,
-        selection.heads,
+        head_selection.heads,
         objective,
         int(parts.train.t[-1]),
         label_window,
         training_rows.files,
-        base.boosters,
+        warm_trees.boosters,
     )
     sketches = (*sketch.rows(), *label_histograms)
-    return PreparedInputs(inputs, selection.leaks, tuple(notes), sketches)
+    return PreparedInputs(inputs, head_selection.leaks, tuple(notes), sketches)
 
 
 @dataclass(frozen=True)
@@ -180,24 +180,30 @@ def _encode_training_rows(
     folder: Path | None,
     *,
     position: bool,
-    base: WarmTrees,
+    warm_trees: WarmTrees,
 ) -> tuple[Encoder, _TrainingRows]:
     """Learn the encoder, or take the base's, and encode the training rows."""
-    train, live = parts.train, parts.live
+    train, live_columns = parts.train, parts.live
     if folder is None:
         chunks = FeatureChunks.of(
             list(sketch.count_chunks(iterate_features(train, features, events)))
         )
     else:
         chunks = FeatureChunks.spill_to_files(
-            sketch.count_chunks(iterate_features(train, features, events, rows_max=ROWS_AT_ONCE)),
+            sketch.count_chunks(iterate_features(train, features, events, rows_max=CHUNK_ROWS)),
             folder / "features",
             train.rows,
         )
     time_encodings: Mapping[str, npt.NDArray[np.float64]] = {}
-    if (encoder := base.encoder) is None:
+    if (encoder := warm_trees.encoder) is None:
         encoder, time_encodings = learn_encoder(
-            chunks, features, index_series, settings, labelled, position=position, live_columns=live
+            chunks,
+            features,
+            index_series,
+            settings,
+            labelled,
+            position=position,
+            live_columns=live_columns,
         )
     if allows_net(settings):
         encoder = add_net_columns(encoder, train, index_series)
@@ -209,7 +215,7 @@ def _encode_training_rows(
                 index_series,
                 position=position,
                 target_encodings=time_encodings,
-                live_columns=live,
+                live_columns=live_columns,
             )
         )
     labels, weight = labelled.labels, labelled.weight
@@ -222,7 +228,7 @@ def _encode_training_rows(
         weight,
         position=position,
         target_encodings=time_encodings,
-        live_columns=live,
+        live_columns=live_columns,
     )
     del chunks
     shutil.rmtree(folder / "features")
@@ -252,7 +258,7 @@ def _select_heads(
         matrix, label_sample = rows.matrix, rows.labels
     heads: list[str] = []
     leaks: dict[str, str] = {}
-    ahead: dict[str, str] = {}
+    ahead_columns: dict[str, str] = {}
     notes: list[str] = []
     for head in dict.fromkeys(candidates):
         if reason := _explain_unvalidated(head, parts.validation):
@@ -273,22 +279,22 @@ def _select_heads(
             )
             continue
         leaks |= leaking
-        ahead = leakage.describe_ahead(head) | ahead
+        ahead_columns = leakage.describe_dominant(head) | ahead_columns
         heads.append(head)
-    return _HeadSelection(tuple(heads), leaks, (*notes, *ahead_notes(ahead)))
+    return _HeadSelection(tuple(heads), leaks, (*notes, *dominant_column_notes(ahead_columns)))
 
 
 def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:
     """Weight clicks of the training part by the examination of their position; add a note."""
     train = parts.train
-    examined = estimate_examination(
+    examination = estimate_examination(
         train.position, train.labels[head] > 0, train.propensity, train.request
     )
     positive = np.logical_or.reduce(
         [train.labels[head_name] > 0 for head_name in item_heads(train.labels)]
     )
-    weight = train.weight * click_weights(examined, train.position, positive)
-    chances = ", ".join(f"{chance:.2f}" for chance in examined.chance)
+    weight = train.weight * click_weights(examination, train.position, positive)
+    chances = ", ".join(f"{chance:.2f}" for chance in examination.chance)
     return replace(
         parts, train=replace(train, weight=weight)
     ), f"positives weigh by how likely their place was looked at: {chances}"

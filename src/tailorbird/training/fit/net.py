@@ -103,23 +103,23 @@ def _save_warm_start(
         DivergenceError: weights or losses are not finite.
     """
     check_convergence(deep)
-    worthless = deep.heads_without_skill(validation)
+    unskilled_heads = deep.heads_without_skill(validation)
     losses = ", ".join(
-        f"{head} {loss:.4f} to {mean:.4f}" for head, (loss, mean) in worthless.items()
+        f"{head} {loss:.4f} to {mean:.4f}" for head, (loss, mean) in unskilled_heads.items()
     )
     warning = (
         "the net tells no more of the validation part than its mean does, by log loss: "
         f"{losses}: it diverged, or there is little to learn"
     )
     is_unusable = all(
-        loss > DIVERGED_LOSS_RATIO * mean for loss, mean in worthless.values()
-    ) and len(worthless) == len(deep.heads)
+        loss > DIVERGED_LOSS_RATIO * mean for loss, mean in unskilled_heads.values()
+    ) and len(unskilled_heads) == len(deep.heads)
     save_note = save_state(
         deep, keys, until, replace(settings, warm=None) if is_unusable else settings
     )
     suffix = "; no later training goes on from it" if is_unusable else ""
     return "; ".join(
-        note for note in (f"{warning}{suffix}" if worthless else "", save_note) if note
+        note for note in (f"{warning}{suffix}" if unskilled_heads else "", save_note) if note
     )
 
 

@@ -85,20 +85,26 @@ def learn_encoder(
     for column_index, name in enumerate(columns.numeric):
         if name in transformed:
             rows[name] = chunks.numeric_column(column_index)
-    if derived := [
+    if computed_names := [
         name for name in (*COMPUTED_COLUMNS, *similarity_columns, POSITION) if name in transformed
     ]:
-        probe = msgspec.structs.replace(
+        computed_encoder = msgspec.structs.replace(
             encoder,
             numeric=(),
             vocabularies=(),
-            computed=tuple(name for name in derived if name != POSITION),
-            position=POSITION in derived,
+            computed=tuple(name for name in computed_names if name != POSITION),
+            position=POSITION in computed_names,
         )
-        derived_matrix = stack_matrices(
-            chunks.chunks, probe, index_series, position=position, live_columns=live_columns
+        computed_matrix = stack_matrices(
+            chunks.chunks,
+            computed_encoder,
+            index_series,
+            position=position,
+            live_columns=live_columns,
         )
-        rows |= {name: derived_matrix[:, index] for index, name in enumerate(probe.names)}
+        rows |= {
+            name: computed_matrix[:, index] for index, name in enumerate(computed_encoder.names)
+        }
     fitted = fit_transforms(column_plan.transforms, rows, labelled)
     return msgspec.structs.replace(encoder, transforms=fitted.outputs), fitted.in_time
 

@@ -106,8 +106,8 @@ def load_or_make_arrays(
             return dict(archive)
     except (OSError, ValueError, zipfile.BadZipFile):
         arrays = dict(make())
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    with temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    part.rename(path)
+    temporary.rename(path)
     return arrays

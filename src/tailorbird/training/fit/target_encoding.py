@@ -50,8 +50,8 @@ def final_rates(
     keys: Keys, vocabulary: Keys, head: str, labelled: LabelledRows, smoothing: float
 ) -> tuple[Floats, float]:
     """Return the rate of each key of the vocabulary, and the overall mean (0 without rows)."""
-    weight, hit = _weights_in_units(labelled, head)
-    mean = float(hit.sum() / weight.sum()) if weight.sum() else 0.0
+    weight, positive_weight = _weights_in_units(labelled, head)
+    mean = float(positive_weight.sum() / weight.sum()) if weight.sum() else 0.0
     if not len(vocabulary):
         return np.zeros(0), mean
     order = np.argsort(vocabulary)
@@ -59,7 +59,7 @@ def final_rates(
     in_vocabulary = vocabulary[order][index] == keys
     hits, rows = (
         np.bincount(order[index[in_vocabulary]], amount[in_vocabulary], minlength=len(vocabulary))
-        for amount in (hit, weight)
+        for amount in (positive_weight, weight)
     )
     return _smooth_means(hits, rows, mean, smoothing * _weight_unit(labelled)), mean
 
@@ -71,11 +71,11 @@ def rates_in_time(
 
     Rows marked in `is_rare` get the mean.
     """
-    weight, hit = _weights_in_units(labelled, head)
-    hits, rows = _prior_sums(np.zeros(len(keys), np.int64), labelled, head, hit, weight)
+    weight, positive_weight = _weights_in_units(labelled, head)
+    hits, rows = _prior_sums(np.zeros(len(keys), np.int64), labelled, head, positive_weight, weight)
     mean = np.divide(hits, rows, out=np.full(len(keys), np.nan), where=rows > 0)
     _, code = np.unique(keys, return_inverse=True)
-    hits, rows = _prior_sums(code.astype(np.int64), labelled, head, hit, weight)
+    hits, rows = _prior_sums(code.astype(np.int64), labelled, head, positive_weight, weight)
     return np.where(
         is_rare, mean, _smooth_means(hits, rows, mean, smoothing * _weight_unit(labelled))
     )
@@ -98,11 +98,11 @@ def _weights_in_units(labelled: LabelledRows, head: str) -> tuple[Ints, Ints]:
 
 
 def _smooth_means(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: float) -> Floats:
-    below = rows + smoothing
+    denominator = rows + smoothing
     rate = np.divide(
-        hits + smoothing * mean, below, out=np.full(len(hits), np.nan), where=below > 0
+        hits + smoothing * mean, denominator, out=np.full(len(hits), np.nan), where=denominator > 0
     )
-    return np.clip(np.where(below > 0, rate, mean), 0.0, 1.0)
+    return np.clip(np.where(denominator > 0, rate, mean), 0.0, 1.0)
 
 
 def _prior_sums(code: Ints, labelled: LabelledRows, head: str, *amounts: Ints) -> list[Ints]:
@@ -112,14 +112,14 @@ def _prior_sums(code: Ints, labelled: LabelledRows, head: str, *amounts: Ints) -
     running sums.
     """
     times, rank = np.unique(labelled.label_times(head), return_inverse=True)
-    bits = len(times).bit_length()
-    packed = (code << bits) | rank
+    rank_bits = len(times).bit_length()
+    packed = (code << rank_bits) | rank
     order = np.argsort(packed)
     # Labels known by then have a smaller rank.
-    queries = (code << bits) | np.searchsorted(times, labelled.t, side="right")
+    queries = (code << rank_bits) | np.searchsorted(times, labelled.t, side="right")
     until, start = (
         np.searchsorted(packed[order], queries),
-        np.searchsorted(packed[order], code << bits),
+        np.searchsorted(packed[order], code << rank_bits),
     )
     running = [np.concatenate(([0], np.cumsum(amount[order]))) for amount in amounts]
     return [sums[until] - sums[start] for sums in running]

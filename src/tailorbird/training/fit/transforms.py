@@ -337,7 +337,7 @@ def _load_vectors(
         )
         raise DeclarationError(
             message,
-            where=transform.place,
+            where=transform.location,
             fix="learn them from an earlier window, or train on a later one",
         )
     flat = [number for row in step.rows for number in row]
@@ -352,7 +352,9 @@ def _learn_target(
     if step.head not in labelled.labels:
         message = f"{transform.output} learns from {step.head}, which has no labels here"
         raise DeclarationError(
-            message, where=transform.place, fix=f"use one of {', '.join(sorted(labelled.labels))}"
+            message,
+            where=transform.location,
+            fix=f"use one of {', '.join(sorted(labelled.labels))}",
         )
     vocabulary, _ = _frequent_keys(keys, step)
     rare = ~np.isin(keys, vocabulary)

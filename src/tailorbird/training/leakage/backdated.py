@@ -51,19 +51,19 @@ def find_backdated_profiles(
         history. A profile is backdated if it has such an attribute: one with several dated values
         for less than `CHANGED_SHARE_MIN` of its owners.
     """
-    doubtful = pc.and_(
+    is_doubtful = pc.and_(
         pc.equal(events["type"], entity),
         pc.is_in(events["raw_partition"], pa.array(PAST_PARTITIONS)),
     )
     # An import without times is dated at the import. Without a stated arrival time, the time that
     # a profile is dated at stands for it.
-    doubtful = pc.and_(
-        doubtful, pc.and_(pc.is_valid(events["ts_original"]), pc.is_null(events["sent_at"]))
+    is_doubtful = pc.and_(
+        is_doubtful, pc.and_(pc.is_valid(events["ts_original"]), pc.is_null(events["sent_at"]))
     )
-    doubtful = pc.and_(
-        doubtful, pc.equal(pc.coalesce(events["received_at"], events["ts"]), events["ts"])
+    is_doubtful = pc.and_(
+        is_doubtful, pc.equal(pc.coalesce(events["received_at"], events["ts"]), events["ts"])
     )
-    return _mark_without_history(events, entity, doubtful)
+    return _mark_without_history(events, entity, is_doubtful)
 
 
 def find_late_profiles(
@@ -81,15 +81,15 @@ def find_late_profiles(
 
 
 def _mark_without_history(
-    events: pa.Table, entity: str, doubtful: pa.ChunkedArray
+    events: pa.Table, entity: str, is_doubtful: pa.ChunkedArray
 ) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
-    doubtful = pc.fill_null(
-        pc.and_(doubtful, pc.invert(pc.fill_null(events["timeless"], False))), False
+    is_doubtful = pc.fill_null(
+        pc.and_(is_doubtful, pc.invert(pc.fill_null(events["timeless"], False))), False
     )
-    mask = doubtful.to_numpy().astype(bool)
+    mask = is_doubtful.to_numpy().astype(bool)
     if not mask.any() or "properties" not in events.column_names:
         return np.zeros(len(mask), bool), frozenset()
-    profiles = events.select([_IDS[entity], "ts", "properties"]).filter(doubtful)
+    profiles = events.select([_IDS[entity], "ts", "properties"]).filter(is_doubtful)
     mask[mask], names = _rows_without_history(
         profiles.select([_IDS[entity], "ts"]), profiles["properties"].to_pylist()
     )

@@ -18,8 +18,11 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 LEAK_AUC = 0.98  # an AUC that no honest column reaches alone
-AHEAD_MARGIN = 0.12  # lead in AUC over all other columns that is suspicious
-AHEAD_AUC, AHEAD_GROUP_AUC = 0.75, 0.9  # smallest suspicious AUC of one column, and of several
+DOMINANT_MARGIN = 0.12  # lead in AUC over all other columns that is suspicious
+DOMINANT_AUC, DOMINANT_GROUP_AUC = (
+    0.75,
+    0.9,
+)  # smallest suspicious AUC of one column, and of several
 BINS = 32  # by quantiles of all values, by quantiles of positives, and for frequent values
 BLOCKS = 16  # stretches of the rows; every other one belongs to the same half
 POSITIVES_MAX, NEGATIVES_MAX = 50_000, 150_000  # rows that are binned
@@ -32,24 +35,24 @@ class LeakageReport:
 
     Attributes:
         leaks: columns that alone reach more than an honest column could, with the reason.
-        ahead: other columns that alone reach far more than all the rest, with their AUC.
+        dominant_aucs: other columns that alone reach far more than all the rest, with their AUC.
         rest_auc: the best AUC of the rest.
     """
 
     leaks: dict[str, str]
-    ahead: dict[str, float]
+    dominant_aucs: dict[str, float]
     rest_auc: float = 0.0
 
-    def describe_ahead(self, head: str) -> dict[str, str]:
+    def describe_dominant(self, head: str) -> dict[str, str]:
         """Describe the columns that are far ahead for a target, by name."""
         context = f"for {head}, while no other column is above {self.rest_auc:.3f}"
         return {
             name: f"alone it reaches an AUC of {reached:.3f} {context}"
-            for name, reached in self.ahead.items()
+            for name, reached in self.dominant_aucs.items()
         }
 
 
-def ahead_notes(ahead: Mapping[str, str]) -> list[str]:
+def dominant_column_notes(ahead: Mapping[str, str]) -> list[str]:
     """Return report notes on columns that are far ahead; these do not fail the gate."""
     return [
         f"column {name} is far ahead of all others: {why}; if it knows the answer, leave it out"
@@ -93,8 +96,8 @@ def find_leakage(
                 break
         else:
             best_aucs[name] = best
-    ahead, other_auc = find_ahead(best_aucs)
-    return LeakageReport(leaks, {name: best_aucs[name] for name in ahead}, other_auc)
+    dominant, other_auc = find_dominant_columns(best_aucs)
+    return LeakageReport(leaks, {name: best_aucs[name] for name in dominant}, other_auc)
 
 
 def _missingness_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
@@ -109,7 +112,7 @@ def find_leaking_columns(
     return find_leakage(columns, matrix, label, limit=limit).leaks
 
 
-def find_ahead(aucs: Mapping[str, float]) -> tuple[list[str], float]:
+def find_dominant_columns(aucs: Mapping[str, float]) -> tuple[list[str], float]:
     """Return columns that are far ahead of all others, and the best AUC of the rest.
 
     Several leaking columns would hide each other if each were compared with the next one only.
@@ -120,8 +123,8 @@ def find_ahead(aucs: Mapping[str, float]) -> tuple[list[str], float]:
     for count in range(len(ordered) - 1, 0, -1):
         last_auc, next_auc = aucs[ordered[count - 1]], aucs[ordered[count]]
         if (
-            last_auc >= (AHEAD_AUC if count == 1 else AHEAD_GROUP_AUC)
-            and last_auc >= next_auc + AHEAD_MARGIN
+            last_auc >= (DOMINANT_AUC if count == 1 else DOMINANT_GROUP_AUC)
+            and last_auc >= next_auc + DOMINANT_MARGIN
         ):
             return ordered[:count], next_auc
     return [], 0.0
@@ -150,12 +153,12 @@ def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
     for train_half in (half, ~half):
         edges = _bin_edges(column[train_half], positive[train_half])
         size = len(edges) + 2
-        (hits, rows), (hits_judged, rows_judged) = (
+        (positives, rows), (hits_judged, rows_judged) = (
             _bin_counts(edges, size, column[part_mask], positive[part_mask])
             for part_mask in (train_half, ~train_half)
         )
         # A bin without rows gets the overall rate.
-        rate = (hits + hits.sum() / rows.sum()) / (rows + 1)
+        rate = (positives + positives.sum() / rows.sum()) / (rows + 1)
         score, label_of = np.concatenate([rate, rate]), np.repeat([1, 0], size)
         aucs.append(
             metrics.auc(score, label_of, np.concatenate([hits_judged, rows_judged - hits_judged]))
@@ -180,11 +183,13 @@ def _bin_edges(column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_])
         if len(value):
             values, counts = np.unique(value.astype(np.float64), return_counts=True)
             frequent = values[np.argsort(-counts, kind="stable")[:BINS]]
-            placed = np.searchsorted(np.cumsum(counts), np.linspace(0, len(value), BINS + 1)[1:-1])
+            quantile_positions = np.searchsorted(
+                np.cumsum(counts), np.linspace(0, len(value), BINS + 1)[1:-1]
+            )
             edges += [
                 frequent,
                 np.nextafter(frequent, -np.inf),
-                values[placed],
+                values[quantile_positions],
                 np.nextafter(values[:1], -np.inf),
                 values[-1:],
             ]

@@ -12,7 +12,7 @@ from tailorbird.events import DAY
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.training.dataset.request_choice import Rows
+from tailorbird.training.dataset.request_choice import RowSource
 from tailorbird.training.fit.resume import UnfinishedRun
 from tailorbird.training.report.serving_cost import (
     Cost,
@@ -48,12 +48,12 @@ class RankSettings:
         requests: maximum of the training part, and of requests with a positive in each later part.
         repeats: permutations of each column for each model.
         fits, nulls: small models with real labels, and with shuffled labels.
-        tolerance: loss that a redundant or unstable column may cost on the part to choose on.
+        tolerance: loss that a redundant or unstable column may cost on the selection part.
     """
 
     window_us: int = TrainSettings.window_us
     lateness_us: int = DAY
-    rows: Rows = "auto"
+    rows: RowSource = "auto"
     requests: int = 6_000
     repeats: int = 2
     fits: int = 3
@@ -70,28 +70,32 @@ class RankSettings:
 
 def permutation_importances(
     comparison: ModelComparison,
-    honest: Sequence[int],
-    of_request: Bools,
+    trusted_columns: Sequence[int],
+    is_request_level: Bools,
     clusters: Clusters,
     settings: RankSettings,
     unfinished: UnfinishedRun,
     progress: Progress,
 ) -> tuple[list[Interval], list[Interval]]:
-    """Measure the importance of each honest column and each cluster on the part to choose on."""
+    """Measure the importance of each column that leaks nothing, and of each cluster, on the selection part."""
     parts = comparison.parts
-    rows = parts.choose.take(parts.choose.has_both_classes)
-    honest_columns = set(honest)
-    groups = [[index] for index in honest] + [
-        [index for index in group if index in honest_columns] for group in clusters.groups()
+    rows = parts.selection.take(parts.selection.has_both_classes)
+    trusted_set = set(trusted_columns)
+    groups = [[index] for index in trusted_columns] + [
+        [index for index in group if index in trusted_set] for group in clusters.groups()
     ]
     drops = [np.zeros(rows.requests) for _ in groups]
     progress("permute", 0, SEEDS * len(groups))
     for number in range(SEEDS):
-        model = comparison.model([parts.names[index] for index in honest], settings.seed + number)
-        permuter = Permuter(
-            model, honest, rows, of_request, settings.repeats, settings.seed + number
+        model = comparison.fit_model(
+            [parts.names[index] for index in trusted_columns], settings.seed + number
         )
-        baseline = request_quality(model, np.ascontiguousarray(rows.matrix[:, honest]), rows)
+        permuter = Permuter(
+            model, trusted_columns, rows, is_request_level, settings.repeats, settings.seed + number
+        )
+        baseline = request_quality(
+            model, np.ascontiguousarray(rows.matrix[:, trusted_columns]), rows
+        )
         for done, group in enumerate(groups):
             drops[done] += (
                 unfinished.array(
@@ -101,19 +105,19 @@ def permutation_importances(
             )
             progress("permute", number * len(groups) + done + 1, SEEDS * len(groups))
     intervals = bootstrap_people(rows, settings.seed).means(drops)
-    return intervals[: len(honest)], intervals[len(honest) :]
+    return intervals[: len(trusted_columns)], intervals[len(trusted_columns) :]
 
 
 def fit_gains(
     parts: SignalParts,
-    honest: Sequence[int],
+    trusted_columns: Sequence[int],
     settings: RankSettings,
     unfinished: UnfinishedRun,
     progress: Progress,
 ) -> tuple[Floats, Floats]:
     """Fit small models; return the gain per column, and with shuffled labels (nulls, columns)."""
-    sample = parts.train.sample(honest)
-    names = [parts.names[index] for index in honest]
+    sample = parts.train.sample(trusted_columns)
+    names = [parts.names[index] for index in trusted_columns]
     real, null = gain_fits(
         sample,
         parts.train.request,
@@ -133,24 +137,24 @@ def fit_gains(
 def build_signals(
     features: FeatureSet,
     parts: SignalParts,
-    of_request: Bools,
+    is_request_level: Bools,
     information: Sequence[ColumnInformation],
-    drift: Stability,
+    stability: Stability,
     clusters: Clusters,
     importances: Sequence[Interval],
     cluster_importances: Sequence[Interval],
-    honest: Sequence[int],
+    trusted_columns: Sequence[int],
     gain: Floats,
     null: Floats,
     column_costs: Mapping[str, Cost],
 ) -> list[Signal]:
     """Build a signal without verdict for each column of the matrix, in its order."""
-    declared_places = {
-        declaration.name: declaration.place
+    declared_locations = {
+        declaration.name: declaration.location
         for declaration in (*features.features, *features.similarities)
     }
-    declared = {
-        column.name: (column.kind, column.entity, declared_places[column.name])
+    declared_columns = {
+        column.name: (column.kind, column.entity, declared_locations[column.name])
         for column in features.columns
     }
     groups = clusters.groups()
@@ -161,33 +165,33 @@ def build_signals(
     # Where chance gives next to nothing, a small gain is no proof.
     is_above_nulls = (gain > null.max(axis=0)) & (gain > np.median(null.mean(axis=0)))
     share = gain / max(gain.sum(), 1e-12)
-    honest_index = {index: number for number, index in enumerate(honest)}
+    trusted_index = {index: number for number, index in enumerate(trusted_columns)}
     signals = []
     for position, name in enumerate(parts.names):
-        kind, entity, declared_at = declared.get(name, ("computed", "", ""))
+        kind, entity, location = declared_columns.get(name, ("computed", "", ""))
         cost = column_costs.get(name, Cost(0, 0, float("nan")))
-        number = honest_index.get(position)
+        number = trusted_index.get(position)
         signals.append(
             Signal(
                 name=name,
                 kind=kind,
                 entity=entity,
-                place=declared_at,
-                of_request=bool(of_request[position]),
+                location=location,
+                is_request_level=bool(is_request_level[position]),
                 importance=unknown if number is None else importances[number],
                 gain=0.0 if number is None else float(share[number]),
                 null_z=0.0 if number is None else float(z[number]),
                 above_nulls=number is not None and bool(is_above_nulls[number]),
                 bits=information[position].bits,
                 bits_z=information[position].z,
-                drift=float(drift.worst[position]),
-                drifts=tuple(float(value) for value in drift.drift[position]),
-                missing=float(drift.missing[position]),
+                drift=float(stability.worst[position]),
+                period_drifts=tuple(float(value) for value in stability.drift[position]),
+                missing=float(stability.missing[position]),
                 record_bytes=cost.record_bytes,
                 request_bytes=cost.request_bytes,
                 finish_us=cost.finish_us,
                 cluster=cluster.get(position, 0),
-                together=cluster_importances[cluster[position] - 1]
+                cluster_importance=cluster_importances[cluster[position] - 1]
                 if position in cluster
                 else None,
             )
@@ -199,19 +203,19 @@ def measure_savings(
     features: FeatureSet, subset: Subset, lake: Lake, event_types: Sequence[str]
 ) -> dict[str, Any]:
     """Measure bytes and time of a request with all declarations, and with the remaining ones."""
-    declared = {feature.name for feature in (*features.features, *features.similarities)}
-    removed = [name for name in subset.remove if name in declared]
-    if not removed or len(removed) == len(declared):
+    declared_names = {feature.name for feature in (*features.features, *features.similarities)}
+    removed = [name for name in subset.remove if name in declared_names]
+    if not removed or len(removed) == len(declared_names):
         return {
             "request_bytes": count_request_bytes(features),
             "declarations_to_remove": [],
             "declarations_that_others_need": [],
         }
-    fewer, still_needed = drop_declarations(features, removed, event_types)
-    before, after = measure_read_us([features, fewer], lake)
+    reduced_features, still_needed = drop_declarations(features, removed, event_types)
+    before, after = measure_read_us([features, reduced_features], lake)
     return {
         "request_bytes": count_request_bytes(features),
-        "request_bytes_subset": count_request_bytes(fewer),
+        "request_bytes_subset": count_request_bytes(reduced_features),
         "read_us": round(before, 1),
         "read_us_subset": round(after, 1),
         "declarations_to_remove": [name for name in removed if name not in still_needed],

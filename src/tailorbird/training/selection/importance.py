@@ -44,41 +44,43 @@ class Permuter:
     Attributes:
         columns: indices of the model's columns in `rows.matrix`.
         rows: rows later than the model's training data; requests without a positive only cost time.
-        of_request: shape (columns of the matrix,): whether a column is constant within requests.
+        is_request_level: shape (columns of the matrix,): whether a column is constant within requests.
     """
 
     model: Gbdt
     columns: Sequence[int]
     rows: SignalRows
-    of_request: Bools
+    is_request_level: Bools
     repeats: int
     seed: int
 
-    def loss(self, members: Sequence[int], baseline: Floats) -> Floats:
+    def loss(self, columns: Sequence[int], baseline: Floats) -> Floats:
         """Return the mean drop of each request when columns of the matrix are permuted together.
 
         Args:
-            members: indices of the columns.
+            columns: indices of the columns.
             baseline: `request_quality` of the model on the unchanged rows.
         """
         permuted = np.ascontiguousarray(self.rows.matrix[:, self.columns])
         split = self.model.booster.feature_importance("split", iteration=self.model.trees)
         used = {column for column, times in zip(self.columns, split, strict=True) if times}
         indices = [
-            (list(self.columns).index(member), member) for member in members if member in used
+            (list(self.columns).index(column), column) for column in columns if column in used
         ]
         drop = np.zeros(self.rows.requests)
         if not indices:
             return np.where(np.isnan(baseline), np.nan, drop)
         original = permuted.copy()
         for repeat in range(self.repeats):
-            rng = np.random.default_rng((self.seed, repeat, *members))
-            inside, across = (
+            rng = np.random.default_rng((self.seed, repeat, *columns))
+            within_requests, across_requests = (
                 shuffle_within_requests(self.rows.request, rng),
                 shuffle_across_requests(self.rows.offsets, rng),
             )
-            for index, member in indices:
-                permuted[:, index] = original[across if self.of_request[member] else inside, index]
+            for index, column in indices:
+                permuted[:, index] = original[
+                    across_requests if self.is_request_level[column] else within_requests, index
+                ]
             drop += baseline - request_quality(self.model, permuted, self.rows)
         return drop / self.repeats
 

@@ -41,7 +41,7 @@ class ColumnInformation:
 def measure_information(
     rows: SignalRows,
     categorical: Sequence[int],
-    of_request: Bools,
+    is_request_level: Bools,
     *,
     shuffle_count: int = 20,
     seed: int = 0,
@@ -50,7 +50,7 @@ def measure_information(
 
     Args:
         categorical: indices of the columns that hold codes.
-        of_request: shape (columns,): whether a column is constant within each request.
+        is_request_level: shape (columns,): whether a column is constant within each request.
         shuffle_count: number of shuffles that make the null distribution.
     """
     label = rows.label.astype(np.int64)
@@ -70,7 +70,7 @@ def measure_information(
         bins = learn_bins(values, categorical=column in categorical, bins_max=BINS)
         bin_index, size = bins.assign(values), bins.size
         bits = mutual_information(bin_index, label, size, 2)
-        if of_request[column]:
+        if is_request_level[column]:
             null = np.array(
                 [mutual_information(bin_index[across], label, size, 2) for _, across in shuffles]
             )

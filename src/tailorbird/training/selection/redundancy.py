@@ -32,14 +32,14 @@ class Clusters:
 
     Attributes:
         nearness: shape (columns, columns), in [0, 1].
-        tree: SciPy's linkage matrix, for a dendrogram.
-        order: columns in the order of the tree's leaves.
+        linkage_tree: SciPy's linkage matrix, for a dendrogram.
+        leaf_order: columns in the order of the tree's leaves.
         cluster: shape (columns,), the cluster number of each column.
     """
 
     nearness: Floats
-    tree: Floats
-    order: tuple[int, ...]
+    linkage_tree: Floats
+    leaf_order: tuple[int, ...]
     cluster: Ints
 
     def groups(self) -> list[list[int]]:
@@ -65,10 +65,13 @@ def find_clusters(
         return Clusters(
             nearness, np.zeros((0, 4)), tuple(range(len(nearness))), np.arange(len(nearness))
         )
-    tree = linkage(squareform(np.clip(1.0 - nearness, 0.0, 1.0), checks=False), "complete")
-    order = tuple(int(leaf) for leaf in leaves_list(tree))
+    linkage_tree = linkage(squareform(np.clip(1.0 - nearness, 0.0, 1.0), checks=False), "complete")
+    leaf_order = tuple(int(leaf) for leaf in leaves_list(linkage_tree))
     return Clusters(
-        nearness, tree, order, fcluster(tree, 1.0 - nearness_min, "distance").astype(np.int64)
+        nearness,
+        linkage_tree,
+        leaf_order,
+        fcluster(linkage_tree, 1.0 - nearness_min, "distance").astype(np.int64),
     )
 
 

@@ -1,6 +1,6 @@
 """Rows for ranking columns: four consecutive parts, encoded as the model sees them.
 
-    ──── train ────|── watch ──|── choose ──|── judge ──►  t
+    ──── train ────|── validation ──|── selection ──|── test ──►  t
 
 Trees learn from the first part and stop early by the second. The third part alone decides which
 columns to keep, and the fourth alone measures what that costs, so a subset chosen by luck is
@@ -38,8 +38,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-# Shares of all requests; the later part is halved: to choose on, and to evaluate on.
-WATCH_SHARE, LATER_SHARE = 0.1, 0.35
+# Shares of all requests; the later part is halved: for the selection and the test.
+VALIDATION_SHARE, LATER_SHARE = 0.1, 0.35
 # Requests with a positive in each part; with fewer, hardly any interval excludes anything.
 REQUESTS_MIN = 60
 
@@ -54,7 +54,7 @@ class SignalRows:
         weight: shape (rows,), number of rows of the full set that a row stands for.
         offsets: shape (requests + 1,).
         t, person: shape (requests,); −1 for unknown persons.
-        evenly: shape (requests,), whether the request was drawn independently of its outcome; the
+        is_uniform_draw: shape (requests,), whether the request was drawn independently of its outcome; the
             others were drawn for a positive.
     """
 
@@ -64,7 +64,7 @@ class SignalRows:
     offsets: Ints
     t: Ints
     person: Ints
-    evenly: Bools
+    is_uniform_draw: Bools
 
     @property
     def requests(self) -> int:
@@ -87,7 +87,11 @@ class SignalRows:
         offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[requests]))).astype(np.int64)
         row_columns = (self.matrix[rows], self.label[rows], self.weight[rows])
         return SignalRows(
-            *row_columns, offsets, self.t[requests], self.person[requests], self.evenly[requests]
+            *row_columns,
+            offsets,
+            self.t[requests],
+            self.person[requests],
+            self.is_uniform_draw[requests],
         )
 
     def sample(self, columns: Sequence[int]) -> Sample:
@@ -119,18 +123,18 @@ class SignalParts:
     names: tuple[str, ...]
     categorical: tuple[str, ...]
     train: SignalRows
-    watch: SignalRows
-    choose: SignalRows
-    judge: SignalRows
+    validation: SignalRows
+    selection: SignalRows
+    test: SignalRows
     about: dict[str, Any]
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return all rows as named arrays, for a file."""
         parts = {
             "train": self.train,
-            "watch": self.watch,
-            "choose": self.choose,
-            "judge": self.judge,
+            "validation": self.validation,
+            "selection": self.selection,
+            "test": self.test,
         }
         return {
             f"{part}.{field.name}": getattr(rows, field.name)
@@ -173,41 +177,40 @@ def gather_signal_rows(
     _require_requests(
         data, target, 4 * REQUESTS_MIN, f"{data.requests:,} requests of slot {slot.name}"
     )
-    split = split_by_time(data.t, validation=WATCH_SHARE, test=LATER_SHARE, gap=gap)
-    judge_from = int(np.quantile(data.t[split.test], 0.5))
-    later_split = split_at(data.t, split.validation_until, judge_from, gap=gap)
+    split = split_by_time(data.t, validation=VALIDATION_SHARE, test=LATER_SHARE, gap=gap)
+    test_from = int(np.quantile(data.t[split.test], 0.5))
+    later_split = split_at(data.t, split.validation_until, test_from, gap=gap)
     progress("read", 1, 1)
 
-    start = data.t[split.train]
-    boundaries = np.linspace(0, len(start), settings.index_parts + 1).astype(int)[:-1]
-    moments = sorted(
-        {
-            *(int(start[index]) for index in boundaries),
-            split.train_until,
-            split.validation_until,
-            judge_from,
-        }
-    )
+    train_times = data.t[split.train]
+    starts = np.linspace(0, len(train_times), settings.index_parts + 1).astype(int)[:-1]
+    borders = {split.train_until, split.validation_until, test_from}
     series = build_series(
-        material.events, material.items, moments, progress=partial(progress, "index")
+        material.events,
+        material.items,
+        sorted({*train_times[starts].tolist(), *borders}),
+        progress=partial(progress, "index"),
     )
     live = select_live_columns(features, slot)
     replay = Replay(material.log, features, slot, material.codes, live)
-    train_requests = split.train[series.positions_at(start) >= 0]
+    train_requests = split.train[series.positions_at(train_times) >= 0]
     all_requests = np.ones(data.requests, bool)
     part_requests = {
         "train": (thin_evenly(train_requests, settings.requests, settings.seed), all_requests),
-        "watch": (thin_evenly(split.validation, settings.requests, settings.seed), all_requests),
-        "choose": _draw_later(data, later_split.validation, target, settings),
-        "judge": _draw_later(data, later_split.test, target, settings),
+        "validation": (
+            thin_evenly(split.validation, settings.requests, settings.seed),
+            all_requests,
+        ),
+        "selection": _draw_later(data, later_split.validation, target, settings),
+        "test": _draw_later(data, later_split.test, target, settings),
     }
     parts: dict[str, SignalRows] = {}
     encoder = None
-    for number, (name, (requests, evenly)) in enumerate(part_requests.items()):
+    for number, (name, (requests, is_uniform_draw)) in enumerate(part_requests.items()):
         progress("features", number, len(part_requests))
         part = training_rows(material, data.take(requests), replay)
         _require_requests(
-            part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the part to {name} by"
+            part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the {name} part"
         )
         chunks = list(iterate_features(part, features, material.events))
         if encoder is None:
@@ -221,10 +224,10 @@ def gather_signal_rows(
         matrix = np.concatenate(
             [encode_rows(chunk, encoder, series, live_columns=live) for chunk in chunks]
         )
-        drawn = evenly[requests] if material.is_logged else np.ones(part.requests, bool)
-        parts[name] = SignalRows(
-            matrix, part.labels[target], part.weight, part.offsets, part.t, part.person, drawn
+        is_uniform = (
+            is_uniform_draw[requests] if material.is_logged else np.ones(part.requests, bool)
         )
+        parts[name] = _build_rows(part, matrix, target, is_uniform)
     progress("features", len(part_requests), len(part_requests))
     assert encoder is not None
     return SignalParts(
@@ -233,6 +236,12 @@ def gather_signal_rows(
         **parts,
         about=_describe_parts(material, slot, target, parts),
     )
+
+
+def _build_rows(data: Dataset, matrix: Matrix, target: str, is_uniform_draw: Bools) -> SignalRows:
+    label = data.labels[target]
+    columns = (matrix, label, data.weight, data.offsets, data.t, data.person, is_uniform_draw)
+    return SignalRows(*columns)
 
 
 def _draw_later(
@@ -245,13 +254,13 @@ def _draw_later(
     """
     is_positive = np.zeros(data.requests, bool)
     is_positive[data.request[data.labels[target]]] = True
-    evenly = thin_evenly(requests, settings.test_requests, settings.seed)
+    uniform_requests = thin_evenly(requests, settings.test_requests, settings.seed)
     positive_requests = thin_evenly(
         requests[is_positive[requests]], settings.test_requests, settings.seed
     )
-    is_drawn = np.zeros(data.requests, bool)
-    is_drawn[evenly] = True
-    return np.union1d(evenly, positive_requests), is_drawn
+    is_uniform_draw = np.zeros(data.requests, bool)
+    is_uniform_draw[uniform_requests] = True
+    return np.union1d(uniform_requests, positive_requests), is_uniform_draw
 
 
 def _describe_parts(

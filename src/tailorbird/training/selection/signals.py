@@ -158,7 +158,7 @@ def rank_signals(
         except TailorbirdError:
             unfinished.discard()  # nothing to resume; the next run starts as of its own time
             raise
-        report = rank_parts(
+        report = rank_loaded_columns(
             parts,
             features,
             Lake(lake),
@@ -172,7 +172,7 @@ def rank_signals(
     return report
 
 
-def rank_parts(
+def rank_loaded_columns(
     parts: SignalParts,
     features: FeatureSet,
     lake: Lake,
@@ -184,46 +184,48 @@ def rank_parts(
     progress: Progress = lambda stage, done, total: None,
 ) -> SignalReport:
     """Rank the columns of loaded rows; undeclared columns count as computed ones."""
-    of_request = np.logical_and.reduce(
-        [rows.request_level_columns() for rows in (parts.train, parts.choose)]
+    is_request_level = np.logical_and.reduce(
+        [rows.request_level_columns() for rows in (parts.train, parts.selection)]
     )
     categorical = [parts.names.index(name) for name in parts.categorical]
     progress("information", 0, 1)
-    information = measure_information(parts.train, categorical, of_request, seed=settings.seed)
+    information = measure_information(
+        parts.train, categorical, is_request_level, seed=settings.seed
+    )
     leaking = find_leaks(parts.names, parts.train, information)
-    honest = [index for index, name in enumerate(parts.names) if name not in leaking]
-    if len(honest) < 2:
+    trusted_columns = [index for index, name in enumerate(parts.names) if name not in leaking]
+    if len(trusted_columns) < 2:
         raise UsageError(
             "fewer than two columns are left to choose from",
             where="features.py",
             fix="declare more, or see what leaks",
         )
     clusters = find_clusters(parts.train.matrix, categorical, seed=settings.seed)
-    drift = measure_stability(parts.train, parts.choose, categorical, of_request)
+    stability = measure_stability(parts.train, parts.selection, categorical, is_request_level)
     progress("information", 1, 1)
 
     comparison = ModelComparison(parts, settings.gbdt, settings.seed, unfinished.array)
     importances, cluster_importances = permutation_importances(
-        comparison, honest, of_request, clusters, settings, unfinished, progress
+        comparison, trusted_columns, is_request_level, clusters, settings, unfinished, progress
     )
-    gains, null_gains = fit_gains(parts, honest, settings, unfinished, progress)
+    gains, null_gains = fit_gains(parts, trusted_columns, settings, unfinished, progress)
     progress("cost", 0, 2)
     column_costs = measure_costs(features, event_types)
     signals = build_signals(
         features,
         parts,
-        of_request,
+        is_request_level,
         information,
-        drift,
+        stability,
         clusters,
         importances,
         cluster_importances,
-        honest,
+        trusted_columns,
         gains,
         null_gains,
         column_costs,
     )
-    signals = assign_verdicts(signals, leaking, int(parts.choose.has_both_classes.sum()))
+    signals = assign_verdicts(signals, leaking, int(parts.selection.has_both_classes.sum()))
     subset, signals = propose_subset(
         comparison,
         signals,
@@ -246,14 +248,14 @@ def rank_parts(
         "as_of": to_iso(unfinished.started_at),
         "seed": settings.seed,
     }
-    notes = _notes(
+    notes = _list_notes(
         parts,
         leaking,
         features,
         [signal.name for signal in signals if signal.verdict == TOO_FEW_REQUESTS],
     )
     return SignalReport(
-        target, tuple(ordered), parts.names, clusters, drift.periods, subset, about, notes
+        target, tuple(ordered), parts.names, clusters, stability.periods, subset, about, notes
     )
 
 
@@ -268,8 +270,8 @@ def _load_parts(
 ) -> SignalParts:
     """Load the rows of an interrupted run, or gather them."""
 
-    def make() -> Mapping[str, npt.NDArray]:
-        trained = TrainSettings(
+    def gather_arrays() -> Mapping[str, npt.NDArray]:
+        train_settings = TrainSettings(
             window_us=settings.window_us,
             lateness_us=settings.lateness_us,
             rows=settings.rows,
@@ -278,18 +280,20 @@ def _load_parts(
             seed=settings.seed,
         )
         gathered = gather_signal_rows(
-            features, slot, target, lake, unfinished.started_at, trained, progress=progress
+            features, slot, target, lake, unfinished.started_at, train_settings, progress=progress
         )
         head = msgspec.json.encode([gathered.names, gathered.categorical, gathered.about])
         return {**gathered.arrays(), "head": np.frombuffer(head, np.uint8)}
 
-    arrays = unfinished.arrays("ground", make)
+    arrays = unfinished.arrays("rows", gather_arrays)
     names, categorical, about = msgspec.json.decode(arrays.pop("head").tobytes())
-    parts = [SignalParts.load_part(arrays, part) for part in ("train", "watch", "choose", "judge")]
+    parts = [
+        SignalParts.load_part(arrays, part) for part in ("train", "validation", "selection", "test")
+    ]
     return SignalParts(tuple(names), tuple(categorical), *parts, about=about)
 
 
-def _notes(
+def _list_notes(
     parts: SignalParts, leaking: Mapping[str, str], features: FeatureSet, undecided: Sequence[str]
 ) -> tuple[str, ...]:
     notes = [parts.about["source"]]

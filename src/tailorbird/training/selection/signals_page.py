@@ -102,9 +102,9 @@ def _draw_importance(axes: Axes, report: SignalReport) -> None:
 
 def _draw_tree(axes: Axes, report: SignalReport) -> None:
     clusters = report.clusters
-    if len(clusters.tree):
+    if len(clusters.linkage_tree):
         dendrogram(
-            clusters.tree,
+            clusters.linkage_tree,
             labels=list(report.columns),
             orientation="left",
             ax=axes,
@@ -118,7 +118,7 @@ def _draw_tree(axes: Axes, report: SignalReport) -> None:
 
 def _draw_drift(axes: Axes, report: SignalReport) -> None:
     shown = list(report.signals)
-    values = np.array([signal.drifts for signal in shown])
+    values = np.array([signal.period_drifts for signal in shown])
     axes.imshow(
         np.minimum(values, 2 * STABILITY_INDEX_MAX),
         aspect="auto",

@@ -46,25 +46,30 @@ class Stability:
 
 
 def measure_stability(
-    train: SignalRows, later: SignalRows, categorical: Sequence[int], of_request: Bools
+    train: SignalRows, later: SignalRows, categorical: Sequence[int], is_request_level: Bools
 ) -> Stability:
     """Measure drift and missing values; request-level columns count once per request."""
-    cuts = np.linspace(0, train.requests, PERIODS + 1).astype(np.int64)
-    number = np.arange(train.requests)
-    periods = [train.take((number >= low) & (number < high)) for low, high in pairwise(cuts)]
-    periods.append(later.take(later.evenly))
-    table = np.zeros((len(of_request), len(periods) - 1))
-    missing = np.zeros(len(of_request))
-    for column in range(len(of_request)):
-        values = [_column_values(rows, column, of_request[column]) for rows in periods]
+    period_starts = np.linspace(0, train.requests, PERIODS + 1).astype(np.int64)
+    request_number = np.arange(train.requests)
+    periods = [
+        train.take((request_number >= low) & (request_number < high))
+        for low, high in pairwise(period_starts)
+    ]
+    periods.append(later.take(later.is_uniform_draw))
+    drift = np.zeros((len(is_request_level), len(periods) - 1))
+    missing = np.zeros(len(is_request_level))
+    for column in range(len(is_request_level)):
+        values = [_column_values(rows, column, is_request_level[column]) for rows in periods]
         bins = learn_bins(values[0], categorical=column in categorical)
         binned = [bins.assign(column_values) for column_values in values]
-        table[column] = [
+        drift[column] = [
             population_stability(binned[0], period_bins, bins.size) for period_bins in binned[1:]
         ]
         missing[column] = np.mean(binned[-1] == 0)
-    return Stability(table, tuple(int(rows.t[0]) for rows in periods[1:]), missing)
+    return Stability(drift, tuple(int(rows.t[0]) for rows in periods[1:]), missing)
 
 
-def _column_values(rows: SignalRows, column: int, of_request: bool) -> npt.NDArray[np.float32]:
-    return rows.matrix[rows.offsets[:-1], column] if of_request else rows.matrix[:, column]
+def _column_values(
+    rows: SignalRows, column: int, is_request_level: bool
+) -> npt.NDArray[np.float32]:
+    return rows.matrix[rows.offsets[:-1], column] if is_request_level else rows.matrix[:, column]

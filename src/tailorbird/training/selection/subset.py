@@ -3,10 +3,10 @@
     leaks → not distinguishable from chance → redundant members of clusters → unstable and without
     significant importance on later data
 
-Each step is tried on the part to choose on. If the model gets significantly worse without columns
+Each step is tried on the selection part. If the model gets significantly worse without columns
 that looked like chance, they are tried in halves. If it gets worse without other columns by more
 than the tolerance, they are tried one by one. Columns that it needs stay. The loss of the final
-subset is measured on the part to evaluate on, which had no influence on any step.
+subset is measured on the test part, which had no influence on any step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ class RemovalStep:
     """Columns whose removal was tried.
 
     Attributes:
-        loss: loss of all columns removed so far, full − without, on the part to choose on.
+        loss: loss of all columns removed so far, full − without, on the selection part.
     """
 
     reason: str
@@ -63,7 +63,7 @@ class Subset:
     Attributes:
         keep, remove: names of columns.
         steps: removals that were tried.
-        full, subset: metric of both on the part to evaluate on.
+        full, subset: metric of both on the test part.
         loss: full − subset, paired.
     """
 
@@ -104,22 +104,28 @@ class ModelComparison:
     seed: int
     cache: Callable[[str, Callable[[], Floats]], Floats]
 
-    def model(self, columns: Sequence[str], seed: int) -> Gbdt:
+    def fit_model(self, columns: Sequence[str], seed: int) -> Gbdt:
         """Fit a model on some columns."""
-        indices = self.places(columns)
-        train, watch = (rows.sample(indices) for rows in (self.parts.train, self.parts.watch))
+        indices = self.column_indices(columns)
+        train, validation = (
+            rows.sample(indices) for rows in (self.parts.train, self.parts.validation)
+        )
         categorical = [name for name in self.parts.categorical if name in columns]
         return fit_gbdt(
-            train, watch, list(columns), replace(self.settings, seed=seed), categorical=categorical
+            train,
+            validation,
+            list(columns),
+            replace(self.settings, seed=seed),
+            categorical=categorical,
         )
 
-    def places(self, columns: Sequence[str]) -> list[int]:
+    def column_indices(self, columns: Sequence[str]) -> list[int]:
         return [self.parts.names.index(name) for name in columns]
 
-    def figures(self, columns: Sequence[str]) -> tuple[Floats, Floats]:
-        """Return the metric of each request to choose and to evaluate on, as a mean over seeds."""
+    def request_metrics(self, columns: Sequence[str]) -> tuple[Floats, Floats]:
+        """Return the metric of each request of the selection and test parts, as a mean over seeds."""
         parts = self.parts
-        sizes = (parts.choose.requests, parts.judge.requests)
+        sizes = (parts.selection.requests, parts.test.requests)
         total = np.zeros(sum(sizes))
         for seed in range(self.seed, self.seed + SEEDS):
             total += self.cache(
@@ -129,8 +135,8 @@ class ModelComparison:
         return total[: sizes[0]], total[sizes[0] :]
 
     def _fit(self, columns: Sequence[str], seed: int) -> Floats:
-        model, indices = self.model(columns, seed), self.places(columns)
-        parts = (self.parts.choose, self.parts.judge)
+        model, indices = self.fit_model(columns, seed), self.column_indices(columns)
+        parts = (self.parts.selection, self.parts.test)
         return np.concatenate(
             [
                 request_quality(model, np.ascontiguousarray(rows.matrix[:, indices]), rows)
@@ -155,39 +161,39 @@ def propose_subset(
     """Remove columns step by step as the verdicts say, and evaluate the rest.
 
     Args:
-        tolerance: loss that a redundant or unstable column may cost on the part to choose on.
+        tolerance: loss that a redundant or unstable column may cost on the selection part.
 
     Returns:
         The subset, and the signals with `kept` set.
     """
     parts = comparison.parts
-    honest = [signal.name for signal in signals if signal.verdict != LEAK]
-    choose_bootstrap, judge_bootstrap = (
-        bootstrap_people(parts.choose, comparison.seed),
-        bootstrap_people(parts.judge, comparison.seed),
+    trusted_columns = [signal.name for signal in signals if signal.verdict != LEAK]
+    selection_bootstrap, test_bootstrap = (
+        bootstrap_people(parts.selection, comparison.seed),
+        bootstrap_people(parts.test, comparison.seed),
     )
     progress(0, 4)
-    full = comparison.figures(honest)
-    keep, figures, steps = honest, full, []
-    order = {signal.name: signal.importance.value for signal in signals}
+    full_metrics = comparison.request_metrics(trusted_columns)
+    keep, current_metrics, steps = trusted_columns, full_metrics, []
+    importance_by_name = {signal.name: signal.importance.value for signal in signals}
     for done, reason in enumerate((NULL, REDUNDANT, DRIFTING), 1):
         progress(done, 4)
         names = sorted(
             (signal.name for signal in signals if signal.verdict == reason),
-            key=lambda name: order[name],
+            key=lambda name: importance_by_name[name],
         )
         batches = [names] if len(names) < len(keep) else []
         while batches:
             batch = batches.pop(0)
             if not batch:
                 continue
-            trial = comparison.figures([name for name in keep if name not in batch])
+            trial_metrics = comparison.request_metrics([name for name in keep if name not in batch])
             loss, step_loss = (
-                choose_bootstrap.difference(full[0], trial[0]),
-                choose_bootstrap.difference(figures[0], trial[0]),
+                selection_bootstrap.difference(full_metrics[0], trial_metrics[0]),
+                selection_bootstrap.difference(current_metrics[0], trial_metrics[0]),
             )
             if loss.low <= 0 and (reason == NULL or step_loss.value <= tolerance):
-                keep, figures = [name for name in keep if name not in batch], trial
+                keep, current_metrics = [name for name in keep if name not in batch], trial_metrics
                 steps.append(RemovalStep(reason, tuple(batch), loss, True))
             elif len(batch) == 1:
                 steps.append(RemovalStep(reason, tuple(batch), loss, False))
@@ -195,9 +201,11 @@ def propose_subset(
                 batches = [batch[: len(batch) // 2], batch[len(batch) // 2 :], *batches]
             else:
                 batches = [[name] for name in batch]
-    marked = [replace(signal, kept=signal.name in keep) for signal in signals]
+    marked_signals = [replace(signal, kept=signal.name in keep) for signal in signals]
     remove = tuple(signal.name for signal in signals if signal.name not in keep)
-    full_figure, subset_figure = judge_bootstrap.means([full[1], figures[1]])
-    loss = judge_bootstrap.difference(full[1], figures[1])
+    full_figure, subset_figure = test_bootstrap.means([full_metrics[1], current_metrics[1]])
+    loss = test_bootstrap.difference(full_metrics[1], current_metrics[1])
     progress(4, 4)
-    return Subset(tuple(keep), remove, tuple(steps), full_figure, subset_figure, loss), marked
+    return Subset(
+        tuple(keep), remove, tuple(steps), full_figure, subset_figure, loss
+    ), marked_signals

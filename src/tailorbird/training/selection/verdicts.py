@@ -19,7 +19,7 @@ SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = (
 )
 TOO_FEW_REQUESTS = "too few requests to decide"
 REQUESTS_MIN = 200  # requests with a positive; with fewer, the absence of an effect says nothing
-WORTH_MIN = 0.01  # a column whose interval reaches this importance is not called null
+IMPORTANCE_MIN = 0.01  # a column whose interval reaches this importance is not called null
 
 NULL_Z_MIN = 3.0
 
@@ -29,19 +29,19 @@ class Signal:
     """Measurements of one column.
 
     Attributes:
-        place: file and line of the declaration, "" for computed columns.
+        location: file and line of the declaration, "" for computed columns.
         entity: entity of the column; "" for the request, derived and computed columns.
-        of_request: constant within requests, so it can order items only together with other
+        is_request_level: constant within requests, so it can order items only together with other
             columns.
         importance: drop of the metric on later data when permuted, with its interval over users.
         gain: share of the gain of small trees.
         null_z: standard deviations of the gain above the null.
         above_nulls: above all null fits, and above the null gain of the typical column.
         bits, bits_z: mutual information with the target minus its null.
-        drift, drifts: worst of the periods, and all of them.
+        drift, period_drifts: worst of the periods, and all of them.
         missing: share of later rows without a value.
         cluster: number of its cluster, 0 without one.
-        together: importance of the entire cluster.
+        cluster_importance: importance of the entire cluster.
         verdict, why: one of six verdicts, and the reason in words.
         kept: whether it stays in the proposed subset.
     """
@@ -49,8 +49,8 @@ class Signal:
     name: str
     kind: str
     entity: str
-    place: str
-    of_request: bool
+    location: str
+    is_request_level: bool
     importance: Interval
     gain: float
     null_z: float
@@ -58,13 +58,13 @@ class Signal:
     bits: float
     bits_z: float
     drift: float
-    drifts: tuple[float, ...]
+    period_drifts: tuple[float, ...]
     missing: float
     record_bytes: int
     request_bytes: int
     finish_us: float
     cluster: int = 0
-    together: Interval | None = None
+    cluster_importance: Interval | None = None
     verdict: str = SIGNAL
     why: str = ""
     kept: bool = True
@@ -75,7 +75,7 @@ class Signal:
         return self.above_nulls and self.null_z >= NULL_Z_MIN
 
     @property
-    def unstable(self) -> bool:
+    def is_unstable(self) -> bool:
         return self.drift >= STABILITY_INDEX_MAX
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,13 +83,17 @@ class Signal:
         values = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("importance", "together", "drifts")
+            if name not in ("importance", "cluster_importance", "period_drifts")
         }
         values |= interval_to_dict("importance", self.importance) | {
-            "drifts": list(self.drifts),
-            "unstable": self.unstable,
+            "drifts": list(self.period_drifts),
+            "unstable": self.is_unstable,
         }
-        values |= interval_to_dict("cluster_importance", self.together) if self.together else {}
+        values |= (
+            interval_to_dict("cluster_importance", self.cluster_importance)
+            if self.cluster_importance
+            else {}
+        )
         return {
             name: None if isinstance(value, float) and not np.isfinite(value) else value
             for name, value in values.items()
@@ -127,29 +131,35 @@ def assign_verdicts(
     Args:
         requests: requests with a positive that importance was measured on.
     """
-    honest = [signal for signal in signals if signal.name not in leaks]
+    trusted_signals = [signal for signal in signals if signal.name not in leaks]
     clusters = {
         signal.cluster: [
-            cluster_signal for cluster_signal in honest if cluster_signal.cluster == signal.cluster
+            cluster_signal
+            for cluster_signal in trusted_signals
+            if cluster_signal.cluster == signal.cluster
         ]
-        for signal in honest
+        for signal in trusted_signals
         if signal.cluster
     }
     representatives = {
         number: max(members, key=_representative_rank).name for number, members in clusters.items()
     }
     cluster_importances = [
-        members[0].together or members[0].importance for members in clusters.values()
+        members[0].cluster_importance or members[0].importance for members in clusters.values()
     ]
-    tested = significant_at_fdr([*(signal.importance for signal in honest), *cluster_importances])
+    is_significant_by_test = significant_at_fdr(
+        [*(signal.importance for signal in trusted_signals), *cluster_importances]
+    )
     proven = {
         signal.name
-        for signal, is_significant in zip(honest, tested, strict=False)
+        for signal, is_significant in zip(trusted_signals, is_significant_by_test, strict=False)
         if is_significant
     }
     proven_clusters = {
         number
-        for number, is_significant in zip(clusters, tested[len(honest) :], strict=True)
+        for number, is_significant in zip(
+            clusters, is_significant_by_test[len(trusted_signals) :], strict=True
+        )
         if is_significant
     }
     verdicts = [
@@ -183,9 +193,11 @@ def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
             "least to call it null by",
         }
     highest = max(
-        interval.high for interval in (signal.importance, signal.together) if interval is not None
+        interval.high
+        for interval in (signal.importance, signal.cluster_importance)
+        if interval is not None
     )
-    if highest >= WORTH_MIN:
+    if highest >= IMPORTANCE_MIN:
         return {
             "verdict": TOO_FEW_REQUESTS,
             "why": f"it may be chance, and it may be worth {highest:.3f}: the interval has both",
@@ -210,7 +222,7 @@ def _judge_signal(
     representative = representatives.get(signal.cluster, signal.name)
     if signal.name != representative:
         return {"verdict": REDUNDANT, "why": f"{representative} stands for it"}
-    if signal.unstable and not helps:
+    if signal.is_unstable and not helps:
         return {
             "verdict": DRIFTING,
             "why": f"drift {signal.drift:.2f}, and later data do not prove that it helps "
@@ -219,7 +231,7 @@ def _judge_signal(
     why = "proven on later data" if helps else "trees get more of it than of shuffled labels"
     return {
         "verdict": SIGNAL,
-        "why": why + (f", though it drifts ({signal.drift:.2f})" if signal.unstable else ""),
+        "why": why + (f", though it drifts ({signal.drift:.2f})" if signal.is_unstable else ""),
     }
 
 

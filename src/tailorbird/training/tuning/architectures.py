@@ -35,12 +35,12 @@ from tailorbird.training.fit.net import QUICK_EPOCHS
 from tailorbird.training.own import OwnEstimator, is_probability
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.space import SearchSpace
-from tailorbird.training.tuning.splits import Part, Split
+from tailorbird.training.tuning.splits import Split, SplitPart
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 
-TREES, NETS = "trees", "nets"
+TREE_COLUMNS, NET_COLUMNS = "trees", "nets"
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class CalibratedModel:
     column_indices: npt.NDArray[np.intp] | None = None
 
     def probabilities(self, matrix: Matrix) -> dict[str, Floats]:
-        visible = (
+        visible_columns = (
             matrix
             if self.column_indices is None
             else np.ascontiguousarray(matrix[:, self.column_indices])
         )
         return {
             head: self.calibration[head].apply(raw)
-            for head, raw in self.model.score(visible).items()
+            for head, raw in self.model.score(visible_columns).items()
         }
 
     def value(self, matrix: Matrix) -> Floats:
@@ -92,7 +92,7 @@ class Architecture:
     Attributes:
         defaults: the tunable settings, with their values without tuning.
         space: the search space; a project's `tune.toml` may change it.
-        columns: the matrix a fit needs: `TREES`, or `NETS` with codes of the candidate and of the
+        column_set: the matrix a fit needs: `TREE_COLUMNS`, or `NET_COLUMNS` with codes of the candidate and of the
             newest items as further columns.
         fit_heads: fits a model to a split.
         sized: returns the defaults adapted to the data, given positives and rows; the search starts
@@ -102,7 +102,7 @@ class Architecture:
     name: str
     defaults: Mapping[str, Value]
     space: Mapping[str, Range | Choices]
-    columns: str
+    column_set: str
     fit_heads: Callable[[Split, FitRequest], CalibratedModel]
     sized: Callable[[Mapping[str, Value], int, int], Mapping[str, Value]] = (
         lambda settings, positives, rows: settings
@@ -139,9 +139,9 @@ def fit_split(name: str, split: Split, request: FitRequest) -> CalibratedModel:
     Columns that only nets can use are left out for the others.
     """
     is_net = name in DEEP
-    own_split = split
+    visible_split = split
     if not is_net and split.tree_columns != split.names:
-        own_split = split.select_columns(split.tree_columns)
+        visible_split = split.select_columns(split.tree_columns)
     parameters: dict[str, Value] = dict(request.settings)
     if is_net:
         parameters = net_settings(request)
@@ -149,23 +149,23 @@ def fit_split(name: str, split: Split, request: FitRequest) -> CalibratedModel:
         parameters |= {"threads": request.threads}
     settings = replace(request.train, seed=request.seed)
     estimator = build_estimator(name, parameters, settings)
-    layout = own_split.layout or plain_layout(own_split)
+    layout = visible_split.layout or plain_layout(visible_split)
     model = estimator.fit(
-        EncodedRows(_to_rows(own_split.train, split.objective), layout),
-        EncodedRows(_to_rows(own_split.validation, split.objective), layout),
+        EncodedRows(_to_rows(visible_split.train, split.objective), layout),
+        EncodedRows(_to_rows(visible_split.validation, split.objective), layout),
     )
     column_indices = (
         None
-        if own_split is split
-        else np.array([split.names.index(column) for column in own_split.names])
+        if visible_split is split
+        else np.array([split.names.index(column) for column in visible_split.names])
     )
-    raw = model.score(own_split.served)
-    is_probability = name in DEEP or _scores_probabilities(name, estimator, model, own_split)
-    calibration = _calibrate_heads(raw, split, probability=is_probability)
+    raw_scores = model.score(visible_split.served)
+    is_probability = name in DEEP or _scores_probabilities(name, estimator, model, visible_split)
+    calibration = _calibrate_heads(raw_scores, split, probability=is_probability)
     return CalibratedModel(model, calibration, split.objective, column_indices)
 
 
-def _to_rows(part: Part, heads: Iterable[str]) -> Rows:
+def _to_rows(part: SplitPart, heads: Iterable[str]) -> Rows:
     labels = {head: part.labels[head] for head in heads}
     return Rows(part.matrix, labels, part.weight, np.diff(part.offsets))
 
@@ -180,22 +180,26 @@ def plain_layout(split: Split) -> Layout:
     """Return the roles of the columns of trees; a code column has the codes seen in training."""
     sizes = {
         name: int(split.train.matrix[:, split.names.index(name)].max(initial=1.0)) + 1
-        for name in split.categorical
+        for name in split.categorical_columns
     }
     return build_layout(split.names, sizes)
 
 
 def _calibrate_heads(
-    raw: Mapping[str, Floats], split: Split, *, probability: bool = True
+    raw_scores: Mapping[str, Floats], split: Split, *, probability: bool = True
 ) -> dict[str, Calibration]:
     """Calibrate each head on the model's served scores of the validation part."""
-    watch = split.validation
-    periods = assign_periods(watch.t[watch.request])
+    validation = split.validation
+    periods = assign_periods(validation.t[validation.request])
     return {
         head: choose_calibration(
-            raw[head], watch.labels[head], periods, watch.weight, is_probability=probability
+            raw_scores[head],
+            validation.labels[head],
+            periods,
+            validation.weight,
+            is_probability=probability,
         ).calibration
-        for head in raw
+        for head in raw_scores
     }
 
 
@@ -214,20 +218,20 @@ def find_architecture(name: str) -> Architecture:
     if name == "gbdt":
         estimator: Estimator = GBDT()
         return Architecture(
-            name, gbdt_defaults(), estimator.search_space(), TREES, fit, _gbdt_sized
+            name, gbdt_defaults(), estimator.search_space(), TREE_COLUMNS, fit, _gbdt_sized
         )
     if name in ARCHITECTURES:
         estimator = NeuralNet(name) if name in DEEP else Logistic()
-        columns = NETS if name in DEEP else TREES
+        columns = NET_COLUMNS if name in DEEP else TREE_COLUMNS
         return Architecture(
             name, default_settings(estimator), estimator.search_space(), columns, fit
         )
-    own_names = OwnEstimator(name, {})
-    space = own_names.search_space()
+    own_estimator = OwnEstimator(name, {})
+    space = own_estimator.search_space()
     defaults = {
-        setting: value for setting, value in own_names.defaults().items() if setting in space
+        setting: value for setting, value in own_estimator.defaults().items() if setting in space
     }
-    return Architecture(name, defaults, space, TREES, fit)
+    return Architecture(name, defaults, space, TREE_COLUMNS, fit)
 
 
 def tunable_names() -> tuple[str, ...]:
@@ -242,15 +246,15 @@ def select_architectures(names: tuple[str, ...]) -> list[Architecture]:
     Raises:
         UsageError: a name is unknown, none is given, or a dependency is not installed.
     """
-    is_probability = tunable_names()
+    tunable = tunable_names()
     if not names:
         raise UsageError(
             "names no architecture",
             where="--architectures",
-            fix=f"use some of {', '.join(is_probability)}",
+            fix=f"use some of {', '.join(tunable)}",
         )
-    if unknown := [name for name in names if name not in is_probability]:
-        fix = f"use one of {', '.join(is_probability)}"
+    if unknown := [name for name in names if name not in tunable]:
+        fix = f"use one of {', '.join(tunable)}"
         raise UsageError(
             f"there is no architecture {unknown[0]!r}", where="--architectures", fix=fix
         )

@@ -37,7 +37,7 @@ class Finalist:
         spread: standard deviation of the gain over cells.
         interval: of the gain over people, all splits together; each request is averaged over
             seeds.
-        tail, tail_gain: NDCG@10 over long-tail items alone, and its gain; for information.
+        long_tail, long_tail_gain: NDCG@10 over long-tail items alone, and its gain; for information.
         seconds: mean duration of a fit.
     """
 
@@ -46,8 +46,8 @@ class Finalist:
     gain: float
     spread: float
     interval: Interval
-    tail: Interval
-    tail_gain: Interval
+    long_tail: Interval
+    long_tail_gain: Interval
     seconds: float
 
     @property
@@ -58,7 +58,7 @@ class Finalist:
     def name(self) -> str:
         return (
             f"{self.trial.architecture} "
-            f"{'defaults' if self.trial.default else f'trial {self.trial.number}'}"
+            f"{'defaults' if self.trial.is_default else f'trial {self.trial.number}'}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +69,10 @@ class Finalist:
             "gain_high": self.interval.high,
             "ndcg_10": float(self.quality.mean()),
         }
-        for name, each in (("ndcg_10_long_tail", self.tail), ("gain_long_tail", self.tail_gain)):
+        for name, each in (
+            ("ndcg_10_long_tail", self.long_tail),
+            ("gain_long_tail", self.long_tail_gain),
+        ):
             interval_fields |= {
                 name: each.value,
                 f"{name}_low": each.low,
@@ -84,7 +87,7 @@ class Finalist:
             "name": self.name,
             "architecture": self.trial.architecture,
             "number": self.trial.number,
-            "default": self.trial.default,
+            "default": self.trial.is_default,
         } | (
             figures
             | {
@@ -96,7 +99,7 @@ class Finalist:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TuningDecision:
     """The result of the final comparison.
 
     Attributes:
@@ -117,9 +120,9 @@ def select_finalists(trials: Mapping[str, Sequence[Trial]], count: int) -> list[
     There are at most `count` trials that are not defaults, unless there are more architectures.
     """
     defaults = [
-        next(trial for trial in architecture_trials if trial.default)
+        next(trial for trial in architecture_trials if trial.is_default)
         for architecture_trials in trials.values()
-        if any(trial.default for trial in architecture_trials)
+        if any(trial.is_default for trial in architecture_trials)
     ]
     ranked = {
         name: sorted(
@@ -139,7 +142,7 @@ def _distinct_trials(trials: Sequence[Trial]) -> list[Trial]:
     """Return complete trials that are not defaults, each set of settings once."""
     distinct: dict[str, Trial] = {}
     for trial in trials:
-        if trial.state == "complete" and not trial.default:
+        if trial.state == "complete" and not trial.is_default:
             distinct.setdefault(repr(sorted(trial.settings.items())), trial)
     return list(distinct.values())
 
@@ -150,7 +153,7 @@ def choose_finalist(
     seeds: Sequence[int],
     fits: FitExecutor,
     progress: Callable[[int, int], None],
-) -> Choice:
+) -> TuningDecision:
     """Fit every finalist on every split under every seed, and choose.
 
     Args:
@@ -205,25 +208,25 @@ def choose_finalist(
 def _score_finalist(
     trial: Trial,
     cells: Sequence[Sequence[FitResult]],
-    level: Floats,
+    reference_means: Floats,
     reference: Sequence[Sequence[FitResult]],
     bootstrap: Bootstrap,
 ) -> Finalist:
     quality = np.array([[result.mean for result in row] for row in cells])
-    gains = quality - level
-    overall, tail = (
+    gains = quality - reference_means
+    qualities, long_tail = (
         [_by_request(results, name) for results in (cells, reference)]
         for name in ("quality", "tail")
     )
     spread = float(gains.std(ddof=1)) if gains.size > 1 else 0.0
     seconds = float(np.mean([result.seconds for row in cells for result in row]))
-    tail_intervals = bootstrap.mean(tail[0]), bootstrap.difference(*tail)
+    tail_intervals = bootstrap.mean(long_tail[0]), bootstrap.difference(*long_tail)
     return Finalist(
         trial,
         quality,
         round(float(gains.mean()), 12) + 0.0,
         spread,
-        bootstrap.difference(*overall),
+        bootstrap.difference(*qualities),
         *tail_intervals,
         seconds,
     )
@@ -236,18 +239,18 @@ def _by_request(cells: Sequence[Sequence[FitResult]], name: str) -> Floats:
     )
 
 
-def _choose_winner(ordered: tuple[Finalist, ...], reference: Finalist) -> Choice:
+def _choose_winner(ordered: tuple[Finalist, ...], reference: Finalist) -> TuningDecision:
     best = next((finalist for finalist in ordered if finalist is not reference), reference)
     cells = f"{reference.quality.shape[0]} splits and {reference.quality.shape[1]} seeds"
     if best is reference:
-        return Choice(
+        return TuningDecision(
             ordered, reference, reference, "the defaults stay: no trial was fitted for all splits"
         )
     if reference.quality.size < 2:
         summary = (
             f"{best.name} gains {best.gain:+.4f} over {reference.name} on one split under one seed"
         )
-        return Choice(
+        return TuningDecision(
             ordered,
             reference,
             reference,
@@ -258,8 +261,8 @@ def _choose_winner(ordered: tuple[Finalist, ...], reference: Finalist) -> Choice
         f"{best.spread:.4f} over {cells}"
     )
     if best.score > 0:
-        return Choice(ordered, reference, best, f"{summary}: more than it varies by")
-    return Choice(
+        return TuningDecision(ordered, reference, best, f"{summary}: more than it varies by")
+    return TuningDecision(
         ordered,
         reference,
         reference,

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import StorageError
 from tailorbird.models.space import Value
-from tailorbird.ranking.own_models import declared_file, use_models_file
+from tailorbird.ranking.own_models import models_file, use_models_file
 from tailorbird.training.fit.resume import load_or_make_arrays
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.architectures import FitRequest, find_architecture
@@ -75,9 +75,9 @@ class FitExecutor(Protocol):
     def submit(self, fit: FitSpec) -> "Future[FitResult]": ...
 
 
-def split_name(preset: str, number: int) -> str:
+def split_name(column_set: str, number: int) -> str:
     """Return the name under which a folder stores a split."""
-    return f"split {preset} {number}"
+    return f"split {column_set} {number}"
 
 
 @dataclass
@@ -89,8 +89,8 @@ class FitRunner:
     threads: int
     splits: dict[str, Split] = field(default_factory=dict)
 
-    def split(self, preset: str, number: int) -> Split:
-        name = split_name(preset, number)
+    def split(self, column_set: str, number: int) -> Split:
+        name = split_name(column_set, number)
         if name not in self.splits:
             self.splits[name] = Split.from_arrays(
                 load_or_make_arrays(self.folder, name, _raise_missing_rows)
@@ -103,7 +103,7 @@ class FitRunner:
         def run_fit() -> Mapping[str, npt.NDArray]:
             started_at = time.monotonic()
             architecture = find_architecture(fit.architecture)
-            split = self.split(architecture.columns, fit.split)
+            split = self.split(architecture.column_set, fit.split)
             value = architecture.fit(
                 split, FitRequest(fit.settings, fit.seed, self.train, self.threads)
             )
@@ -160,7 +160,7 @@ def open_executor(folder: Path, train: TrainSettings, workers: int) -> Iterator[
         workers,
         mp_context=get_context("spawn"),
         initializer=_start_worker,
-        initargs=(folder, train, declared_file()),
+        initargs=(folder, train, models_file()),
     )
     try:
         yield _ProcessPool(pool, workers)

@@ -14,7 +14,7 @@ from tailorbird.lake import Lake
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.fit.resume import UnfinishedRun
 from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.tuning.architectures import NETS, Architecture
+from tailorbird.training.tuning.architectures import NET_COLUMNS, Architecture
 from tailorbird.training.tuning.fits import split_name
 from tailorbird.training.tuning.rows import describe_splits, encode_splits, segment_requests
 from tailorbird.training.tuning.settings import TuneSettings
@@ -28,25 +28,32 @@ def load_splits(
     unfinished: UnfinishedRun,
     settings: TuneSettings,
     train: TrainSettings,
-    selected: Sequence[Architecture],
+    architectures: Sequence[Architecture],
     progress: Progress,
 ) -> tuple[dict[str, list[Split]], dict[str, Any]]:
     """Load or build the splits of each column set, and return them with their description."""
     splits: dict[str, list[Split]] = {}
-    about: dict[str, Any] = {}
-    for preset in dict.fromkeys(architecture.columns for architecture in selected):
+    description: dict[str, Any] = {}
+    for column_set in dict.fromkeys(architecture.column_set for architecture in architectures):
         builder = _SplitBuilder(
-            features, slot, lake, unfinished.started_at, settings, train, preset == NETS, progress
+            features,
+            slot,
+            lake,
+            unfinished.started_at,
+            settings,
+            train,
+            column_set == NET_COLUMNS,
+            progress,
         )
-        cached = unfinished.arrays(f"about {preset}", builder.encoded_facts)
-        about |= msgspec.json.decode(cached["told"].tobytes())
-        splits[preset] = [
+        cached = unfinished.arrays(f"about {column_set}", builder.encoded_facts)
+        description |= msgspec.json.decode(cached["facts"].tobytes())
+        splits[column_set] = [
             Split.from_arrays(
-                unfinished.arrays(split_name(preset, number), partial(builder.arrays, number))
+                unfinished.arrays(split_name(column_set, number), partial(builder.arrays, number))
             )
             for number in range(settings.splits)
         ]
-    return splits, about
+    return splits, description
 
 
 @dataclass
@@ -59,7 +66,7 @@ class _SplitBuilder:
     now: int
     settings: TuneSettings
     train: TrainSettings
-    nets: bool
+    for_nets: bool
     progress: Progress
     splits: list[Split] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +90,7 @@ class _SplitBuilder:
                 self.train,
                 judged_max=judged,
                 progress=self.progress,
-                nets=self.nets,
+                for_nets=self.for_nets,
             )
             self.splits = [split for split, _ in encoded_splits]
             self.facts = describe_splits(segmented, self.splits)
@@ -91,4 +98,4 @@ class _SplitBuilder:
 
     def encoded_facts(self) -> Mapping[str, npt.NDArray]:
         self.arrays(0)
-        return {"told": np.frombuffer(msgspec.json.encode(self.facts), np.uint8)}
+        return {"facts": np.frombuffer(msgspec.json.encode(self.facts), np.uint8)}

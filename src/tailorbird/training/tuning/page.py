@@ -83,19 +83,21 @@ def _draw_charts(trials: Sequence[Trial], report: TuneReport, name: str) -> list
 def _plot_history(trials: Sequence[Trial]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    best, line = -np.inf, []
+    best, best_so_far = -np.inf, []
     for index, trial in enumerate(trials):
-        reached = float(np.mean(trial.figures)) if trial.figures else np.nan
+        mean_score = float(np.mean(trial.split_scores)) if trial.split_scores else np.nan
         best = max(best, trial.value) if trial.state == "complete" else best
-        line.append(best if np.isfinite(best) else np.nan)
+        best_so_far.append(best if np.isfinite(best) else np.nan)
         style = {
             "complete": ("o", HIGHLIGHT_COLOUR),
             "pruned": ("x", MUTED_COLOUR),
             "failed": ("v", _LOSS_COLOUR),
         }[trial.state]
-        axes.plot([index], [reached], style[0], color=style[1], markersize=4)
-    axes.plot(range(len(line)), line, color=HIGHLIGHT_COLOUR, linewidth=1)
-    default = next((trial for trial in trials if trial.default and np.isfinite(trial.value)), None)
+        axes.plot([index], [mean_score], style[0], color=style[1], markersize=4)
+    axes.plot(range(len(best_so_far)), best_so_far, color=HIGHLIGHT_COLOUR, linewidth=1)
+    default = next(
+        (trial for trial in trials if trial.is_default and np.isfinite(trial.value)), None
+    )
     if default is not None:
         axes.axhline(
             default.value, color=MUTED_COLOUR, linewidth=0.8, linestyle="--", label="defaults"
@@ -132,16 +134,16 @@ def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
             alpha=0.35 + 0.6 * share,
         )
     for index, name in enumerate(names):
-        one = space.dimensions[name]
-        ends = (
+        dimension = space.dimensions[name]
+        tick_labels = (
             [
-                (i / max(len(one.choices) - 1, 1), str(choice))
-                for i, choice in enumerate(one.choices)
+                (i / max(len(dimension.choices) - 1, 1), str(choice))
+                for i, choice in enumerate(dimension.choices)
             ]
-            if isinstance(one, Choices)
-            else [(0.0, f"{one.low:g}"), (1.0, f"{one.high:g}")]
+            if isinstance(dimension, Choices)
+            else [(0.0, f"{dimension.low:g}"), (1.0, f"{dimension.high:g}")]
         )
-        for height, label in ends:
+        for height, label in tick_labels:
             axes.text(index + 0.04, height, label, fontsize=7, va="center")
         axes.axvline(index, color=MUTED_COLOUR, linewidth=0.8)
     axes.axvline(len(names), color=MUTED_COLOUR, linewidth=0.8)
@@ -158,17 +160,17 @@ def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
 
 def _relative_height(value: Value | None, space: SearchSpace, name: str) -> float:
     """Return the relative position of a value within its range, 0 to 1."""
-    one = space.dimensions[name]
+    dimension = space.dimensions[name]
     if value is None:
         return np.nan
-    if isinstance(one, Choices):
+    if isinstance(dimension, Choices):
         return (
-            one.choices.index(value) / max(len(one.choices) - 1, 1)
-            if value in one.choices
+            dimension.choices.index(value) / max(len(dimension.choices) - 1, 1)
+            if value in dimension.choices
             else np.nan
         )
-    ends = (float(value), one.low, one.high)
-    position, low, high = np.log(ends) if one.log else ends
+    ends = (float(value), dimension.low, dimension.high)
+    position, low, high = np.log(ends) if dimension.log else ends
     return float((position - low) / (high - low))
 
 

@@ -41,7 +41,7 @@ from tailorbird.training.fit.net_columns import add_net_columns, build_layout
 from tailorbird.training.fit.preparation import learn_encoder, stack_matrices
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.tuning.splits import Bools, Ints, Matrix, Part, Split
+from tailorbird.training.tuning.splits import Bools, Ints, Matrix, Split, SplitPart
 
 FIRST_TRAIN_SHARE = 0.4  # share of the requests in the first split's training part
 ANSWERABLE_MIN = 30  # requests with a relevant item that each holdout part needs
@@ -86,14 +86,16 @@ def segment_requests(
     """
     progress("read", 0, 1)
     material = load_material(lake, features, slot, settings.row_settings(now))
-    data, gap = material.data, material.label_window
+    data, label_window = material.data, material.label_window
     border = settings.test_from
     time_split = (
-        split_at(data.t, settings.validation_from or border, border, gap=gap)
+        split_at(data.t, settings.validation_from or border, border, gap=label_window)
         if border
-        else split_by_time(data.t, gap=gap)
+        else split_by_time(data.t, gap=label_window)
     )
-    until = int(data.t.max()) + gap + 1 if include_test else time_split.validation_until
+    test_from = (
+        int(data.t.max()) + label_window + 1 if include_test else time_split.validation_until
+    )
     usable_requests = (
         np.arange(data.requests)
         if include_test
@@ -101,13 +103,13 @@ def segment_requests(
     )
     t = data.t[usable_requests]
     cut_shares = np.linspace(FIRST_TRAIN_SHARE, 1, splits + 2)[:-1]
-    cuts = [int(t[int(share * len(t))]) for share in cut_shares]
-    borders = (*cuts, until)
+    cut_times = [int(t[int(share * len(t))]) for share in cut_shares]
+    borders = (*cut_times, test_from)
     segments = tuple(
-        usable_requests[(t >= low) & (t + gap <= high)]
-        for low, high in zip((np.iinfo(np.int64).min, *cuts), borders, strict=True)
+        usable_requests[(t >= low) & (t + label_window <= high)]
+        for low, high in zip((np.iinfo(np.int64).min, *cut_times), borders, strict=True)
     )
-    _require_before_test(data, segments, until, gap)
+    _require_before_test(data, segments, test_from, label_window)
     for number, judged in enumerate(segments[2:], 1):
         answerable_count = len(_answerable_requests(data, judged, slot))
         if answerable_count < ANSWERABLE_MIN:
@@ -121,24 +123,26 @@ def segment_requests(
                 fix="tune on a longer --window, with fewer --splits, or when there is more traffic",
             )
     progress("read", 1, 1)
-    moments = _index_moments(segments[0], data, cuts, settings)
+    moments = _index_moments(segments[0], data, cut_times, settings)
     series = build_series(
         material.events, material.items, moments, progress=partial(progress, "index")
     )
-    live, baselines = select_live_columns(features, slot), default_baselines(slot.sources)
+    live_columns, baselines = select_live_columns(features, slot), default_baselines(slot.sources)
     return SegmentedRequests(
         material,
         segments,
         borders,
         series,
-        Replay(material.log, features, slot, material.codes, live, baselines=baselines),
+        Replay(material.log, features, slot, material.codes, live_columns, baselines=baselines),
     )
 
 
-def _require_before_test(data: Dataset, segments: Sequence[Ints], test_from: int, gap: int) -> None:
+def _require_before_test(
+    data: Dataset, segments: Sequence[Ints], test_from: int, label_window: int
+) -> None:
     """Raise LeakError if a request or a label reaches into the test part."""
     latest = max(int(data.t[part].max(initial=np.iinfo(np.int64).min)) for part in segments)
-    if latest >= test_from or latest + gap > test_from:
+    if latest >= test_from or latest + label_window > test_from:
         raise LeakError(
             f"a request of {to_iso(latest)} reaches into the test part, which begins at "
             f"{to_iso(test_from)}"
@@ -152,20 +156,22 @@ def _answerable_requests(data: Dataset, requests: Ints, slot: Slot) -> Ints:
 
 
 def _index_moments(
-    first_row: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings
+    first_segment: Ints, data: Dataset, cut_times: Sequence[int], settings: TrainSettings
 ) -> list[int]:
-    sampled_positions = np.linspace(0, len(first_row), settings.index_parts + 1).astype(int)[:-1]
-    return [*(int(data.t[first_row[index]]) for index in sampled_positions), *cuts]
+    sampled_positions = np.linspace(0, len(first_segment), settings.index_parts + 1).astype(int)[
+        :-1
+    ]
+    return [*(int(data.t[first_segment[index]]) for index in sampled_positions), *cut_times]
 
 
 @dataclass(frozen=True)
 class _SegmentFeatures:
     """A segment with its features, as used for training and as used for evaluation."""
 
-    learned: Dataset
-    learned_pieces: list[FeatureChunk]
-    judged: "EvaluationRows | None"
-    judged_pieces: list[FeatureChunk]
+    training: Dataset
+    training_chunks: list[FeatureChunk]
+    evaluation: "EvaluationRows | None"
+    evaluation_chunks: list[FeatureChunk]
 
 
 def encode_splits(
@@ -176,163 +182,162 @@ def encode_splits(
     *,
     judged_max: int,
     progress: Progress,
-    evenly: bool = False,
-    nets: bool = False,
+    uniform_holdout: bool = False,
+    for_nets: bool = False,
 ) -> list[tuple[Split, EvaluationRows]]:
     """Encode every split, and return it with its holdout requests.
 
     `settings.requests` bounds the training requests, `judged_max` the holdout requests of a split.
-    These are requests with a relevant item, since only they say anything about an order, or a
-    uniform sample for metrics of probabilities.
+    These are requests with a relevant item, since only they say anything about an order, or with
+    `uniform_holdout` a uniform sample, for metrics of probabilities.
     """
     material, segments = segmented.material, segmented.segments
-    data, share = material.data, [len(part) for part in segments]
+    data, sizes = material.data, [len(requests) for requests in segments]
     segment_features: list[_SegmentFeatures] = []
     for number, requests in enumerate(segments):
         progress("features", number, len(segments))
+        limit = round(settings.requests * sizes[number] / sum(sizes)) if settings.requests else 0
         usable = requests[segmented.series.positions_at(data.t[requests]) >= 0]
-        limit = round(settings.requests * share[number] / sum(share)) if settings.requests else 0
-        learned = training_rows(
-            material, data.take(thin_evenly(usable, limit, settings.seed)), segmented.replay
-        )
-        judged = None
+        training_requests = thin_evenly(usable, limit, settings.seed)
+        holdout_requests = None
         if number >= 2:
-            chosen = thin_evenly(
-                requests if evenly else _answerable_requests(data, requests, slot),
-                judged_max,
-                settings.seed,
-            )
-            judged = judged_rows(material, data.take(chosen), segmented.replay)
-        chunks = list(iterate_features(learned, features, material.events))
+            candidates = requests if uniform_holdout else _answerable_requests(data, requests, slot)
+            holdout_requests = thin_evenly(candidates, judged_max, settings.seed)
         segment_features.append(
-            _SegmentFeatures(
-                learned,
-                chunks,
-                judged,
-                list(iterate_features(judged.rows, features, material.events))
-                if judged is not None
-                else [],
-            )
+            _compute_segment(segmented, features, training_requests, holdout_requests)
         )
     progress("features", len(segments), len(segments))
-    position = material.is_logged and slot.denominator == "answer"
+
     splits = []
     for number in range(2, len(segments)):
         progress("encode", number - 2, len(segments) - 2)
-        judged = segment_features[number].judged
-        assert judged is not None
-        tail = long_tail_mask(interaction_shares(material.history, segmented.borders[number - 1]))[
-            judged.rows.item
-        ]
-        past, watch = segment_features[: number - 1], segment_features[number - 1]
+        holdout = segment_features[number].evaluation
+        assert holdout is not None
+        shares = interaction_shares(material.history, segmented.borders[number - 1])
         split = _encode_split(
-            past,
-            watch,
-            segment_features[number],
-            tail,
+            segment_features[: number + 1],
+            long_tail_mask(shares)[holdout.rows.item],
             segmented,
             features,
             slot,
             settings,
-            position=position,
-            nets=nets,
+            for_nets=for_nets,
         )
-        splits.append((split, judged))
+        splits.append((split, holdout))
     progress("encode", len(segments) - 2, len(segments) - 2)
     return splits
 
 
+def _compute_segment(
+    segmented: SegmentedRequests,
+    features: FeatureSet,
+    training_requests: Ints,
+    holdout_requests: Ints | None,
+) -> _SegmentFeatures:
+    material = segmented.material
+    data, events = material.data, material.events
+    training = training_rows(material, data.take(training_requests), segmented.replay)
+    training_chunks = list(iterate_features(training, features, events))
+    if holdout_requests is None:
+        return _SegmentFeatures(training, training_chunks, None, [])
+    evaluation = judged_rows(material, data.take(holdout_requests), segmented.replay)
+    evaluation_chunks = list(iterate_features(evaluation.rows, features, events))
+    return _SegmentFeatures(training, training_chunks, evaluation, evaluation_chunks)
+
+
 def _encode_split(
-    past: Sequence[_SegmentFeatures],
-    validation: _SegmentFeatures,
-    holdout: _SegmentFeatures,
-    tail: Bools,
+    segments: Sequence[_SegmentFeatures],
+    is_long_tail: Bools,
     segmented: SegmentedRequests,
     features: FeatureSet,
     slot: Slot,
     settings: TrainSettings,
     *,
-    position: bool,
-    nets: bool,
+    for_nets: bool,
 ) -> Split:
-    series, live = segmented.series, segmented.replay.live
-    chunks = [chunk for part in past for chunk in part.learned_pieces]
-    learned, t = (
-        [part.learned for part in past],
-        [part.learned.t[part.learned.request] for part in past],
-    )
-    labels = {
-        head: np.concatenate([part.labels[head] for part in learned]) for head in learned[0].labels
-    }
-    weight = np.concatenate([part.weight for part in learned])
-    # Splits are evaluated by the order of items, so return heads are left out. Expected amounts are
-    # not tuned.
-    ordering = {head: slot.objective[head] for head in item_probability_heads(slot.objective)}
-    objective = {
-        head: worth for head, worth in ordering.items() if int(labels[head].sum()) >= POSITIVES_MIN
-    }
-    if not objective:
-        requirement = f"at least {POSITIVES_MIN} are needed"
-        raise NotReadyError(
-            f"no target of slot {slot.name} has enough positives in the first split: {requirement}",
-            fix="tune on a longer --window",
-        )
-    labelled = LabelledRows(np.concatenate(t), labels, weight, segmented.material.label_window)
-    encoder, in_time = learn_encoder(
+    """Encode a split: train on all segments but the last two, which are validation and holdout."""
+    *past, validation, holdout = segments
+    material, series = segmented.material, segmented.series
+    live_columns = segmented.replay.live_columns
+    position = material.is_logged and slot.denominator == "answer"
+    chunks = [chunk for segment in past for chunk in segment.training_chunks]
+    rows = [segment.training for segment in past]
+    labels = {head: np.concatenate([data.labels[head] for data in rows]) for head in rows[0].labels}
+    weight = np.concatenate([data.weight for data in rows])
+    objective, evaluation_weights = _split_objective(slot, labels)
+    row_times = np.concatenate([data.t[data.request] for data in rows])
+    encoder, target_encodings = learn_encoder(
         FeatureChunks.of(chunks),
         features,
         series,
         settings,
-        labelled,
+        LabelledRows(row_times, labels, weight, material.label_window),
         position=position,
-        live_columns=live,
+        live_columns=live_columns,
     )
-    if nets:
-        all_items = replace(
-            learned[0], item=np.concatenate([part.item for part in learned])
-        )  # only its items are read
-        encoder = add_net_columns(encoder, all_items, series)
-    train = stack_matrices(
-        chunks, encoder, series, position=position, target_encodings=in_time, live_columns=live
+    if for_nets:
+        all_items = replace(rows[0], item=np.concatenate([data.item for data in rows]))
+        encoder = add_net_columns(encoder, all_items, series)  # only reads items
+
+    encode = partial(
+        stack_matrices, encoder=encoder, index_series=series, live_columns=live_columns
     )
-    shown = stack_matrices(
-        validation.learned_pieces, encoder, series, position=position, live_columns=live
+    train_matrix = encode(chunks, position=position, target_encodings=target_encodings)
+    validation_matrix = encode(validation.training_chunks, position=position)
+    served = encode(validation.training_chunks, position=False) if position else validation_matrix
+    assert holdout.evaluation is not None
+    holdout_matrix = encode(holdout.evaluation_chunks, position=False)
+    lengths = np.concatenate([np.diff(data.offsets) for data in rows])
+    train_part = SplitPart(
+        train_matrix,
+        {head: labels[head] for head in objective},
+        weight,
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([data.t for data in rows]),
+        np.concatenate([data.person for data in rows]),
     )
-    served = (
-        stack_matrices(
-            validation.learned_pieces, encoder, series, position=False, live_columns=live
-        )
-        if position
-        else shown
-    )
-    assert holdout.judged is not None
-    judged = stack_matrices(
-        holdout.judged_pieces, encoder, series, position=False, live_columns=live
-    )
-    offsets = np.concatenate(
-        [[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in learned]))]
-    ).astype(np.int64)
-    of_requests = (
-        np.concatenate([part.t for part in learned]),
-        np.concatenate([part.person for part in learned]),
-    )
-    heads = {head: labels[head] for head in objective}
     return Split(
         encoder.names,
         encoder.categorical_names,
         objective,
-        ordering,
-        Part(train, heads, weight, offsets, *of_requests),
-        _build_part(validation.learned, shown, objective),
-        _build_part(holdout.judged.rows, judged, ordering),
+        evaluation_weights,
+        train_part,
+        _build_part(validation.training, validation_matrix, objective),
+        _build_part(holdout.evaluation.rows, holdout_matrix, evaluation_weights),
         served,
-        tail,
-        build_layout(encoder) if nets else None,
+        is_long_tail,
+        build_layout(encoder) if for_nets else None,
     )
 
 
-def _build_part(data: Dataset, matrix: Matrix, objective: Mapping[str, float]) -> Part:
-    return Part(
+def _split_objective(
+    slot: Slot, labels: Mapping[str, Bools]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the weights of the heads with enough positives, and of all heads that order items.
+
+    Splits are evaluated by the order of items, so return heads are left out. Expected amounts are
+    not tuned.
+
+    Raises:
+        NotReadyError: no head has enough positives.
+    """
+    ordering = {head: slot.objective[head] for head in item_probability_heads(slot.objective)}
+    learnable = {
+        head: weight
+        for head, weight in ordering.items()
+        if int(labels[head].sum()) >= POSITIVES_MIN
+    }
+    if not learnable:
+        raise NotReadyError(
+            f"no target of slot {slot.name} has enough positives in the first split: at least "
+            f"{POSITIVES_MIN} are needed",
+            fix="tune on a longer --window",
+        )
+    return learnable, ordering
+
+
+def _build_part(data: Dataset, matrix: Matrix, objective: Mapping[str, float]) -> SplitPart:
+    return SplitPart(
         matrix,
         {head: data.labels[head] for head in objective},
         data.weight,

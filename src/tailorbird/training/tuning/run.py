@@ -24,7 +24,7 @@ from tailorbird.storage_paths import StoragePath
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
 from tailorbird.training.settings import Progress
 from tailorbird.training.tuning.architectures import Architecture, select_architectures
-from tailorbird.training.tuning.choose import Choice, choose_finalist, select_finalists
+from tailorbird.training.tuning.choose import TuningDecision, choose_finalist, select_finalists
 from tailorbird.training.tuning.fits import FitExecutor, open_executor
 from tailorbird.training.tuning.load_splits import load_splits
 from tailorbird.training.tuning.settings import TuneSettings
@@ -32,7 +32,7 @@ from tailorbird.training.tuning.space import SearchSpace
 from tailorbird.training.tuning.splits import Split
 from tailorbird.training.tuning.study import JOURNAL, Budget, Search, Trial, open_journal
 
-_COMPLETE = "done"
+_COMPLETE_MARKER = "done"
 STUDY_FORMAT = (
     2  # format of splits and fits in a study's folder; a study in another format starts again
 )
@@ -51,7 +51,7 @@ class TuneReport:
 
     slot: str
     trials: Mapping[str, tuple[Trial, ...]]
-    choice: Choice
+    choice: TuningDecision
     importance: Mapping[str, Mapping[str, float]]
     spaces: Mapping[str, SearchSpace]
     settings: Mapping[str, Value]
@@ -89,7 +89,7 @@ class TuneReport:
         }
         return {
             "slot": self.slot,
-            "chosen": {**chosen, "default": choice.winner.trial.default},
+            "chosen": {**chosen, "default": choice.winner.trial.is_default},
             "finalists": [finalist.to_dict() for finalist in choice.finalists],
             "reference": choice.reference.name,
             "trials": [
@@ -171,7 +171,7 @@ def _tune(
         unfinished,
         settings,
         train,
-        [one for one, _ in search_spaces],
+        [architecture for architecture, _ in search_spaces],
         progress,
     )
     with open_executor(folder, train, settings.workers) as fits:
@@ -183,14 +183,23 @@ def _tune(
             fits,
             partial(progress, "finalists"),
         )
-    (folder / _COMPLETE).touch()
+    (folder / _COMPLETE_MARKER).touch()
     winner = choice.winner.trial
-    new = {} if winner.default and winner.architecture == "gbdt" else dict(winner.settings)
+    tuned_settings = (
+        {} if winner.is_default and winner.architecture == "gbdt" else dict(winner.settings)
+    )
     about |= {"as_of": to_iso(unfinished.started_at), "schema_hash": features.schema_hash}
     about |= _describe_study(settings, search_spaces, trials, untuned)
-    space_by_name = {one.name: space for one, space in search_spaces}
+    space_by_name = {architecture.name: space for architecture, space in search_spaces}
     return TuneReport(
-        slot.name, trials, choice, importance, space_by_name, new, about, unfinished.is_resumed
+        slot.name,
+        trials,
+        choice,
+        importance,
+        space_by_name,
+        tuned_settings,
+        about,
+        unfinished.is_resumed,
     )
 
 
@@ -235,7 +244,7 @@ def _run_searches(
     budget = Budget(settings.trials, settings.seconds)
     trials, importance = {}, {}
     for architecture, space in search_spaces:
-        own_splits = splits[architecture.columns]
+        own_splits = splits[architecture.column_set]
         start_settings = space.clip(
             architecture.sized(architecture.defaults, *_training_size(own_splits[-1]))
         )
@@ -271,7 +280,7 @@ def _describe_study(
             "sampler": settings.sampler,
             "pruner": settings.pruner,
         },
-        "spaces": {one.name: space.to_dict() for one, space in search_spaces},
+        "spaces": {architecture.name: space.to_dict() for architecture, space in search_spaces},
         "spent": {
             name: {
                 "trials": len(architecture_trials),
@@ -301,7 +310,7 @@ def _study_key(
     """
     excluded = ("trials", "seconds", "workers", "finalists", "seeds", "names", "train")
     included = {name: value for name, value in asdict(settings).items() if name not in excluded}
-    spaces = {one.name: space.to_dict() for one, space in search_spaces}
+    spaces = {architecture.name: space.to_dict() for architecture, space in search_spaces}
     slot_key = {
         "name": slot.name,
         "objective": dict(slot.objective),
@@ -322,7 +331,7 @@ def _study_key(
 
 def _prepare_folder(folder: Path, *, extend: bool) -> None:
     """Keep an unfinished study, and clear a finished one."""
-    is_complete = (folder / _COMPLETE).exists()
+    is_complete = (folder / _COMPLETE_MARKER).exists()
     if extend:
         if not (folder / JOURNAL).exists():
             raise UsageError(
@@ -330,7 +339,7 @@ def _prepare_folder(folder: Path, *, extend: bool) -> None:
                 where="--more",
                 fix="tailorbird tune begins one",
             )
-        (folder / _COMPLETE).unlink(missing_ok=True)
+        (folder / _COMPLETE_MARKER).unlink(missing_ok=True)
     elif is_complete:
         shutil.rmtree(folder)
 

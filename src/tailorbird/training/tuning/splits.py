@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitPart:
     """Requests in order of time and their rows, as a model sees them.
 
     Attributes:
@@ -38,12 +38,12 @@ class Part:
     t: Ints
     person: Ints
 
-    def take(self, requests: Bools) -> "Part":
+    def take(self, requests: Bools) -> "SplitPart":
         """Return the part with some requests."""
         rows = requests[self.request]
         offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[requests]))).astype(np.int64)
         labels = {head: label[rows] for head, label in self.labels.items()}
-        return Part(
+        return SplitPart(
             self.matrix[rows],
             labels,
             self.weight[rows],
@@ -70,9 +70,9 @@ class Split:
     """One split: training, validation and holdout parts.
 
     Attributes:
-        names, categorical: names of the matrix's columns.
+        names, categorical_columns: names of the matrix's columns.
         objective: head → weight, of the slot's heads with enough data here.
-        worth: head → weight, of all heads; lists are evaluated by it.
+        evaluation_weights: head → weight, of all heads; lists are evaluated by it.
         served: rows of `validation` as serving would see them, with all items at the first
             position.
         tail: mask of the holdout rows with long-tail items, as of the split's time.
@@ -80,12 +80,12 @@ class Split:
     """
 
     names: tuple[str, ...]
-    categorical: tuple[str, ...]
+    categorical_columns: tuple[str, ...]
     objective: Mapping[str, float]
-    worth: Mapping[str, float]
-    train: Part
-    validation: Part
-    holdout: Part
+    evaluation_weights: Mapping[str, float]
+    train: SplitPart
+    validation: SplitPart
+    holdout: SplitPart
     served: Matrix
     tail: Bools
     layout: Layout | None = None
@@ -97,20 +97,20 @@ class Split:
         def select(matrix: Matrix) -> Matrix:
             return np.ascontiguousarray(matrix[:, indices])
 
-        train, watch, judge = (
+        train, validation, holdout = (
             replace(part, matrix=select(part.matrix))
             for part in (self.train, self.validation, self.holdout)
         )
-        categorical = tuple(name for name in self.categorical if name in names)
+        categorical = tuple(name for name in self.categorical_columns if name in names)
         layout = self.layout.select_columns(names) if self.layout else None
         return Split(
             tuple(names),
             categorical,
             self.objective,
-            self.worth,
+            self.evaluation_weights,
             train,
-            watch,
-            judge,
+            validation,
+            holdout,
             select(self.served),
             self.tail,
             layout,
@@ -125,13 +125,13 @@ class Split:
             else self.names
         )
 
-    def restrict_training(self, train: Bools, watch: Bools) -> "Split":
+    def restrict_training(self, train_requests: Bools, validation_requests: Bools) -> "Split":
         """Return the split with some requests of the training and validation parts."""
-        served = self.served[watch[self.validation.request]]
+        served = self.served[validation_requests[self.validation.request]]
         return replace(
             self,
-            train=self.train.take(train),
-            validation=self.validation.take(watch),
+            train=self.train.take(train_requests),
+            validation=self.validation.take(validation_requests),
             served=served,
         )
 
@@ -145,24 +145,26 @@ class Split:
         return metrics.ndcg(ranked.restrict(self.tail[ranked.row], np.zeros_like(ranked.missed)), K)
 
     def _rank_rows(self, value: Floats) -> metrics.RankedLists:
-        return metrics.rank_lists(value, self.holdout.gain(self.worth), self.holdout.offsets, k=K)
+        return metrics.rank_lists(
+            value, self.holdout.gain(self.evaluation_weights), self.holdout.offsets, k=K
+        )
 
     def to_arrays(self) -> dict[str, npt.NDArray]:
         """Return the split as named arrays, for a file."""
         arrays: dict[str, npt.NDArray] = {"served": self.served, "tail": self.tail}
         for part, rows in (
             ("train", self.train),
-            ("watch", self.validation),
-            ("judge", self.holdout),
+            ("validation", self.validation),
+            ("holdout", self.holdout),
         ):
             arrays |= {f"{part}.{name}": getattr(rows, name) for name in _PART_FIELDS}
             arrays |= {f"{part}.label.{head}": label for head, label in rows.labels.items()}
         head = msgspec.json.encode(
             [
                 self.names,
-                self.categorical,
+                self.categorical_columns,
                 list(self.objective.items()),
-                list(self.worth.items()),
+                list(self.evaluation_weights.items()),
                 self.layout,
             ]
         )
@@ -173,14 +175,14 @@ class Split:
         """Restore a split from named arrays."""
         names, categorical, objective, worth, layout = msgspec.json.decode(arrays["head"].tobytes())
 
-        def part(name: str) -> Part:
+        def part(name: str) -> SplitPart:
             start = f"{name}.label."
             labels = {
                 key.removeprefix(start): value
                 for key, value in arrays.items()
                 if key.startswith(start)
             }
-            return Part(
+            return SplitPart(
                 labels=labels, **{field: arrays[f"{name}.{field}"] for field in _PART_FIELDS}
             )
 
@@ -189,8 +191,8 @@ class Split:
             *columns,
             *formula,
             part("train"),
-            part("watch"),
-            part("judge"),
+            part("validation"),
+            part("holdout"),
             arrays["served"],
             arrays["tail"],
             _decode_layout(layout),

@@ -66,7 +66,7 @@ class Trial:
         params: those that the sampler drew.
         state: `complete`, `pruned` or `failed`.
         why: the reason of a failure.
-        figures: NDCG@10 of each fitted split.
+        split_scores: NDCG@10 of each fitted split.
         value: mean over splits, if all were fitted.
     """
 
@@ -75,21 +75,24 @@ class Trial:
     settings: Mapping[str, Value]
     params: Mapping[str, Value]
     state: str
-    figures: tuple[float, ...]
+    split_scores: tuple[float, ...]
     value: float
     seconds: float
-    default: bool
+    is_default: bool
     why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trial as JSON."""
         header = {
-            name: getattr(self, name)
-            for name in ("architecture", "number", "state", "default", "why")
+            "architecture": self.architecture,
+            "number": self.number,
+            "state": self.state,
+            "default": self.is_default,
+            "why": self.why,
         }
         figures = {
             "ndcg_10": round(self.value, 6) if np.isfinite(self.value) else None,
-            "splits": [round(figure, 6) for figure in self.figures],
+            "splits": [round(figure, 6) for figure in self.split_scores],
         }
         return {
             **header,
@@ -121,7 +124,7 @@ class _RunningTrial:
     trial: "optuna.Trial"
     settings: dict[str, Value]
     draw: int
-    default: bool
+    is_default: bool
     results: list[FitResult] = field(default_factory=list)
 
     @property
@@ -181,8 +184,8 @@ class Search:
         trials, seconds = len(finished), sum(trial.seconds for trial in finished)
         progress(trials, seconds)
         draws = {
-            running_trial.user_attrs.get("draw", operand)
-            for operand, running_trial in enumerate(self._finished_trials())
+            running_trial.user_attrs.get("draw", index)
+            for index, running_trial in enumerate(self._finished_trials())
         }  # older studies do not record it
         running: dict[Future[FitResult], _RunningTrial] = {}
         while True:
@@ -209,12 +212,12 @@ class Search:
         if defaults:
             self._study.enqueue_trial(dict(self.start_settings))
         trial = self._study.ask(_to_distributions(self.space))
-        tried = (
+        settings = (
             self.architecture.defaults
             if defaults
             else {**self.architecture.defaults, **self.space.fixed, **trial.params}
         )
-        return _RunningTrial(trial, dict(tried), draw, defaults)
+        return _RunningTrial(trial, dict(settings), draw, defaults)
 
     def _fit(self, running_trial: _RunningTrial) -> "Future[FitResult]":
         return self.fits.submit(
@@ -244,7 +247,7 @@ class Search:
         if len(running_trial.results) == len(self.split_order):
             self._end_trial(running_trial, TrialState.COMPLETE)
             return True
-        if not running_trial.default and self._should_prune(running_trial, running_mean):
+        if not running_trial.is_default and self._should_prune(running_trial, running_mean):
             self._end_trial(running_trial, TrialState.PRUNED)
             return True
         return False
@@ -275,7 +278,7 @@ class Search:
             "figures": figures,
             "seconds": running_trial.seconds,
             "draw": running_trial.draw,
-            "default": running_trial.default,
+            "default": running_trial.is_default,
             "why": why,
         }
         for name, value in attributes.items():

@@ -37,7 +37,7 @@ from tailorbird.training.settings import AUTO, TrainSettings
 FILE = "tuned.toml"
 Value = str | int | float | bool
 
-_HEAD = (
+_HEADER = (
     "# What `tailorbird tune` chose, by slot. `tailorbird train` and the trainer take it; "
     "`tailorbird train --untuned` does not.\n"
     "# To undo it, remove the section of a slot, or this file.\n"
@@ -105,7 +105,7 @@ def _check_until(tuned: TunedSettings, slot: str, path: Path) -> TunedSettings:
 def write_tuned(path: Path, slot: str, tuned: TunedSettings) -> None:
     """Replace a slot's section of the file; other slots keep theirs."""
     sections = {**read_tuned(path), slot: tuned}
-    parts = [_HEAD]
+    parts = [_HEADER]
     for name, section in sorted(sections.items()):
         key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
         parts.append(

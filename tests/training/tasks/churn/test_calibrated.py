@@ -155,7 +155,7 @@ def off(probability, churned):
 @pytest.mark.slow
 def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
     cut = report.last.cut
-    raw = cut.scores.raw[cut.choice.model]
+    raw = cut.scores.raw_probabilities[cut.choice.model]
     assert cut.choice.calibrator.name != "none"
     assert off(raw, cut.churned) > 0.2
     assert off(cut.probability, cut.churned) < 0.1

@@ -23,7 +23,7 @@ from tailorbird.training.tasks.churn.labels import Window
 from tailorbird.training.tasks.churn.model_choice import (
     UNCALIBRATED,
     VALIDATION_CUTS,
-    Choice,
+    ModelChoice,
     choose_count_model,
 )
 from tailorbird.training.tasks.churn.pareto import fit_pareto_nbd
@@ -83,7 +83,7 @@ def test_a_count_that_was_not_there_at_every_cut_is_not_taken():
 
 
 def test_the_description_names_the_count_model_and_why():
-    choice = Choice(
+    choice = ModelChoice(
         "trees",
         UNCALIBRATED,
         {"trees": 0.5},
@@ -96,7 +96,9 @@ def test_the_description_names_the_count_model_and_why():
         "purchases of bg_nbd by mean absolute error, totals set right: bg_nbd 0.4000, "
         "pareto_nbd 0.5000, times 1.100"
     )
-    assert Choice("trees", UNCALIBRATED, {}, 1.0, 0).description.endswith("no expected purchases")
+    assert ModelChoice("trees", UNCALIBRATED, {}, 1.0, 0).description.endswith(
+        "no expected purchases"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,7 @@ def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name
     features, fitted, table, _ = learned
     assert fitted.count_models == COUNT_MODELS
     expected = fitted.expected_purchases(table, WINDOW)
-    plan = build_plan(CHURN, fitted, Choice("bg_nbd", UNCALIBRATED, {}, 1.25, 0, name), 0)
+    plan = build_plan(CHURN, fitted, ModelChoice("bg_nbd", UNCALIBRATED, {}, 1.25, 0, name), 0)
     heads = plan.heads("none")
     write_bundle(
         tmp_path / "bundle",

@@ -196,7 +196,9 @@ def test_a_newer_champion_is_judged_by_its_recipe(lake, young, tmp_path):
         CHURN,
         feature_horizon(before.activity.start_ts, origin),
     )
-    probabilities = champion_cut.choice.calibrator.apply(scored.raw[champion_cut.choice.model])
+    probabilities = champion_cut.choice.calibrator.apply(
+        scored.raw_probabilities[champion_cut.choice.model]
+    )
     gain = float(
         (log_losses(probabilities, cut.churned) - log_losses(cut.probability, cut.churned)).mean()
     )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tailorbird.ranking import Contact
-from tailorbird.training.tasks.churn.segments import PEOPLE_MIN, find_segments
+from tailorbird.training.tasks.churn.segments import SEGMENT_PEOPLE_MIN, find_segments
 
 RNG = np.random.default_rng(0)
 N = 2_000
@@ -39,7 +39,7 @@ def test_people_without_a_value_are_a_group_and_few_people_are_none():
     [matching_segments] = find_segments(("bought",), column[:, None], probabilities, Contact())
     assert (matching_segments.range, matching_segments.people) == ("missing", 200)
     assert np.isclose(matching_segments.gone, 0.9)
-    few = np.where(np.arange(N) < PEOPLE_MIN - 1, np.nan, 1.0)
+    few = np.where(np.arange(N) < SEGMENT_PEOPLE_MIN - 1, np.nan, 1.0)
     assert [
         each.range for each in find_segments(("bought",), few[:, None], probabilities, Contact())
     ] == []

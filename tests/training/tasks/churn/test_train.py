@@ -124,7 +124,7 @@ def test_the_order_of_the_lake_changes_nothing():
     mixed = events.take(pa.array(np.random.default_rng(1).permutation(events.num_rows)))
     backtests = [
         run_backtest(
-            declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, asked=100)
+            declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, scored_max=100)
         )
         for each in (events, mixed)
     ]
@@ -529,8 +529,8 @@ def test_whom_to_contact_and_what_it_is_worth():
         np.array([True, True, False]),
         Contact(cost=1.0, value=10.0, success=0.5),
     )
-    np.testing.assert_allclose(curve.expected, [3.5, 5.5, 5.5])
-    np.testing.assert_allclose(curve.realised, [4.0, 3.0, 7.0])
+    np.testing.assert_allclose(curve.expected_value, [3.5, 5.5, 5.5])
+    np.testing.assert_allclose(curve.realised_value, [4.0, 3.0, 7.0])
     assert curve.best_k == 2
     assert curve.recall.tolist() == [0.5, 0.5, 1.0]
     assert contact_curve(np.array([0.1]), np.array([True]), Contact(cost=9.0)).best_k == 0

@@ -21,21 +21,21 @@ class Series:
 
     def __init__(self, timeline: Timeline, positions: Intps) -> None:
         self._timeline = timeline
-        self._places = positions  # position in the timeline of each event of the series
+        self._timeline_positions = positions  # position in the timeline of each event of the series
         self.p = self._p = timeline.p[positions]
-        self._minima: list[Int64s] = []
+        self._minima_levels: list[Int64s] = []
         # Number of events of the series before each position of the timeline.
         self.before = self._before = np.empty(len(timeline) + 1, np.intp)
         kernels.count_before(positions, self.before)
 
     @cached_property
     def ts(self) -> Int64s:
-        return self._timeline.ts[self._places]
+        return self._timeline.ts[self._timeline_positions]
 
     @cached_property
     def events(self) -> Intps:
         """The index among the input events of each event of the series."""
-        return self._timeline.order[self._places]
+        return self._timeline.order[self._timeline_positions]
 
     def newest(self, moments: Moments, since: Int64s | None = None) -> Intps:
         """Return the index of each moment's newest known event at or after `since`, or −1."""
@@ -73,13 +73,15 @@ class Series:
         floor = self._before[moments.start if since is None else moments.before(since).edge]
         stop = self._before[moments.stop.edge]
         start = np.maximum(stop - length, floor)
-        pools = [np.arange(len(self._places))]
-        slow = moments.stop.slow
-        slow = slow[stop[slow] > floor[slow]]
-        if len(slow):
-            sizes, pool = self._last_in_flight(floor[slow], stop[slow], moments.p[slow], length)
-            start[slow] = len(self._places) + np.cumsum(sizes) - sizes
-            stop[slow] = start[slow] + sizes
+        pools = [np.arange(len(self._timeline_positions))]
+        deferred_moments = moments.stop.slow
+        deferred_moments = deferred_moments[stop[deferred_moments] > floor[deferred_moments]]
+        if len(deferred_moments):
+            sizes, pool = self._last_in_flight(
+                floor[deferred_moments], stop[deferred_moments], moments.p[deferred_moments], length
+            )
+            start[deferred_moments] = len(self._timeline_positions) + np.cumsum(sizes) - sizes
+            stop[deferred_moments] = start[deferred_moments] + sizes
             pools.append(pool)
         start, stop = moments.to_input_order(start), moments.to_input_order(stop)
         picks, offsets = concatenate_ranges(start, stop)
@@ -93,9 +95,11 @@ class Series:
         index = stop - 1
         if not len(self._p):
             return np.full(len(stop), -1, np.intp)
-        slow = np.flatnonzero((index >= 0) & (self._p[index] > bound))
-        if len(slow):
-            index[slow] = self._search_minima(stop[slow], bound[slow])
+        deferred_moments = np.flatnonzero((index >= 0) & (self._p[index] > bound))
+        if len(deferred_moments):
+            index[deferred_moments] = self._search_minima(
+                stop[deferred_moments], bound[deferred_moments]
+            )
         return index
 
     def _search_minima(self, stop: Intps, bound: Int64s) -> Intps:
@@ -119,7 +123,7 @@ class Series:
         return node
 
     def _minima_tree(self) -> list[Int64s]:
-        if not self._minima:
+        if not self._minima_levels:
             unreachable = np.iinfo(np.int64).max
             level = self._p
             minima = [np.append(level, [unreachable] * (len(level) & 1))]
@@ -128,8 +132,8 @@ class Series:
                 minima.append(
                     np.append(level, [unreachable] * (len(level) & 1 if len(level) > 1 else 0))
                 )
-            self._minima = minima
-        return self._minima
+            self._minima_levels = minima
+        return self._minima_levels
 
     def _last_in_flight(
         self, floor: Intps, stop: Intps, bound: Int64s, length: int
@@ -142,12 +146,12 @@ class Series:
         )  # Skip everything after the newest known event.
         sizes = np.zeros(len(stop), np.intp)
         selected: list[tuple[Intps, Intps]] = []
-        reach = 2 * length
-        pending = np.arange(len(stop))
-        while len(pending):
-            unfinished = []
-            for chunk in split_chunks(pending, reach):
-                start = np.maximum(stop[chunk] - reach, floor[chunk])
+        scan_length = 2 * length
+        unfinished_moments = np.arange(len(stop))
+        while len(unfinished_moments):
+            still_unfinished = []
+            for chunk in split_chunks(unfinished_moments, scan_length):
+                start = np.maximum(stop[chunk] - scan_length, floor[chunk])
                 picks, offsets = concatenate_ranges(start, stop[chunk])
                 owner = np.repeat(np.arange(len(chunk)), np.diff(offsets))
                 is_routed = self._p[picks] <= bound[chunk][owner]
@@ -158,9 +162,9 @@ class Series:
                 is_taken = is_done[owner] & (from_end <= length)
                 selected.append((chunk[owner[is_taken]], picks[is_taken]))
                 sizes[chunk[is_done]] = np.minimum(count[is_done], length)
-                unfinished.append(chunk[~is_done])
-            pending = np.concatenate(unfinished)
-            reach *= 4
+                still_unfinished.append(chunk[~is_done])
+            unfinished_moments = np.concatenate(still_unfinished)
+            scan_length *= 4
         owners = (
             np.concatenate([owner for owner, _ in selected]) if selected else np.zeros(0, np.intp)
         )

@@ -53,7 +53,7 @@ def decayed_sums(
     tiles = len(weights) - 1
     per_hop = 1.0 / hop
     slots = max(tiles, 1)
-    few = min(limit, _DECAY_SCAN_MAX)
+    scan_limit = min(limit, _DECAY_SCAN_MAX)
     ring = np.zeros(slots)
     newest = filled = np.int64(0)
     ring_group = np.int64(-1)
@@ -70,7 +70,7 @@ def decayed_sums(
             stop = advance(times, stop, end, time)
             position = advance(times, position, end, (tile - tiles) * hop)
             slow = stop > position and running_p[stop - 1] > bound
-            if stop - position <= (limit if slow else few):
+            if stop - position <= (limit if slow else scan_limit):
                 units, age, tile_end = np.int64(0), np.int64(-1), np.int64(0)
                 for event in range(position, stop):
                     if slow and event_p[event] > bound:
@@ -103,20 +103,20 @@ def decayed_sums(
 @compiled
 def find_largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
     """Return the largest value of the positions [low, high) in a tree of maxima, 0 for none."""
-    best = np.int64(0)
+    largest = np.int64(0)
     level = 0
     while low < high:
         base = levels[level]
         if low & 1:
-            best = max(best, flat[base + low])
+            largest = max(largest, flat[base + low])
             low += 1
         if high & 1:
             high -= 1
-            best = max(best, flat[base + high])
+            largest = max(largest, flat[base + high])
         low >>= 1
         high >>= 1
         level += 1
-    return best
+    return largest
 
 
 @compiled
@@ -139,13 +139,13 @@ def write_peaks(
     for moment in range(low, high):
         start, stop, bound = begin[moment], edge[moment], p[moment]
         settled_stop = max(first_in_flight[moment], start)
-        best = find_largest(flat, levels, start, min(settled_stop, stop))
+        largest = find_largest(flat, levels, start, min(settled_stop, stop))
         # Scan only if any of the others, known or not, is larger.
-        if settled_stop < stop and find_largest(flat, levels, settled_stop, stop) > best:
+        if settled_stop < stop and find_largest(flat, levels, settled_stop, stop) > largest:
             for event in range(settled_stop, stop):
                 if event_p[event] <= bound:
-                    best = max(best, flat[event])
-        out[order[moment]] = best
+                    largest = max(largest, flat[event])
+        out[order[moment]] = largest
 
 
 @compiled

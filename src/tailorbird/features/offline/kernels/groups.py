@@ -135,7 +135,7 @@ def group_entries(
         np.empty(size, np.int64),
         np.empty(size, np.int64),
     )
-    cuts = share_bounds(starts)
+    bounds_of_shares = share_bounds(starts)
     run_parallel(
         _scatter_entries,
         groups,
@@ -146,9 +146,9 @@ def group_entries(
         order,
         times_of,
         p_of,
-        bounds=cuts,
+        bounds=bounds_of_shares,
     )
-    run_parallel(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
+    run_parallel(_sort_groups, groups, starts, order, times_of, p_of, bounds=bounds_of_shares)
     return starts, order, times_of, p_of
 
 
@@ -157,28 +157,35 @@ def _grouped_by_buckets(
 ) -> tuple[Int64s, Intps, Int64s, Int64s]:
     shift = max(0, groups.bit_length() - _BUCKET_BITS)
     buckets = ((groups - 1) >> shift) + 1
-    cuts = [len(group) * share // THREADS for share in range(THREADS + 1)]
+    bounds_of_shares = [len(group) * share // THREADS for share in range(THREADS + 1)]
     counts = np.zeros((THREADS, buckets), np.int64)
     run_parallel(
-        _count_buckets, len(group), group, groups, shift, np.array(cuts), counts, bounds=cuts
+        _count_buckets,
+        len(group),
+        group,
+        groups,
+        shift,
+        np.array(bounds_of_shares),
+        counts,
+        bounds=bounds_of_shares,
     )
     ends = np.cumsum(counts.T.ravel())  # ordered by bucket, then share
     size = int(ends[-1])
     next_slots = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
     bounds = np.append(next_slots[0], size)
-    bucketed = np.empty((size, 3), np.int64)
+    bucket_entries = np.empty((size, 3), np.int64)
     run_parallel(
         _fill_buckets,
         len(group),
         group,
         groups,
         shift,
-        np.array(cuts),
+        np.array(bounds_of_shares),
         times,
         p,
         next_slots,
-        bucketed,
-        bounds=cuts,
+        bucket_entries,
+        bounds=bounds_of_shares,
     )
     starts = np.empty(groups + 1, np.int64)
     order, times_of, p_of = (
@@ -189,7 +196,7 @@ def _grouped_by_buckets(
     run_parallel(
         _sort_buckets,
         buckets,
-        bucketed,
+        bucket_entries,
         bounds,
         groups,
         shift,
@@ -204,9 +211,15 @@ def _grouped_by_buckets(
 
 @compiled
 def _count_buckets(
-    low: int, high: int, group: Int32s, groups: int, shift: int, cuts: Int64s, counts: Int64s
+    low: int,
+    high: int,
+    group: Int32s,
+    groups: int,
+    shift: int,
+    bounds_of_shares: Int64s,
+    counts: Int64s,
 ) -> None:
-    own_counts = counts[np.searchsorted(cuts, low, side="right") - 1]
+    own_counts = counts[np.searchsorted(bounds_of_shares, low, side="right") - 1]
     for row in range(low, high):
         if group[row] < groups:
             own_counts[group[row] >> shift] += 1
@@ -219,31 +232,31 @@ def _fill_buckets(
     group: Int32s,
     groups: int,
     shift: int,
-    cuts: Int64s,
+    bounds_of_shares: Int64s,
     times: Int64s,
     p: Int64s,
     next_slots: Int64s,
-    bucketed: Int64s,
+    bucket_entries: Int64s,
 ) -> None:
     """Copy entries, as (group and row, time, p), into the slots of this share in their buckets, in
     order.
     """
-    own_slots = next_slots[np.searchsorted(cuts, low, side="right") - 1]
+    own_slots = next_slots[np.searchsorted(bounds_of_shares, low, side="right") - 1]
     for row in range(low, high):
         own_group = np.int64(group[row])
         if own_group < groups:
             slot = own_slots[own_group >> shift]
             own_slots[own_group >> shift] = slot + 1
-            bucketed[slot, 0] = own_group << 32 | row
-            bucketed[slot, 1] = times[row]
-            bucketed[slot, 2] = p[row]
+            bucket_entries[slot, 0] = own_group << 32 | row
+            bucket_entries[slot, 1] = times[row]
+            bucket_entries[slot, 2] = p[row]
 
 
 @compiled
 def _sort_buckets(
     low: int,
     high: int,
-    bucketed: Int64s,
+    bucket_entries: Int64s,
     bounds: Int64s,
     groups: int,
     shift: int,
@@ -259,7 +272,7 @@ def _sort_buckets(
         stop_group = min(first_group + (1 << shift), groups)
         next_slots[:] = 0
         for entry in range(start, stop):
-            next_slots[(bucketed[entry, 0] >> 32) - first_group] += 1
+            next_slots[(bucket_entries[entry, 0] >> 32) - first_group] += 1
         position = start
         for group in range(first_group, stop_group):
             starts[group] = position
@@ -267,12 +280,12 @@ def _sort_buckets(
             next_slots[group - first_group] = starts[group]
         starts[stop_group] = stop
         for entry in range(start, stop):
-            group = (bucketed[entry, 0] >> 32) - first_group
-            to = next_slots[group]
-            next_slots[group] = to + 1
-            order[to] = bucketed[entry, 0] & 0xFFFFFFFF
-            times_of[to] = bucketed[entry, 1]
-            p_of[to] = bucketed[entry, 2]
+            group = (bucket_entries[entry, 0] >> 32) - first_group
+            target_slot = next_slots[group]
+            next_slots[group] = target_slot + 1
+            order[target_slot] = bucket_entries[entry, 0] & 0xFFFFFFFF
+            times_of[target_slot] = bucket_entries[entry, 1]
+            p_of[target_slot] = bucket_entries[entry, 2]
         _sort_groups(first_group, stop_group, starts, order, times_of, p_of)
 
 
@@ -321,11 +334,15 @@ def _sort_groups(
         if stop - start <= 32:
             for index in range(start + 1, stop):
                 time, row, position = times[index], order[index], p[index]
-                to = index
-                while to > start and times[to - 1] > time:
-                    times[to], order[to], p[to] = times[to - 1], order[to - 1], p[to - 1]
-                    to -= 1
-                times[to], order[to], p[to] = time, row, position
+                target_slot = index
+                while target_slot > start and times[target_slot - 1] > time:
+                    times[target_slot], order[target_slot], p[target_slot] = (
+                        times[target_slot - 1],
+                        order[target_slot - 1],
+                        p[target_slot - 1],
+                    )
+                    target_slot -= 1
+                times[target_slot], order[target_slot], p[target_slot] = time, row, position
         else:
             rank = np.argsort(times[start:stop], kind="mergesort")
             times[start:stop] = times[start:stop][rank]

@@ -28,15 +28,15 @@ def walk(
 
     Returns their number, or −1 if the walk gave up.
     """
-    count = passed = 0
+    count = skipped = 0
     position = stop
     while position > floor and count < len(run):
         position -= 1
         if times[position] < since:
             break
         if p[position] > bound:
-            passed += 1
-            if passed > PASSED_MAX:
+            skipped += 1
+            if skipped > PASSED_MAX:
                 return -1
         else:
             run[count] = position
@@ -60,12 +60,16 @@ def write_newest(
 ) -> None:
     """Write the event at the newest known position of each moment, −1 without one."""
     for moment in range(low, high):
-        row, least, position = order[moment], before[floor[moment]], before[edge[moment]] - 1
-        last = max(least, position - PASSED_MAX)
+        row, first_position, position = (
+            order[moment],
+            before[floor[moment]],
+            before[edge[moment]] - 1,
+        )
+        last = max(first_position, position - PASSED_MAX)
         while position >= last and p[position] > bound[moment]:
             position -= 1
         out[row] = event[position] if position >= last else -1
-        is_deferred[row] = position < last and last > least
+        is_deferred[row] = position < last and last > first_position
 
 
 @compiled
@@ -87,8 +91,10 @@ def run_sizes(
     """Write how many events the run of each moment has; −1 if the walk gave up."""
     run = np.empty(length, np.intp)
     for moment in range(low, high):
-        least, stop = before[floor[moment]], before[edge[moment]]
-        sizes[order[moment]] = walk(least, stop, t[moment] - horizon, bound[moment], times, p, run)
+        first_position, stop = before[floor[moment]], before[edge[moment]]
+        sizes[order[moment]] = walk(
+            first_position, stop, t[moment] - horizon, bound[moment], times, p, run
+        )
 
 
 @compiled
@@ -118,15 +124,15 @@ def run_events(
     """
     run = np.empty(length, np.intp)
     for moment in range(low, high):
-        least, stop = before[floor[moment]], before[edge[moment]]
-        count = walk(least, stop, t[moment] - horizon, bound[moment], times, p, run)
+        first_position, stop = before[floor[moment]], before[edge[moment]]
+        count = walk(first_position, stop, t[moment] - horizon, bound[moment], times, p, run)
         end = offsets[order[moment] + 1] - 1
-        for back in range(count):
-            position = run[back]
-            run_positions[end - back] = position
-            of_ts[end - back] = times[position]
-            of_item[end - back] = item[position]
-            of_type[end - back] = type_[position]
+        for steps_back in range(count):
+            position = run[steps_back]
+            run_positions[end - steps_back] = position
+            of_ts[end - steps_back] = times[position]
+            of_item[end - steps_back] = item[position]
+            of_type[end - steps_back] = type_[position]
 
 
 @compiled
@@ -161,22 +167,22 @@ def run_columns(
     items = np.empty(length, np.uint64)
     for moment in range(low, high):
         row, time = order[moment], t[moment]
-        least, stop = before[floor[moment]], before[edge[moment]]
-        count = walk(least, stop, time - horizon, bound[moment], times, p, run)
+        first_position, stop = before[floor[moment]], before[edge[moment]]
+        count = walk(first_position, stop, time - horizon, bound[moment], times, p, run)
         if count < 0:
             is_deferred[row] = True
             continue
-        own_session, following, current = request_session[moment], time, 0
-        for back in range(count):
-            position = run[back]
+        own_session, next_time, session_length = request_session[moment], time, 0
+        for steps_back in range(count):
+            position = run[steps_back]
             if own_session != 0:
                 if session[position] != own_session:
                     continue
-            elif following - times[position] > gap_max:
+            elif next_time - times[position] > gap_max:
                 break
-            following = times[position]
-            of_session[current] = position
-            current += 1
+            next_time = times[position]
+            of_session[session_length] = position
+            session_length += 1
         for step in range(len(operation)):
             if operation[step] == GAP:
                 out[row, step] = _measure_gap(times, run, count)
@@ -186,7 +192,7 @@ def run_columns(
                     np.uint64(step),
                     times,
                     time,
-                    of_session[:current],
+                    of_session[:session_length],
                     item,
                     step_bits,
                     items,
@@ -196,8 +202,8 @@ def run_columns(
 @compiled
 def _measure_gap(times: Int64s, run: Intps, count: int) -> float:
     different = min(count, 1)
-    for back in range(1, count):
-        different += times[run[back]] != times[run[back - 1]]
+    for steps_back in range(1, count):
+        different += times[run[steps_back]] != times[run[steps_back - 1]]
     if different < 2:
         return np.nan
     return float(times[run[0]] - times[run[count - 1]]) / 1e6 / (float(different) - 1.0)

@@ -65,10 +65,10 @@ def _get_thread_pool(process: int) -> ThreadPoolExecutor:
 def share_bounds(starts: Int64s) -> list[int]:
     """Return the groups at which to split so that each core has about as many entries."""
     shares = min(THREADS, 1 + int(starts[-1]) // _SHARE_MIN)
-    inner = [
+    inner_bounds = [
         int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)
     ]
-    return [0, *inner, len(starts) - 1]
+    return [0, *inner_bounds, len(starts) - 1]
 
 
 def gather_parallel(values: npt.NDArray, indices: Intps) -> npt.NDArray:

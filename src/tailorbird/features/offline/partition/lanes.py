@@ -54,7 +54,7 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
         for record_lane in _foreign_lanes(features, partition)
     }
     bucket = _assign_buckets(plan, earlier_lanes, partition)
-    empty = ROUTED.empty_table().select(plan.columns())
+    empty_table = ROUTED.empty_table().select(plan.columns())
     rows_max = max(1, plan.memory_bytes // (4 * row_bytes(features, partition.entities)))
     for shard, buckets in enumerate(shards):
         own_rows = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
@@ -67,12 +67,12 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
         row_chunks = [
             own_rows[start : start + rows_max] for start in range(0, len(own_rows), rows_max)
         ]
-        piece_names = [f"{number}-{shard}-{piece}" for piece in range(len(row_chunks))]
+        piece_names = [f"{number}-{shard}-{piece_rows}" for piece_rows in range(len(row_chunks))]
         if not all(spill.is_done(name) for name in piece_names):
-            frames = Frames(spill.read_events(partition.field, buckets, empty))
-            for name, piece in zip(piece_names, row_chunks, strict=True):
+            frames = Frames(spill.read_events(partition.field, buckets, empty_table))
+            for name, piece_rows in zip(piece_names, row_chunks, strict=True):
                 if not spill.is_done(name):
-                    _write_piece(plan, spill, partition, frames, piece, name, earlier_lanes)
+                    _write_piece(plan, spill, partition, frames, piece_rows, name, earlier_lanes)
                     spill.mark_done(name)
         plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
 
@@ -93,11 +93,11 @@ def _compute_by_time(
     request_of = requests.row_request[own_rows] if partition.is_by_row else own_rows
     t, p = requests.t[request_of], requests.p[request_of]
     start = secrets.randbits(64)
-    empty = ROUTED.empty_table().select(plan.columns())
+    empty_table = ROUTED.empty_table().select(plan.columns())
     compacted = CompactedHistory(
         [features.layout.entities[index] for index in partition.entities],
         _partition_keys(plan, partition, own_rows, earlier_lanes, start),
-        empty,
+        empty_table,
     )
     cuts = spill.cut_by_time(partition.field, bucket, plan.memory_bytes // (4 * EVENT_FACTOR))
     stretch = np.searchsorted(cuts, t)
@@ -105,8 +105,8 @@ def _compute_by_time(
     for number in range(len(cuts) + 1):
         frames = Frames(spill.read_stretch(number, compacted.events), start)
         stretch_rows = own_rows[stretch == number]
-        for piece, first_row in enumerate(range(0, len(stretch_rows), rows_max)):
-            piece_name = f"{name}-{number}-{piece}"
+        for piece_rows, first_row in enumerate(range(0, len(stretch_rows), rows_max)):
+            piece_name = f"{name}-{number}-{piece_rows}"
             if not spill.is_done(piece_name):
                 _write_piece(
                     plan,

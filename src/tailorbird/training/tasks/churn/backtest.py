@@ -29,9 +29,9 @@ from tailorbird.training.tasks.churn.rows import PeopleFeatures
 from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
 from tailorbird.training.tasks.churn.vectors import fit_tower_before, vectors_help
 
-JUDGED_MAX = 6
+EVALUATED_CUTS_MAX = 6
 
-PROFILE_TIMES = "their time and when they came in (received_at)"
+PROFILE_TIMES_HINT = "their time and when they came in (received_at)"
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class ChurnSettings:
 
     Attributes:
         cuts: maximum number of backtest origins, see `rolling_origin.backtest_windows`. The newest
-            `JUDGED_MAX` are evaluated; earlier ones only choose and calibrate models.
+            `EVALUATED_CUTS_MAX` are evaluated; earlier ones only choose and calibrate models.
         grid_rows: maximum rows of the grid.
-        asked: maximum people scored at an origin.
+        scored_max: maximum people scored at an origin.
         lateness_us: how late events may arrive; newer events are not used.
         vectors: settings of the tower that is tried; None tries none.
         replicates: bootstrap replicates of the intervals.
@@ -51,7 +51,7 @@ class ChurnSettings:
     fit: FitSettings = field(default_factory=FitSettings)
     cuts: int = CUTS_MAX
     grid_rows: int = 600_000
-    asked: int = 50_000
+    scored_max: int = 50_000
     lateness_us: int = DAY
     vectors: TowerSettings | None = None
     replicates: int = 500
@@ -123,32 +123,32 @@ def run_backtest(
         progress=progress,
     )
     grid = full_grid if space is None else replace(full_grid, table=full_grid.table.select(columns))
-    run = partial(
+    run_on = partial(
         run_cuts,
         activity=activity,
         churn=churn,
         windows=windows,
         settings=settings.fit,
-        scored_max=settings.asked,
+        scored_max=settings.scored_max,
         progress=progress,
     )
-    cuts = run(grid, people)
+    cuts = run_on(grid, people)
     tower = None
     if space is not None and learner is not None:
-        by_vectors = run(full_grid, people_with_vectors)
-        use_vectors, vectors_note = vectors_help(cuts, by_vectors, settings.fit.seed)
+        cuts_with_vectors = run_on(full_grid, people_with_vectors)
+        use_vectors, vectors_note = vectors_help(cuts, cuts_with_vectors, settings.fit.seed)
         if use_vectors:
             people, grid, cuts, tower = (
                 people_with_vectors,
                 full_grid,
-                by_vectors,
+                cuts_with_vectors,
                 learner.export_files(space),
             )
-    figures, judged_cuts = [], cuts[-JUDGED_MAX:]
-    progress("figures", 0, len(judged_cuts))
-    for position, cut in enumerate(judged_cuts):
+    figures, evaluated_cuts = [], cuts[-EVALUATED_CUTS_MAX:]
+    progress("figures", 0, len(evaluated_cuts))
+    for position, cut in enumerate(evaluated_cuts):
         figures.append(evaluate_cut(cut, replicates=settings.replicates, seed=settings.fit.seed))
-        progress("figures", position + 1, len(judged_cuts))
+        progress("figures", position + 1, len(evaluated_cuts))
     last = cuts[-1]
     matrix, label = training_rows(
         last.fitted,
@@ -161,7 +161,7 @@ def run_backtest(
     # Recency, frequency and age may legitimately predict most, as baselines do.
     dominant = {
         name: why
-        for name, why in leakage.describe_ahead("leaving").items()
+        for name, why in leakage.describe_dominant("leaving").items()
         if name not in churn.rfm
     }
     return ChurnBacktest(
@@ -187,19 +187,26 @@ def _raise_on_leaks(
     people: PeopleFeatures, activity: Activity, churn: Churn, windows: Sequence[Window]
 ) -> None:
     origins = list(dict.fromkeys((windows[len(windows) // 2].origin, windows[-1].origin)))
-    present = [activity.as_of(origin).active_people(origin, churn.active_us) for origin in origins]
+    active_people = [
+        activity.as_of(origin).active_people(origin, churn.active_us) for origin in origins
+    ]
     origin_people = [
-        (origin, who) for origin, who in zip(origins, present, strict=True) if len(who)
+        (origin, people_at_origin)
+        for origin, people_at_origin in zip(origins, active_people, strict=True)
+        if len(people_at_origin)
     ]
     leaks = people.find_leaks(
-        [origin for origin, _ in origin_people], [who for _, who in origin_people]
+        [origin for origin, _ in origin_people],
+        [people_at_origin for _, people_at_origin in origin_people],
     )
-    if refused := {name: why for name, why in leaks.items() if name not in churn.trust}:
-        name, why = next(iter(refused.items()))
-        other_columns = f" (and {', '.join(list(refused)[1:])})" if len(refused) > 1 else ""
+    if untrusted_leaks := {name: why for name, why in leaks.items() if name not in churn.trust}:
+        name, why = next(iter(untrusted_leaks.items()))
+        other_columns = (
+            f" (and {', '.join(list(untrusted_leaks)[1:])})" if len(untrusted_leaks) > 1 else ""
+        )
         fix = (
             f'leave_out=("{name}",) in churn.py, or trust=("{name}",) if it cannot know what '
-            f"came later, or load profiles with {PROFILE_TIMES}"
+            f"came later, or load profiles with {PROFILE_TIMES_HINT}"
         )
         raise LeakError(
             f"column {name}{other_columns} looks past the origin: {why}",

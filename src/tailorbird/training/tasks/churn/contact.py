@@ -25,20 +25,20 @@ class ContactCurve:
     Attributes:
         recall: share of all churned people that is among the first k.
         lift: churn rate among the first k, relative to the overall rate.
-        expected: value of contacting the first k, by the model's probabilities.
-        realised: the same by the observed outcome; `success` is taken as given.
+        expected_value: value of contacting the first k, by the model's probabilities.
+        realised_value: the same by the observed outcome; `success` is taken as given.
     """
 
     recall: Floats
     lift: Floats
-    expected: Floats
-    realised: Floats
+    expected_value: Floats
+    realised_value: Floats
 
     @property
     def best_k(self) -> int:
         """Return the k with the greatest expected value, 0 if no contact is worth its cost."""
-        position = int(np.argmax(self.expected))
-        return position + 1 if self.expected[position] > 0 else 0
+        position = int(np.argmax(self.expected_value))
+        return position + 1 if self.expected_value[position] > 0 else 0
 
     def points(self) -> list[dict[str, float]]:
         """Return at most 101 points of the curve, for a chart or JSON."""
@@ -47,8 +47,8 @@ class ContactCurve:
         columns = {
             "found": self.recall,
             "lift": self.lift,
-            "expected": self.expected,
-            "realised": self.realised,
+            "expected": self.expected_value,
+            "realised": self.realised_value,
         }
         return [
             {

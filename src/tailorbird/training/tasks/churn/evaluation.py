@@ -75,43 +75,54 @@ class SortedScores:
 
     def ranking_metrics(self, weight: Floats) -> tuple[float, float, float]:
         """Return AUC, average precision and lift of the first tenth, with row weights."""
-        w = weight[self._order]
-        positive = np.add.reduceat(w * self._label, self._starts)
-        every = np.add.reduceat(w, self._starts)
-        above, seen = np.cumsum(positive), np.cumsum(every)
-        positives, total = above[-1], seen[-1]
-        negative = every - positive
+        ordered_weight = weight[self._order]
+        positive = np.add.reduceat(ordered_weight * self._label, self._starts)
+        group_weight = np.add.reduceat(ordered_weight, self._starts)
+        positives_so_far, weight_so_far = np.cumsum(positive), np.cumsum(group_weight)
+        positives, total = positives_so_far[-1], weight_so_far[-1]
+        negative = group_weight - positive
         if positives <= 0 or positives >= total:
             return float("nan"), float("nan"), float("nan")
-        area = float(((above - positive / 2) * negative).sum() / (positives * (total - positives)))
-        precision = np.divide(above, seen, out=np.zeros_like(above), where=seen > 0)
-        average = float((precision * positive).sum() / positives)
+        auc = float(
+            ((positives_so_far - positive / 2) * negative).sum() / (positives * (total - positives))
+        )
+        precision = np.divide(
+            positives_so_far,
+            weight_so_far,
+            out=np.zeros_like(positives_so_far),
+            where=weight_so_far > 0,
+        )
+        average_precision = float((precision * positive).sum() / positives)
         # Ties are equally likely to be among the first.
-        first = float(
+        positives_in_top = float(
             np.interp(
-                TOP_SHARE * total, np.concatenate(([0.0], seen)), np.concatenate(([0.0], above))
+                TOP_SHARE * total,
+                np.concatenate(([0.0], weight_so_far)),
+                np.concatenate(([0.0], positives_so_far)),
             )
         )
-        return area, average, first / (TOP_SHARE * total) / (positives / total)
+        return auc, average_precision, positives_in_top / (TOP_SHARE * total) / (positives / total)
 
 
 def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutMetrics:
     """Return all metrics of a cut."""
     people = np.arange(len(cut.churned))
     bootstrap = Bootstrap(people, replicates=replicates, seed=seed)
-    expected = {
+    expected_purchases = {
         **({} if cut.purchases is None else {MODEL_NAME: cut.purchases}),
         **cut.baseline_purchases,
     }
-    values: dict[str, Mapping[str, float]] = {}
-    draws: dict[str, Mapping[str, Floats]] = {}
+    values_by_model: dict[str, Mapping[str, float]] = {}
+    replicates_by_model: dict[str, Mapping[str, Floats]] = {}
     results: dict[str, dict[str, Interval]] = {}
     for name, probability in {MODEL_NAME: cut.probability, **cut.baselines}.items():
-        figures = _Figures(cut, probability, expected.get(name))
-        values[name] = dict(zip(figures.names, figures(np.ones(len(people))), strict=True))
-        draws[name] = dict(zip(figures.names, bootstrap.draw(figures).T, strict=True))
+        figures = _PredictionMetrics(cut, probability, expected_purchases.get(name))
+        values_by_model[name] = dict(zip(figures.names, figures(np.ones(len(people))), strict=True))
+        replicates_by_model[name] = dict(zip(figures.names, bootstrap.draw(figures).T, strict=True))
         results[name] = {
-            figure: bootstrap.interval(values[name][figure], draws[name][figure])
+            figure: bootstrap.interval(
+                values_by_model[name][figure], replicates_by_model[name][figure]
+            )
             for figure in figures.names
         }
         results[name] |= zip(
@@ -124,8 +135,8 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
     differences = {
         name: {
             figure: bootstrap.interval(
-                values[MODEL_NAME][figure] - values[name][figure],
-                draws[MODEL_NAME][figure] - draws[name][figure],
+                values_by_model[MODEL_NAME][figure] - values_by_model[name][figure],
+                replicates_by_model[MODEL_NAME][figure] - replicates_by_model[name][figure],
             )
             for figure in _PAIRED_METRICS
         }
@@ -154,7 +165,7 @@ def frequency_slices(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
     }
 
 
-class _Figures:
+class _PredictionMetrics:
     """The figures of a prediction, as a function of row weights."""
 
     def __init__(self, cut: Cut, probability: Floats, expected: Floats | None) -> None:

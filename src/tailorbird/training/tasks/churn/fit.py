@@ -48,7 +48,10 @@ from tailorbird.training.tasks.churn.training_rows import (
     window_rows,
 )
 
-DIRECT, HAZARD = ("trees", "logistic", "rfm", "bg_nbd"), ("hazard_trees", "hazard_logistic")
+DIRECT_MODELS, HAZARD_MODELS = (
+    ("trees", "logistic", "rfm", "bg_nbd"),
+    ("hazard_trees", "hazard_logistic"),
+)
 BLEND = "blend"
 PURCHASES = "purchases"
 COUNT_MODELS = (
@@ -85,7 +88,7 @@ class FittedModels:
     @property
     def candidates(self) -> tuple[str, ...]:
         """Names of the models of P(gone), with the blend if there are several."""
-        single = tuple(name for name in (*DIRECT, *HAZARD) if name in self.models)
+        single = tuple(name for name in (*DIRECT_MODELS, *HAZARD_MODELS) if name in self.models)
         return (*single, BLEND) if len(single) > 1 else single
 
     def churn_probabilities(
@@ -99,18 +102,20 @@ class FittedModels:
                 happened since the origin.
         """
         probabilities: dict[str, Floats] = {}
-        if any(name in self.models for name in DIRECT):
+        if any(name in self.models for name in DIRECT_MODELS):
             matrix = self.matrix(now)
             probabilities |= {
-                name: 1 - self.models[name].score(matrix) for name in DIRECT if name in self.models
+                name: 1 - self.models[name].score(matrix)
+                for name in DIRECT_MODELS
+                if name in self.models
             }
-        if hazards := [name for name in HAZARD if name in self.models]:
-            logs = {name: np.zeros(len(now)) for name in hazards}
+        if hazard_models := [name for name in HAZARD_MODELS if name in self.models]:
+            log_survivals = {name: np.zeros(len(now)) for name in hazard_models}
             for table in periods:
                 matrix = self.matrix(table)
-                for name in hazards:
-                    logs[name] += log_survival(self.models[name].score(matrix))
-            probabilities |= {name: np.exp(total) for name, total in logs.items()}
+                for name in hazard_models:
+                    log_survivals[name] += log_survival(self.models[name].score(matrix))
+            probabilities |= {name: np.exp(total) for name, total in log_survivals.items()}
         if len(probabilities) > 1:
             probabilities[BLEND] = average_log_odds(list(probabilities.values()))
         return probabilities
@@ -126,15 +131,18 @@ class FittedModels:
         """Return each person's expected purchases within the window by model, uncalibrated."""
         if not self.count_models:
             return {}
-        matrix, span = self.matrix(now), (window.gap / DAY, (window.gap + window.length) / DAY)
+        matrix, window_days = (
+            self.matrix(now),
+            (window.gap / DAY, (window.gap + window.length) / DAY),
+        )
         trees = self.models[PURCHASES].score(matrix)
         if self.bg_nbd is None or self.pareto_nbd is None:
             return {"trees": trees}
-        bg_nbd = self.bg_nbd.purchases(matrix, *span)
+        bg_nbd = self.bg_nbd.purchases(matrix, *window_days)
         return dict(
             zip(
                 COUNT_MODELS,
-                ((trees + bg_nbd) / 2, bg_nbd, self.pareto_nbd.purchases(matrix, *span)),
+                ((trees + bg_nbd) / 2, bg_nbd, self.pareto_nbd.purchases(matrix, *window_days)),
                 strict=True,
             )
         )
@@ -180,8 +188,8 @@ def fit_at(
     models: dict[str, ColumnModel] = {}
     rows: dict[str, int] = {}
     for names, sample in (
-        (DIRECT, window_rows(grid, activity, window, settings)),
-        (HAZARD, period_rows(grid, activity, window, settings)),
+        (DIRECT_MODELS, window_rows(grid, activity, window, settings)),
+        (HAZARD_MODELS, period_rows(grid, activity, window, settings)),
     ):
         if (
             min(np.count_nonzero(sample.label > 0), np.count_nonzero(sample.label <= 0))
@@ -193,7 +201,7 @@ def fit_at(
         models[names[1]] = _fit_logistic(
             encoder, matrix, sample, settings, encoder.categorical_names
         )
-        if names is DIRECT and rfm:
+        if names is DIRECT_MODELS and rfm:
             models["rfm"] = _fit_logistic(
                 encoder,
                 matrix,
@@ -287,10 +295,12 @@ def _fit_bg_nbd(
     """Fit BG/NBD to all customers and bind it to the columns."""
     customers = activity.purchase_history(activity.active_people(window.origin), window.origin)
     model = fit_bg_nbd(customers)
-    span = (window.gap + window.length) / DAY
+    window_days = (window.gap + window.length) / DAY
     columns = [encoder.names.index(name) for name in rfm[:3]]
-    lowest = float(np.quantile(model.returning(customers, span), 0.01))
-    return ColumnBgNbd(model, encoder.names, columns[0], columns[1], columns[2], span, lowest)
+    lowest_probability = float(np.quantile(model.returning(customers, window_days), 0.01))
+    return ColumnBgNbd(
+        model, encoder.names, columns[0], columns[1], columns[2], window_days, lowest_probability
+    )
 
 
 def _fit_pareto_nbd(

@@ -142,25 +142,28 @@ def compare_with_champion(
         return ChampionComparison(champion.version, skip_reason=champion.skip_reason)
     cut = cuts[-1]
     window = cut.scores.window
-    redeclared, dropped = _redeclared_columns(bundle, people), _dropped_columns(bundle, people)
-    younger = bundle.manifest.window.ts_to > window.origin
+    redeclared_columns, dropped_columns = (
+        _redeclared_columns(bundle, people),
+        _dropped_columns(bundle, people),
+    )
+    is_newer = bundle.manifest.window.ts_to > window.origin
     if why := _incomparable_reason(
-        bundle, churn, people, cut, [*redeclared, *dropped], younger=younger
+        bundle, churn, people, cut, [*redeclared_columns, *dropped_columns], is_newer=is_newer
     ):
         return ChampionComparison(champion.version, skip_reason=why)
     champion_people = people.with_columns(bundle.feature_columns, bundle.space, bundle.features)
     notes = []
-    if redeclared:
+    if redeclared_columns:
         notes.append(
             f"the incumbent {bundle.version} is judged by its own declarations of "
-            f"{', '.join(redeclared)}, declared otherwise now"
+            f"{', '.join(redeclared_columns)}, declared otherwise now"
         )
-    if dropped:
+    if dropped_columns:
         notes.append(
-            f"the incumbent {bundle.version} reads {', '.join(dropped)} too, which the new "
+            f"the incumbent {bundle.version} reads {', '.join(dropped_columns)} too, which the new "
             "model was told to leave out or does not have"
         )
-    if younger:
+    if is_newer:
         try:
             champion_probability, origin = _score_by_recipe(bundle, champion_people, activity, cuts)
         except NotReadyError as error:
@@ -218,7 +221,7 @@ def _incomparable_reason(
     cut: Cut,
     changed_columns: list[str],
     *,
-    younger: bool,
+    is_newer: bool,
 ) -> str:
     """Return why a bundle cannot be judged at a cut, or ""."""
     if bundle.features is None and bundle.manifest.schema_hash != people.features.schema_hash:
@@ -240,7 +243,7 @@ def _incomparable_reason(
     # A history shorter than three windows is evaluated on shorter ones. A recipe can be fitted
     # again for them, but the bundle was not.
     if (plan.window, plan.gap) != (
-        (churn.window_us, churn.gap_us) if younger else (window.length, window.gap)
+        (churn.window_us, churn.gap_us) if is_newer else (window.length, window.gap)
     ):
         return "predicts another window"
     if not changed_columns:
@@ -279,7 +282,7 @@ def _score_by_recipe(
         )
     last_scores = cuts[-1].scores
     age = max(activity.known_until - bundle.manifest.window.ts_to, 0)
-    then = activity.as_of(activity.known_until - age)
+    activity_then = activity.as_of(activity.known_until - age)
     shifted_windows = [
         replace(cut.scores.window, origin=cut.scores.window.origin - age) for cut in cuts
     ]
@@ -290,12 +293,12 @@ def _score_by_recipe(
     ]
     try:
         grid = build_grid(
-            people, then, recipe.churn, rows_max=recipe.grid_rows, seed=recipe.fit.seed
+            people, activity_then, recipe.churn, rows_max=recipe.grid_rows, seed=recipe.fit.seed
         )
-        relearned = run_cuts(
+        last_cut = run_cuts(
             grid,
             people,
-            then,
+            activity_then,
             recipe.churn,
             windows,
             recipe.fit,
@@ -305,12 +308,12 @@ def _score_by_recipe(
         raise NotReadyError(
             f"cannot be learned again as of its own last origin, {to_iso(origin)}: {error.message}"
         ) from error
-    scored = score_people_at(
-        relearned.fitted,
+    scores = score_people_at(
+        last_cut.fitted,
         people,
         last_scores.person,
         last_scores.window,
         recipe.churn,
-        feature_horizon(then.start_ts, origin),
+        feature_horizon(activity_then.start_ts, origin),
     )
-    return relearned.choice.calibrator.apply(scored.raw[relearned.choice.model]), origin
+    return last_cut.choice.calibrator.apply(scores.raw_probabilities[last_cut.choice.model]), origin

@@ -29,7 +29,7 @@ from tailorbird.training.tasks.churn.merges import MergeHistory
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-ANONYMOUS = "anon:"
+ANONYMOUS_PREFIX = "anon:"
 
 
 class Rfm(NamedTuple):
@@ -60,7 +60,7 @@ class Activity:
         person, ts, received: shape (n,).
         amount: shape (n,), 0 if unknown.
         known_until: the moment up to which the rows are complete.
-        merged: merges of users, with their times.
+        merges: merges of users, with their times.
         by_day: whether days are counted instead of rows.
     """
 
@@ -70,7 +70,7 @@ class Activity:
     received: Ints
     amount: Floats
     known_until: int
-    merged: MergeHistory
+    merges: MergeHistory
     by_day: bool
 
     def as_of(self, moment: int) -> "Activity":
@@ -81,7 +81,7 @@ class Activity:
                 f"{to_iso(self.known_until)}"
             )
         is_visible = (self.received <= moment) & (self.ts < moment)
-        merge_history = self.merged.as_of(moment)
+        merge_history = self.merges.as_of(moment)
         columns = (
             self.person[is_visible],
             self.ts[is_visible],
@@ -98,7 +98,7 @@ class Activity:
         return (np.diff(self.person, prepend=-1) != 0) | (np.diff(self.ts // DAY, prepend=-1) != 0)
 
     @cached_property
-    def _counter(self) -> Counter:
+    def _purchase_counter(self) -> Counter:
         return Counter.from_keys(self.person[self._is_counted], self.ts[self._is_counted])
 
     @cached_property
@@ -134,11 +134,11 @@ class Activity:
             LeakError: a window ends after what is known.
         """
         shape = len(person)
-        begins, ends = (
+        starts, ends = (
             np.broadcast_to(np.asarray(moment, np.int64), shape) for moment in (since, until)
         )
         self._require_known(int(ends.max(initial=0)))
-        return self.merged.merged_between(person, begins, ends)
+        return self.merges.merged_between(person, starts, ends)
 
     def count_activity(self, person: Ints, start: int, stop: int) -> Floats:
         """Return each person's activity count in [start, stop), shape (n,).
@@ -149,11 +149,11 @@ class Activity:
             LeakError: the window ends after what is known.
         """
         self._require_known(stop)
-        counts = _count_within(self._counter, person, start, stop)
+        counts = _count_within(self._purchase_counter, person, start, stop)
         midnight = start // DAY * DAY
         if not self.by_day or start == midnight:
             return counts
-        started_before_midnight = _count_within(self._counter, person, midnight, start) > 0
+        started_before_midnight = _count_within(self._purchase_counter, person, midnight, start) > 0
         return counts + (
             started_before_midnight
             & (_count_within(self._event_counter, person, start, min(stop, midnight + DAY)) > 0)
@@ -249,7 +249,9 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
         pc.is_in(events["type"], pa.array(list(churn.types), pa.string())),
         pc.is_valid(events["person"]),
     )
-    mask = pc.and_(mask, pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS), True)))
+    mask = pc.and_(
+        mask, pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS_PREFIX), True))
+    )
     rows = events.filter(pc.and_(mask, human_mask(events)))
     rows = rows.filter(pc.invert(pc.fill_null(rows["timeless"], False)))
     if not rows.num_rows:

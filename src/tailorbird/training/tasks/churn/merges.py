@@ -17,7 +17,7 @@ from tailorbird.training.dataset.codes import Codes
 
 Ints = npt.NDArray[np.int64]
 
-OPEN = 1 << 62  # end of a merge that was not undone
+NEVER_UNDONE = 1 << 62  # end of a merge that was not undone
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class MergeHistory:
                     merged_since[leading_user] = merge.ts
                 elif not is_merged and leading_user in merged_since:
                     spans.append((leading_user, merged_since.pop(leading_user), merge.ts))
-        spans += [(each, begin, OPEN) for each, begin in merged_since.items()]
+        spans += [(each, begin, NEVER_UNDONE) for each, begin in merged_since.items()]
         merged_people = self.people.encode(pa.array([each for each, _, _ in spans], pa.string()))
         begin, end = (np.array([span[k] for span in spans], np.int64) for k in (1, 2))
         order = np.argsort(merged_people, kind="stable")

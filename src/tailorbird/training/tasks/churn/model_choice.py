@@ -10,13 +10,19 @@ from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
 from tailorbird.ranking.churn.bundle import log_odds
 from tailorbird.training.evaluation.metrics import log_loss
 from tailorbird.training.fit.calibrate import CalibrationChoice, choose_calibration
-from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedModels
+from tailorbird.training.tasks.churn.fit import BLEND, DIRECT_MODELS, HAZARD_MODELS, FittedModels
 from tailorbird.training.tasks.churn.labels import Floats, Ints, Window
 
-ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # preference without evidence
+DEFAULT_ORDER = (
+    BLEND,
+    HAZARD_MODELS[0],
+    HAZARD_MODELS[1],
+    DIRECT_MODELS[0],
+    DIRECT_MODELS[1],
+)  # preference without evidence
 VALIDATION_CUTS = 3  # later cuts that a choice needs
 
-SCALES = (0.5, 2.0)  # bounds for expected purchases; beyond them the model is wrong
+SCALE_BOUNDS = (0.5, 2.0)  # bounds for expected purchases; beyond them the model is wrong
 UNCALIBRATED = CalibrationChoice(Identity(), {}, 0)  # uncalibrated
 
 
@@ -26,18 +32,18 @@ class OriginScores:
 
     Attributes:
         person: the scored people.
-        raw: candidate → P(gone), shape (n,), uncalibrated.
+        raw_probabilities: candidate → P(gone), shape (n,), uncalibrated.
         purchases: candidate → expected purchases, uncalibrated; empty without a count model.
     """
 
     window: Window
     person: Ints
-    raw: Mapping[str, Floats]
+    raw_probabilities: Mapping[str, Floats]
     purchases: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """The model and calibration chosen on the cuts that were finished.
 
     Attributes:
@@ -122,7 +128,7 @@ class Cut:
     scores: OriginScores
     churned: npt.NDArray[np.bool_]
     bought: Floats
-    choice: Choice
+    choice: ModelChoice
     probability: Floats
     purchases: Floats | None
     baselines: Mapping[str, Floats]
@@ -139,7 +145,7 @@ def choose_model(
     window: Window,
     half_life: float,
     count_candidates: Sequence[str] = (),
-) -> Choice:
+) -> ModelChoice:
     """Choose the candidate with the lowest log loss on finished cuts, and its calibration.
 
     With fewer than `VALIDATION_CUTS` finished cuts nothing is chosen: the blend is used, uncalibrated,
@@ -152,14 +158,18 @@ def choose_model(
             the same.
         count_candidates: candidates for expected purchases, the default first.
     """
-    default_name = next(name for name in ORDER if name in candidates)
+    default_name = next(name for name in DEFAULT_ORDER if name in candidates)
     if not finished:
-        return Choice(
+        return ModelChoice(
             default_name, UNCALIBRATED, {}, 1.0, 0, count_candidates[0] if count_candidates else ""
         )
-    age = np.array([(window.origin - cut.scores.window.origin) / window.length for cut in finished])
-    weights = 0.5 ** (age / half_life) if half_life else np.ones(len(finished))
-    comparable = [name for name in candidates if all(name in cut.scores.raw for cut in finished)]
+    ages = np.array(
+        [(window.origin - cut.scores.window.origin) / window.length for cut in finished]
+    )
+    weights = 0.5 ** (ages / half_life) if half_life else np.ones(len(finished))
+    comparable = [
+        name for name in candidates if all(name in cut.scores.raw_probabilities for cut in finished)
+    ]
     losses = {
         name: float(
             np.average([_discrimination_loss(cut, name) for cut in finished], weights=weights)
@@ -174,9 +184,15 @@ def choose_model(
     calibration = (
         _fit_calibration(finished, model, weights) if model in comparable else UNCALIBRATED
     )
-    count, errors = choose_count_model(finished, count_candidates, weights)
-    return Choice(
-        model, calibration, losses, _purchase_scale(finished, count), len(finished), count, errors
+    count_model, errors = choose_count_model(finished, count_candidates, weights)
+    return ModelChoice(
+        model,
+        calibration,
+        losses,
+        _purchase_scale(finished, count_model),
+        len(finished),
+        count_model,
+        errors,
     )
 
 
@@ -217,7 +233,7 @@ def _count_error(cut: Cut, name: str) -> float:
 
 
 def _discrimination_loss(cut: Cut, name: str) -> float:
-    logits = log_odds(cut.scores.raw[name])
+    logits = log_odds(cut.scores.raw_probabilities[name])
     scaled = fit_platt(logits, cut.churned.astype(np.float64)).apply(logits)
     return log_loss(scaled, cut.churned)
 
@@ -225,7 +241,7 @@ def _discrimination_loss(cut: Cut, name: str) -> float:
 def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:
     """Return a candidate's calibration, or none if no cut began after another had finished."""
     sizes = [len(cut.churned) for cut in finished]
-    raw = np.concatenate([cut.scores.raw[name] for cut in finished])
+    raw = np.concatenate([cut.scores.raw_probabilities[name] for cut in finished])
     churned = np.concatenate([cut.churned for cut in finished])
     after = np.array([_first_after(finished, cut) for cut in finished])
     return choose_calibration(
@@ -250,36 +266,38 @@ def _first_after(finished: Sequence[Cut], cut: Cut) -> int:
     )
 
 
-def _purchase_scale(finished: Sequence[Cut], count: str) -> float:
+def _purchase_scale(finished: Sequence[Cut], count_model: str) -> float:
     """Return the factor for expected purchases.
 
     It is 1 unless scaling brought totals closer in enough later cuts.
     """
-    counted = [
+    usable_cuts = [
         cut
         for cut in finished
-        if count in cut.scores.purchases
-        and cut.scores.purchases[count].sum() > 0
+        if count_model in cut.scores.purchases
+        and cut.scores.purchases[count_model].sum() > 0
         and cut.bought.sum() > 0
     ]
-    ratio = [float(cut.bought.sum() / cut.scores.purchases[count].sum()) for cut in counted]
+    ratios = [
+        float(cut.bought.sum() / cut.scores.purchases[count_model].sum()) for cut in usable_cuts
+    ]
     unscaled_errors, scaled_errors = [], []
-    for index, cut in enumerate(counted):
-        before = [
-            ratio[k]
-            for k, earlier_cut in enumerate(counted)
+    for index, cut in enumerate(usable_cuts):
+        earlier_ratios = [
+            ratios[k]
+            for k, earlier_cut in enumerate(usable_cuts)
             if earlier_cut.scores.window.stop <= cut.scores.window.origin
         ]
-        if before:
-            unscaled_errors.append(abs(1 / ratio[index] - 1))
-            scaled_errors.append(abs(_bounded(before) / ratio[index] - 1))
+        if earlier_ratios:
+            unscaled_errors.append(abs(1 / ratios[index] - 1))
+            scaled_errors.append(abs(_bounded_geometric_mean(earlier_ratios) / ratios[index] - 1))
     return (
-        _bounded(ratio)
+        _bounded_geometric_mean(ratios)
         if len(unscaled_errors) >= VALIDATION_CUTS
         and np.mean(scaled_errors) < np.mean(unscaled_errors)
         else 1.0
     )
 
 
-def _bounded(ratio: Sequence[float]) -> float:
-    return float(np.clip(np.exp(np.mean(np.log(ratio))), *SCALES))
+def _bounded_geometric_mean(ratio: Sequence[float]) -> float:
+    return float(np.clip(np.exp(np.mean(np.log(ratio))), *SCALE_BOUNDS))

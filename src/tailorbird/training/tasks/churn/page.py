@@ -45,9 +45,9 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
             for figure in report.figures
         ],
         charts={
-            "auc": to_svg(_auc_by_origin(report.figures)),
-            "lift": to_svg(_lift(report.curve)),
-            "value": to_svg(_value(report.curve)),
+            "auc": to_svg(_plot_auc(report.figures)),
+            "lift": to_svg(_plot_lift(report.curve)),
+            "value": to_svg(_plot_value(report.curve)),
             "reliability": to_svg(reliability_chart(last.calibration, 1, "P(gone)", "gone")),
             "importance": to_svg(
                 importance_chart(report.importance, "Share of what was learned, by column")
@@ -56,7 +56,7 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
     )
 
 
-def _auc_by_origin(figures: Sequence[CutMetrics]) -> Figure:
+def _plot_auc(figures: Sequence[CutMetrics]) -> Figure:
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
     days = [to_iso(figure.cut.scores.window.origin)[2:10] for figure in figures]
@@ -75,7 +75,7 @@ def _auc_by_origin(figures: Sequence[CutMetrics]) -> Figure:
     return clean_axes(figure)
 
 
-def _lift(curve: ContactCurve) -> Figure:
+def _plot_lift(curve: ContactCurve) -> Figure:
     figure = Figure(figsize=(4.4, 3.6), layout="constrained")
     axes = figure.subplots()
     share = np.arange(1, len(curve.recall) + 1) / len(curve.recall)
@@ -87,12 +87,12 @@ def _lift(curve: ContactCurve) -> Figure:
     return clean_axes(figure)
 
 
-def _value(curve: ContactCurve) -> Figure:
+def _plot_value(curve: ContactCurve) -> Figure:
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.subplots()
-    k = np.arange(1, len(curve.expected) + 1)
-    axes.plot(k, curve.expected, color=HIGHLIGHT_COLOUR, label="expected")
-    axes.plot(k, curve.realised, color=MUTED_COLOUR, label="by who left")
+    k = np.arange(1, len(curve.expected_value) + 1)
+    axes.plot(k, curve.expected_value, color=HIGHLIGHT_COLOUR, label="expected")
+    axes.plot(k, curve.realised_value, color=MUTED_COLOUR, label="by who left")
     if curve.best_k:
         axes.axvline(curve.best_k, color=MUTED_COLOUR, linewidth=0.8, linestyle="--")
     axes.set_xlabel("people contacted")

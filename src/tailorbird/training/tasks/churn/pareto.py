@@ -12,7 +12,9 @@ from scipy.special import gammaln
 from tailorbird.models.btyd import Floats, Purchases, distinct, maximize_likelihood
 from tailorbird.ranking.churn.pareto_nbd import SHARES, STEPS, expected, odds_of_having_left
 
-KINDS_MAX = 20_000  # distinct customers in a fit; the likelihood of each needs an integral
+DISTINCT_CUSTOMERS_MAX = (
+    20_000  # distinct customers in a fit; the likelihood of each needs an integral
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,17 @@ class ParetoNbd:
 
         A customer who is alive returns if the next purchase comes before leaving.
         """
-        shape, scale, rest = (
+        shape, scale, leaving_scale = (
             (self.r + customers.repeats)[:, None],
             (self.alpha + customers.age)[:, None],
             (self.beta + customers.age)[:, None],
         )
-        at = STEPS * span
+        times = STEPS * span
         density = (
-            shape / scale * (scale / (scale + at)) ** (shape + 1) * (rest / (rest + at)) ** self.s
+            shape
+            / scale
+            * (scale / (scale + times)) ** (shape + 1)
+            * (leaving_scale / (leaving_scale + times)) ** self.s
         )
         return self.alive(customers) * (density @ SHARES) * span
 
@@ -71,16 +76,19 @@ def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
 
 
 def _sample_distinct(customers: Purchases) -> tuple[Purchases, Floats]:
-    """Sample at most `KINDS_MAX` kinds with their weights, evenly over all customers."""
+    """Sample at most `DISTINCT_CUSTOMERS_MAX` kinds with their weights, evenly over all customers."""
     kinds, weight = distinct(customers)
-    if len(weight) <= KINDS_MAX:
+    if len(weight) <= DISTINCT_CUSTOMERS_MAX:
         return kinds, weight
     total = float(weight.sum())
-    positions = np.searchsorted(np.cumsum(weight), (np.arange(KINDS_MAX) + 0.5) * total / KINDS_MAX)
+    positions = np.searchsorted(
+        np.cumsum(weight),
+        (np.arange(DISTINCT_CUSTOMERS_MAX) + 0.5) * total / DISTINCT_CUSTOMERS_MAX,
+    )
     indices, count = np.unique(positions, return_counts=True)
     return Purchases(
         kinds.repeats[indices], kinds.recency[indices], kinds.age[indices]
-    ), count.astype(np.float64) * (total / KINDS_MAX)
+    ), count.astype(np.float64) * (total / DISTINCT_CUSTOMERS_MAX)
 
 
 def _log_likelihoods(customers: Purchases, r: float, alpha: float, s: float, beta: float) -> Floats:

@@ -15,7 +15,7 @@ from tailorbird.training.report.card import NO_OWNER, format_table, gate_section
 from tailorbird.training.tasks.churn.contact import ContactCurve
 from tailorbird.training.tasks.churn.evaluation import CutMetrics
 from tailorbird.training.tasks.churn.labels import Activity
-from tailorbird.training.tasks.churn.model_choice import Choice
+from tailorbird.training.tasks.churn.model_choice import ModelChoice
 from tailorbird.training.tasks.churn.rolling_origin import cuts_to_calibrate, required_history_us
 from tailorbird.training.tasks.churn.training_rows import Grid
 
@@ -44,7 +44,7 @@ class ChurnReport:
     incumbent: str
     decision: Decision
     figures: list[CutMetrics]
-    choice: Choice
+    choice: ModelChoice
     curve: ContactCurve
     importance: dict[str, float]
     notes: tuple[str, ...]
@@ -77,7 +77,7 @@ class ChurnReport:
         }
 
 
-def describe_choices(judged_choice: Choice, shipped: Choice, churn: Churn) -> list[str]:
+def describe_choices(judged_choice: ModelChoice, shipped: ModelChoice, churn: Churn) -> list[str]:
     """Return notes on missing calibration, or on a bundle that differs from the judged model.
 
     Each note says what history it would take.
@@ -108,10 +108,10 @@ def describe_day_mismatch(churn: Churn, grid: Grid, activity: Activity) -> str:
         return ""
     moment = int(grid.moment.max())
     newest = np.flatnonzero(grid.moment == moment)
-    counted = grid.table.numeric[newest, grid.table.columns.numeric.index(churn.frequency)]
-    days = activity.as_of(moment).rfm(grid.person[newest], moment).frequency
-    is_finite = np.isfinite(counted)
-    events_per_day = float(counted[is_finite].sum() / max(days[is_finite].sum(), 1.0))
+    event_counts = grid.table.numeric[newest, grid.table.columns.numeric.index(churn.frequency)]
+    day_counts = activity.as_of(moment).rfm(grid.person[newest], moment).frequency
+    is_finite = np.isfinite(event_counts)
+    events_per_day = float(event_counts[is_finite].sum() / max(day_counts[is_finite].sum(), 1.0))
     if events_per_day < EVENTS_PER_DAY_MAX:
         return ""
     return (
@@ -122,7 +122,7 @@ def describe_day_mismatch(churn: Churn, grid: Grid, activity: Activity) -> str:
     )
 
 
-def _describe_choice(choice: Choice) -> str:
+def _describe_choice(choice: ModelChoice) -> str:
     name = choice.calibrator.name
     return f"{choice.model} {'without calibration' if name == 'none' else f'calibrated by {name}'}"
 
@@ -158,7 +158,7 @@ def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
 def churn_card(
     churn: Churn,
     figures: CutMetrics,
-    choice: Choice,
+    choice: ModelChoice,
     decision: Decision,
     about: Mapping[str, Any],
     notes: Sequence[str],

@@ -9,7 +9,7 @@ outcome.
 Nothing about a cut uses what was not known at its origin: neither models nor calibration nor the
 choice of the model. The last cut estimates the quality of a bundle made now, so its calibration has
 to be chosen as the bundle's is: by `VALIDATION_CUTS` cuts that began when an earlier one was finished, and
-that were all finished by its own origin. With `PER_REACH` cuts from an origin to the end of its
+that were all finished by its own origin. With `CUTS_PER_WINDOW_MAX` cuts from an origin to the end of its
 window that takes
 
     1 2 3 │ 4 5 6 │ 7 8 9        9 is judged; by its origin 1 to 6 are finished, and
@@ -30,7 +30,13 @@ from tailorbird.models.btyd import fit_bg_nbd
 from tailorbird.models.logistic import fit_logistic
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.settings import Progress
-from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedModels, fit_at
+from tailorbird.training.tasks.churn.fit import (
+    BLEND,
+    DIRECT_MODELS,
+    HAZARD_MODELS,
+    FittedModels,
+    fit_at,
+)
 from tailorbird.training.tasks.churn.labels import Activity, Floats, Ints, Rfm, Window
 from tailorbird.training.tasks.churn.model_choice import (
     VALIDATION_CUTS,
@@ -38,11 +44,11 @@ from tailorbird.training.tasks.churn.model_choice import (
     OriginScores,
     choose_model,
 )
-from tailorbird.training.tasks.churn.rows import NO_LIMIT, PeopleFeatures
+from tailorbird.training.tasks.churn.rows import AFTER_ALL_EVENTS, PeopleFeatures
 from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
 
-PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
-CUTS_MAX = VALIDATION_CUTS + 2 * PER_REACH  # enough to calibrate the last cut
+CUTS_PER_WINDOW_MAX = 3  # maximum cuts from an origin to the end of its window, gap included
+CUTS_MAX = VALIDATION_CUTS + 2 * CUTS_PER_WINDOW_MAX  # enough to calibrate the last cut
 
 
 def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
@@ -63,26 +69,26 @@ def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window
     ]
     if origins:
         return [Window(origin, churn.gap_us, length) for origin in reversed(origins)]
-    short = ((known_until - first) // 3 - churn.gap_us) // churn.period_us * churn.period_us
-    if short < 2 * churn.period_us:
+    short_length = ((known_until - first) // 3 - churn.gap_us) // churn.period_us * churn.period_us
+    if short_length < 2 * churn.period_us:
         problem = (
             f"the history of {(known_until - first) / DAY:.0f} days is too short for a window of "
             f"{churn.window}"
         )
         raise NotReadyError(problem, fix="a shorter window or gap in churn.py, or a longer history")
     return [
-        Window(first + int((known_until - first) * share), churn.gap_us, short)
+        Window(first + int((known_until - first) * share), churn.gap_us, short_length)
         for share in (1 / 3, 1 / 2, 2 / 3)
     ]
 
 
 def cut_step_us(churn: Churn) -> int:
-    """Return the time between two cuts: a cut is finished by the `PER_REACH`-th after it.
+    """Return the time between two cuts: a cut is finished by the `CUTS_PER_WINDOW_MAX`-th after it.
 
     It is a whole number of days if windows are at least days.
     """
     unit = min(DAY, churn.period_us)
-    return -(-(churn.gap_us + churn.window_us) // (PER_REACH * unit)) * unit
+    return -(-(churn.gap_us + churn.window_us) // (CUTS_PER_WINDOW_MAX * unit)) * unit
 
 
 def required_history_us(churn: Churn, cuts: int) -> int:
@@ -110,7 +116,7 @@ def build_grid(
     Moments go back from the end of the known activity. If there are too many people, they are
     sampled at each moment independently.
     """
-    period, reach = churn.period_us, churn.active_us + churn.window_us if churn.active_us else 0
+    period, lookback = churn.period_us, churn.active_us + churn.window_us if churn.active_us else 0
     moments = np.arange(
         activity.known_until - period, activity.start_ts + period, -period, dtype=np.int64
     )[::-1]
@@ -122,12 +128,12 @@ def build_grid(
     rng = np.random.default_rng(seed)
     person, moment, origin = [], [], []
     for index, cut_ts in enumerate(moments.tolist()):
-        then = activity.as_of(cut_ts)
-        candidates = then.active_people(cut_ts, reach)
+        activity_then = activity.as_of(cut_ts)
+        candidates = activity_then.active_people(cut_ts, lookback)
         if len(candidates) > (share := max(rows_max // len(moments), 100)):
             candidates = np.sort(rng.choice(candidates, share, replace=False))
         is_eligible = (
-            np.isin(candidates, then.active_people(cut_ts, churn.active_us))
+            np.isin(candidates, activity_then.active_people(cut_ts, churn.active_us))
             if churn.active_us
             else np.ones(len(candidates), bool)
         )
@@ -147,7 +153,7 @@ def feature_horizon(first: int, known_until: int) -> int:
     If the log is shorter than the features' lookback, reading stops before the log would exceed it:
     a model that never saw expired events would not know what their absence means.
     """
-    return first + HORIZON - DAY if known_until - first < HORIZON else NO_LIMIT
+    return first + HORIZON - DAY if known_until - first < HORIZON else AFTER_ALL_EVENTS
 
 
 def period_starts(window: Window, churn: Churn, until: int) -> list[int]:
@@ -167,7 +173,7 @@ def score_people_at(
     until: int,
 ) -> OriginScores:
     """Score people at a window's origin, with what is known then."""
-    starts = period_starts(window, churn, until) if set(HAZARD) & set(fitted.models) else []
+    starts = period_starts(window, churn, until) if set(HAZARD_MODELS) & set(fitted.models) else []
     tables = people.read_projected(window.origin, person, [window.origin, *starts])
     now, later = tables[0], tables[1:]
     return OriginScores(
@@ -198,46 +204,55 @@ def run_cuts(
     rng = np.random.default_rng([settings.seed, 1])
     for index, window in enumerate(windows):
         progress("origins", index, len(windows))
-        then = activity.as_of(window.origin)
-        person = then.active_people(window.origin, churn.active_us)
+        activity_then = activity.as_of(window.origin)
+        person = activity_then.active_people(window.origin, churn.active_us)
         if len(person) > scored_max:
             person = np.sort(rng.choice(person, scored_max, replace=False))
-        outcome = activity.as_of(window.stop)
-        is_labelled = ~outcome.merged_during(person, window.origin, window.stop)
-        person, merged = person[is_labelled], int(np.count_nonzero(~is_labelled))
+        activity_after = activity.as_of(window.stop)
+        is_labelled = ~activity_after.merged_during(person, window.origin, window.stop)
+        person, merged_count = person[is_labelled], int(np.count_nonzero(~is_labelled))
         try:
-            fitted = fit_at(grid, then, window, settings, churn.rfm)
-            baselines, baseline_counts = predict_baselines(then, person, window, churn)
+            fitted = fit_at(grid, activity_then, window, settings, churn.rfm)
+            baselines, baseline_counts = predict_baselines(activity_then, person, window, churn)
         except NotReadyError:
             if index == len(windows) - 1:
                 raise
             continue
         scores = score_people_at(
-            fitted, people, person, window, churn, feature_horizon(then.start_ts, window.origin)
+            fitted,
+            people,
+            person,
+            window,
+            churn,
+            feature_horizon(activity_then.start_ts, window.origin),
         )
-        bought = outcome.count_activity(person, window.start, window.stop)
+        purchase_counts = activity_after.count_activity(person, window.start, window.stop)
         finished = [cut for cut in cuts if cut.scores.window.stop <= window.origin]
         choice = choose_model(
-            finished, tuple(scores.raw), window, settings.half_life, tuple(scores.purchases)
+            finished,
+            tuple(scores.raw_probabilities),
+            window,
+            settings.half_life,
+            tuple(scores.purchases),
         )
-        probability = choice.calibrator.apply(scores.raw[choice.model])
-        expected = (
+        probability = choice.calibrator.apply(scores.raw_probabilities[choice.model])
+        expected_purchases = (
             scores.purchases[choice.count_model] * choice.scale if choice.count_model else None
         )
-        frequency = then.rfm(person, window.origin).frequency
+        frequency = activity_then.rfm(person, window.origin).frequency
         cuts.append(
             Cut(
                 scores,
-                bought == 0,
-                bought,
+                purchase_counts == 0,
+                purchase_counts,
                 choice,
                 probability,
-                expected,
+                expected_purchases,
                 baselines,
                 baseline_counts,
                 fitted,
                 frequency,
-                merged,
+                merged_count,
             )
         )
     progress("origins", len(windows), len(windows))
@@ -245,7 +260,7 @@ def run_cuts(
 
 
 def predict_baselines(
-    then: Activity, person: Ints, window: Window, churn: Churn
+    activity: Activity, person: Ints, window: Window, churn: Churn
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Return P(gone) by each baseline, and expected purchases by count models.
 
@@ -256,34 +271,44 @@ def predict_baselines(
     """
     origin = window.origin - window.gap - window.length
     length = window.length
-    if origin <= then.start_ts + churn.period_us:
-        origin = then.start_ts + (window.origin - then.start_ts) // 2
+    if origin <= activity.start_ts + churn.period_us:
+        origin = activity.start_ts + (window.origin - activity.start_ts) // 2
         length = window.origin - origin - window.gap
-    earlier = then.as_of(origin)
-    present = earlier.active_people(origin, churn.active_us)
+    earlier_activity = activity.as_of(origin)
+    active_people = earlier_activity.active_people(origin, churn.active_us)
     if length > 0:
-        present = present[~then.merged_during(present, origin, origin + window.gap + length)]
+        active_people = active_people[
+            ~activity.merged_during(active_people, origin, origin + window.gap + length)
+        ]
     returned = (
-        then.count_activity(present, origin + window.gap, origin + window.gap + length) > 0
+        activity.count_activity(active_people, origin + window.gap, origin + window.gap + length)
+        > 0
         if length > 0
         else np.zeros(0, bool)
     )
     if not 0 < np.count_nonzero(returned) < len(returned):
         raise NotReadyError("no earlier origin has people who came back and people who did not")
-    past, now = (
+    past_features, current_features = (
         np.column_stack(value).astype(np.float32)
-        for value in (earlier.rfm(present, origin), then.rfm(person, window.origin))
+        for value in (
+            earlier_activity.rfm(active_people, origin),
+            activity.rfm(person, window.origin),
+        )
     )
     probabilities = {
-        name: 1 - fit_logistic(past, returned, Rfm._fields, ignore=ignored).score(now)
+        name: 1
+        - fit_logistic(past_features, returned, Rfm._fields, ignore=ignored).score(current_features)
         for name, ignored in (("recency", Rfm._fields[1:]), ("rfm_logistic", ()))
     }
-    customers = then.purchase_history(then.active_people(window.origin), window.origin)
-    model, scored_customers = fit_bg_nbd(customers), then.purchase_history(person, window.origin)
-    gap, span = window.gap / DAY, window.length / DAY
-    probabilities["bg_nbd"] = 1 - model.returning(scored_customers, span)
-    expected = model.purchases(scored_customers, gap + span) - (
-        model.purchases(scored_customers, gap) if gap else 0.0
+    customers = activity.purchase_history(activity.active_people(window.origin), window.origin)
+    model, scored_customers = (
+        fit_bg_nbd(customers),
+        activity.purchase_history(person, window.origin),
+    )
+    gap_days, window_days = window.gap / DAY, window.length / DAY
+    probabilities["bg_nbd"] = 1 - model.returning(scored_customers, window_days)
+    expected = model.purchases(scored_customers, gap_days + window_days) - (
+        model.purchases(scored_customers, gap_days) if gap_days else 0.0
     )
     probabilities["bg_nbd_count"] = np.exp(-expected)
     return probabilities, {"bg_nbd": expected, "bg_nbd_count": expected}
@@ -292,7 +317,7 @@ def predict_baselines(
 def column_importance(fitted: FittedModels, model: str) -> dict[str, float]:
     """Return the share of the learned signal by column, averaged over a model's parts."""
     parts = (
-        [name for name in (*DIRECT, *HAZARD) if name in fitted.models]
+        [name for name in (*DIRECT_MODELS, *HAZARD_MODELS) if name in fitted.models]
         if model == BLEND
         else [model]
     )

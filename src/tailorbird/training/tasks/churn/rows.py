@@ -48,10 +48,10 @@ _ROW_COLUMNS = (
     "counts",
     *PROFILE_COLUMNS,
 )
-NO_LIMIT = 1 << 62  # a p after every event
+AFTER_ALL_EVENTS = 1 << 62  # a p after every event
 # people per origin whose features are recomputed without later events
 LEAK_CHECK_ROWS = 1_000
-WITHOUT_TIME = "have a value from a profile without a time, which may know what came later"
+TIMELESS_NOTE = "have a value from a profile without a time, which may know what came later"
 BACKDATED_NOTE = (
     "have a value from the one profile that was imported of them, which may know what "
     "came after the time that it is dated to"
@@ -111,7 +111,7 @@ class PeopleFeatures:
         columns: Columns,
         space: Space | None = None,
     ) -> None:
-        self._requested, self.space = columns, space
+        self._requested_columns, self.space = columns, space
         self.columns = columns if space is None else with_vectors(columns, space.tower.plan)
         self.activity = activity
         self.features, self._people = features, activity.people
@@ -123,13 +123,13 @@ class PeopleFeatures:
         self._ts = _times(events["ts"])
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
-        self._is_backdated, self._undated = find_backdated_profiles(events)
+        self._is_backdated, self._backdated_attributes = find_backdated_profiles(events)
         # Positions follow arrival, not log order: an import is written in order of event time,
         # including its late events. A profile without a time is valid from the beginning, whenever
         # it was loaded.
-        arrived = np.where(self._timeless, 0, self._received)
-        order = np.lexsort((events["p"].to_numpy(), arrived))
-        self._arrived = arrived[order]
+        arrival_times = np.where(self._timeless, 0, self._received)
+        order = np.lexsort((events["p"].to_numpy(), arrival_times))
+        self._arrival_times = arrival_times[order]
         position = np.empty(len(order), np.int64)
         position[order] = np.arange(1, len(order) + 1)
         self._events = events.set_column(
@@ -154,7 +154,10 @@ class PeopleFeatures:
         if self._full_history is None:
             self._full_history = History(self.features, self._events, only=self._feature_names)
         return self._read_rows(
-            self._full_history, person, moment, np.searchsorted(self._arrived, moment, side="right")
+            self._full_history,
+            person,
+            moment,
+            np.searchsorted(self._arrival_times, moment, side="right"),
         )
 
     def read_projected(
@@ -183,32 +186,32 @@ class PeopleFeatures:
         for origin, people in zip(origins, person, strict=True):
             sample = np.sort(rng.choice(people, min(len(people), LEAK_CHECK_ROWS), replace=False))
             historical = self.read_historical(sample, np.full(len(sample), origin, np.int64))
-            before = self._known_before(origin)
-            truncated = self._project(self._events, before, sample, [origin])[0]
+            known_before = self._known_before(origin)
+            truncated = self._project(self._events, known_before, sample, [origin])[0]
             for name, count in _differences(historical, truncated).items():
                 reasons.setdefault(
                     name,
                     f"of {len(sample):,} people {count:,} have another value once later events "
                     "are taken away",
                 )
-            for events, mask, reason in self._reduced_events(before):
+            for events, mask, reason in self._reduced_events(known_before):
                 reduced = self._project(events, mask, sample, [origin])[0]
                 for name, count in _differences(truncated, reduced).items():
                     reasons.setdefault(name, f"of {len(sample):,} people {count:,} {reason}")
         return reasons
 
-    def _reduced_events(self, before: Mask) -> Iterator[tuple[pa.Table, Mask, str]]:
+    def _reduced_events(self, known_before: Mask) -> Iterator[tuple[pa.Table, Mask, str]]:
         """Yield events without profiles of unknown age, each with a mask and the reason."""
         if self._timeless.any():
             yield (
                 self._drop_profile_attributes(self._timeless, None),
-                before & ~self._timeless,
-                WITHOUT_TIME,
+                known_before & ~self._timeless,
+                TIMELESS_NOTE,
             )
         if self._is_backdated.any():
             yield (
-                self._drop_profile_attributes(self._is_backdated, self._undated),
-                before,
+                self._drop_profile_attributes(self._is_backdated, self._backdated_attributes),
+                known_before,
                 BACKDATED_NOTE,
             )
 
@@ -244,7 +247,7 @@ class PeopleFeatures:
         history = History(self.features, events.filter(pa.array(mask)), only=self._feature_names)
         t = np.repeat(np.array(moments, np.int64), len(person))
         stacked = self._read_rows(
-            history, np.tile(person, len(moments)), t, np.full(len(t), NO_LIMIT)
+            history, np.tile(person, len(moments)), t, np.full(len(t), AFTER_ALL_EVENTS)
         )
         return [
             stacked.take(np.arange(k * len(person), (k + 1) * len(person)))
@@ -258,9 +261,11 @@ class PeopleFeatures:
             Requests(moment, p, texts, np.arange(count), pa.nulls(count, pa.string()))
         )
         numeric = rows.numeric[
-            :, [rows.numeric_names.index(name) for name in self._requested.numeric]
+            :, [rows.numeric_names.index(name) for name in self._requested_columns.numeric]
         ]
-        categorical = [rows.categorical_names.index(name) for name in self._requested.categorical]
+        categorical = [
+            rows.categorical_names.index(name) for name in self._requested_columns.categorical
+        ]
         if self.space is not None:
             numeric = np.concatenate(
                 [numeric, self.space.users(rows.sequences[self.space.tower.plan.sequence], count)],

@@ -21,7 +21,7 @@ from tailorbird.retrieval.vectors import largest_indices
 
 Floats = npt.NDArray[np.float64]
 SEGMENTS_MAX = 10
-PEOPLE_MIN = 30  # smaller groups are noisy and may identify people
+SEGMENT_PEOPLE_MIN = 30  # smaller groups are noisy and may identify people
 QUARTERS = 4
 DIGITS_MAX = 6  # enough to tell two edges apart
 TASTE_GROUPS, KMEANS_ROUNDS, NAMING_ITEMS = (
@@ -73,7 +73,7 @@ def find_segments(
     ]
     for name, members_by_text in [*groups, ("taste", list((taste or {}).items()))]:
         for text, members in members_by_text:
-            if members.sum() >= PEOPLE_MIN and members.sum() < len(probability):
+            if members.sum() >= SEGMENT_PEOPLE_MIN and members.sum() < len(probability):
                 mean = float(probability[members].mean())
                 candidates.append(
                     Segment(
@@ -98,7 +98,7 @@ def taste_groups(
     as in k-means++.
     """
     units = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-12)
-    if len(units) < TASTE_GROUPS * PEOPLE_MIN or not len(space.index):
+    if len(units) < TASTE_GROUPS * SEGMENT_PEOPLE_MIN or not len(space.index):
         return {}
     rng = np.random.default_rng(seed)
     initial_centroids = units[rng.integers(0, len(units), 1)]

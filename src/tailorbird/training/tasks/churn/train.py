@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, Clock, to_iso
@@ -32,13 +33,19 @@ from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_tables
 from tailorbird.training.evaluation.gate import Decision, Evidence, Rival, decide
 from tailorbird.training.fit.trees import export_trees
-from tailorbird.training.leakage.columns import ahead_notes
+from tailorbird.training.leakage.columns import dominant_column_notes
 from tailorbird.training.settings import Progress
 from tailorbird.training.stage_times import StageTimer
 from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
 from tailorbird.training.tasks.churn.contact import contact_curve
 from tailorbird.training.tasks.churn.evaluation import CutMetrics
-from tailorbird.training.tasks.churn.fit import BLEND, HAZARD, PURCHASES, FittedModels, fit_at
+from tailorbird.training.tasks.churn.fit import (
+    BLEND,
+    HAZARD_MODELS,
+    PURCHASES,
+    FittedModels,
+    fit_at,
+)
 from tailorbird.training.tasks.churn.incumbent import (
     RECIPE,
     ChampionComparison,
@@ -47,7 +54,7 @@ from tailorbird.training.tasks.churn.incumbent import (
     load_champion,
 )
 from tailorbird.training.tasks.churn.labels import Window
-from tailorbird.training.tasks.churn.model_choice import Choice, choose_model
+from tailorbird.training.tasks.churn.model_choice import ModelChoice, choose_model
 from tailorbird.training.tasks.churn.report import (
     ChurnReport,
     churn_card,
@@ -62,7 +69,7 @@ from tailorbird.training.tasks.churn.rolling_origin import (
 from tailorbird.training.tasks.churn.rows import needed_columns
 
 PARITY_ROWS = 10_000  # of the grid, over the whole history, on which model and export are compared
-USUAL_ROWS = 2_000  # newest rows of the grid, from which the bundle takes its golden rows
+GOLDEN_SOURCE_ROWS = 2_000  # newest rows of the grid, from which the bundle takes its golden rows
 
 
 def train_churn(
@@ -89,34 +96,27 @@ def train_churn(
     Raises:
         LeakError, NotReadyError: see `run_backtest`.
     """
-    watch = StageTimer(progress)
+    stage_timer = StageTimer(progress)
     now, store = clock.now(), Registry(registry, clock=clock)
-    watch.report("read", 0, 1)
-    source = Lake(lake).pinned()
+    stage_timer.report("read", 0, 1)
     champion = load_champion(store)
-    events = JoinedEvents(source, features, *champion.features).table(
-        needed_columns(features, *champion.features), span(ts_to=now)
-    )
-    if not events.num_rows:
-        raise NotReadyError(
-            "the lake holds no event yet", where=str(lake), fix="tailorbird import FORMAT PATH"
-        )
-    watch.report("read", 1, 1)
+    events = _read_events(lake, (features, *champion.features), now)
+    stage_timer.report("read", 1, 1)
     until = min(now, log_end(events) + settings.lateness_us)
     backtest = run_backtest(
-        features, churn, events, now=until, settings=settings, progress=watch.report
+        features, churn, events, now=until, settings=settings, progress=stage_timer.report
     )
     activity, figures = backtest.activity, backtest.figures
     window = Window(activity.known_until, churn.gap_us, churn.window_us)
-    watch.report("last fit", 0, 1)
+    stage_timer.report("last fit", 0, 1)
     fitted = fit_at(backtest.grid, activity, window, settings.fit, churn.rfm)
     choice = choose_model(
         backtest.cuts, fitted.candidates, window, settings.fit.half_life, fitted.count_models
     )
-    watch.report("last fit", 1, 1)
-    watch.report("incumbent", 0, 1)
+    stage_timer.report("last fit", 1, 1)
+    stage_timer.report("incumbent", 0, 1)
     comparison = compare_with_champion(champion, churn, backtest.people, activity, backtest.cuts)
-    watch.report("incumbent", 1, 1)
+    stage_timer.report("incumbent", 1, 1)
     decision = _decide(figures[-1], backtest, comparison)
     all_notes = (
         backtest.vectors_note,
@@ -160,7 +160,7 @@ def train_churn(
         importance,
         notes,
         about,
-        watch.seconds,
+        stage_timer.seconds,
     )
     if reports is None:
         return report
@@ -169,6 +169,22 @@ def train_churn(
     return replace(
         report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn)
     )
+
+
+def _read_events(lake: StoragePath, features: Sequence[FeatureSet], now: int) -> pa.Table:
+    """Return all events before `now` with the columns that these declarations need.
+
+    Raises:
+        NotReadyError: there is no event.
+    """
+    events = JoinedEvents(Lake(lake).pinned(), *features).table(
+        needed_columns(*features), span(ts_to=now)
+    )
+    if not events.num_rows:
+        raise NotReadyError(
+            "the lake holds no event yet", where=str(lake), fix="tailorbird import FORMAT PATH"
+        )
+    return events
 
 
 def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionComparison) -> Decision:
@@ -196,7 +212,7 @@ def _negate(difference: Interval) -> Interval:
 
 
 def _compose_notes(
-    churn: Churn, backtest: ChurnBacktest, window: Window, choice: Choice
+    churn: Churn, backtest: ChurnBacktest, window: Window, choice: ModelChoice
 ) -> tuple[str, ...]:
     notes = []
     judged_length = backtest.cuts[-1].scores.window.length
@@ -211,14 +227,14 @@ def _compose_notes(
             f"{merged:,} people were merged into another user within the last window: left "
             "out, as what became of them is unknown"
         )
-    if churn.gap_us and set(HAZARD) & set(backtest.cuts[-1].fitted.models):
+    if churn.gap_us and set(HAZARD_MODELS) & set(backtest.cuts[-1].fitted.models):
         corrected = (
             ""
             if choice.calibrator.name == "none"
             else f"; calibration on past origins ({choice.calibrator.name}) corrects the level"
         )
         notes.append(f"hazards are read as if nobody came back within the gap{corrected}")
-    notes.extend(ahead_notes(backtest.dominant))
+    notes.extend(dominant_column_notes(backtest.dominant))
     notes.extend(describe_choices(backtest.cuts[-1].choice, choice, churn))
     if day_note := describe_day_mismatch(churn, backtest.grid, backtest.activity):
         notes.append(day_note)
@@ -255,7 +271,7 @@ def _write_bundle(
     churn: Churn,
     backtest: ChurnBacktest,
     fitted: FittedModels,
-    choice: Choice,
+    choice: ModelChoice,
     decision: Decision,
     about: Mapping[str, Any],
     notes: Sequence[str],
@@ -269,13 +285,16 @@ def _write_bundle(
         choice,
         feature_horizon(backtest.activity.start_ts, backtest.activity.known_until),
     )
-    newest = backtest.grid.moment == backtest.grid.moment.max()
-    current_rows = fitted.matrix(backtest.grid.table.take(np.flatnonzero(newest)[:USUAL_ROWS]))
-    spread = np.unique(np.linspace(0, len(newest) - 1, PARITY_ROWS).astype(np.intp))
+    is_newest = backtest.grid.moment == backtest.grid.moment.max()
+    golden_candidates = fitted.matrix(
+        backtest.grid.table.take(np.flatnonzero(is_newest)[:GOLDEN_SOURCE_ROWS])
+    )
+    parity_rows = np.unique(np.linspace(0, len(is_newest) - 1, PARITY_ROWS).astype(np.intp))
     models = {part.head: fitted.export(part.head) for part in plan.parts}
-    compared = fitted.matrix(backtest.grid.table.take(spread))
+    parity_matrix = fitted.matrix(backtest.grid.table.take(parity_rows))
     parity = max(
-        largest_difference(fitted.models[name], data, compared) for name, data in models.items()
+        largest_difference(fitted.models[name], data, parity_matrix)
+        for name, data in models.items()
     )
     figures, heads = backtest.figures[-1], plan.heads(choice.calibrator.name)
     write_bundle(
@@ -286,7 +305,7 @@ def _write_bundle(
         models={head.file: models[head.name] for head in heads},
         heads=heads,
         index=None,
-        golden=current_rows,
+        golden=golden_candidates,
         calibration={CHURN_HEAD: choice.calibrator},
         window=Span(backtest.activity.start_ts, backtest.activity.known_until),
         metrics={
@@ -309,17 +328,17 @@ def _write_bundle(
     )
 
 
-def build_plan(churn: Churn, fitted: FittedModels, choice: Choice, until: int) -> ChurnPlan:
+def build_plan(churn: Churn, fitted: FittedModels, choice: ModelChoice, until: int) -> ChurnPlan:
     """Return the scoring plan of a bundle, with the chosen models alone.
 
     No features are read after `until`.
     """
-    single = (
+    model_names = (
         [name for name in fitted.candidates if name != BLEND]
         if choice.model == BLEND
         else [choice.model]
     )
-    parts = [Part(name, "hazard" if name in HAZARD else "direct") for name in single]
+    parts = [Part(name, "hazard" if name in HAZARD_MODELS else "direct") for name in model_names]
     if choice.count_model.startswith("trees"):
         parts.append(Part(PURCHASES, "count"))
     return ChurnPlan(

@@ -76,8 +76,8 @@ def period_rows(
     grid: Grid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of every known period; label: active in it."""
-    every = np.ones(len(grid.moment), bool)
-    return _labelled_rows(grid, activity, window, settings, every, 0, grid.period)
+    all_rows = np.ones(len(grid.moment), bool)
+    return _labelled_rows(grid, activity, window, settings, all_rows, 0, grid.period)
 
 
 def count_rows(

@@ -24,7 +24,7 @@ from tailorbird.serving.pipeline.rule_costs import (
     costs,
     variants_without,
 )
-from tailorbird.serving.pipeline.shaping import Shaping
+from tailorbird.serving.pipeline.slot_rules import SlotRules
 
 SLOT = Slot(
     "home", size=6, sources={"popular": 10}, rules=["item.stock > 0"], hide_seen=()
@@ -100,7 +100,7 @@ def test_a_slot_that_leaves_nothing_for_this_person_says_so(ask, bundle):
         f"missing(user.avg_price) or {usual}",
         "user.avg_price > 3 or context.country == 'NO'",
     ]
-    assert Shaping(replace(SLOT, rules=rules)).empty_for_strangers(bundle.index) == [usual], (
+    assert SlotRules(replace(SLOT, rules=rules)).empty_for_strangers(bundle.index) == [usual], (
         "in Norway the last one shows something"
     )
 
@@ -109,16 +109,16 @@ def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
     """Champion and canary are asked in turn: neither takes the place of the other, and each later
     index takes that of its own.
     """
-    shaping = Shaping(replace(SLOT, rules=["item.stock > 0"]))
+    slot_rules = SlotRules(replace(SLOT, rules=["item.stock > 0"]))
     champion, canary = bundle.index, replace(bundle.index, as_of=bundle.index.as_of + 1)
-    views = shaping.view(champion), shaping.view(canary)
+    views = slot_rules.view(champion), slot_rules.view(canary)
     assert views[0] is not views[1]
-    assert shaping.view(champion) is views[0]
-    assert shaping.view(canary) is views[1]
+    assert slot_rules.view(champion) is views[0]
+    assert slot_rules.view(canary) is views[1]
     later = replace(champion)
-    assert shaping.view(later) is not views[0]
-    assert shaping.view(canary) is views[1]
-    assert len(shaping._views) == 2
+    assert slot_rules.view(later) is not views[0]
+    assert slot_rules.view(canary) is views[1]
+    assert len(slot_rules._views) == 2
 
 
 def test_where_a_request_leaves_too_few_sources_are_asked_again(ask):

@@ -54,7 +54,7 @@ class Run:
         return f"Not decided yet ({days} of {self.experiment.duration} left, until {end})"
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of `StartedReport` that follow from the declaration and the times."""
+        """Return the fields of `RunReport` that follow from the declaration and the times."""
         names = ("slot", "hypothesis", "owner", "unit", "stopping", "level")
         return {
             "experiment": self.experiment.name,
@@ -68,7 +68,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartedReport:
+class RunReport:
     """The report of a started experiment; `colour` is green, amber or red.
 
     Attributes:

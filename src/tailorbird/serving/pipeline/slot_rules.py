@@ -54,19 +54,19 @@ class _SlotView:
 RARE_ATTRIBUTES = {"is_hidden"}  # attributes that few items or none have
 
 
-class Shaping:
+class SlotRules:
     """The compiled rules of a slot. Thread-safe.
 
     Args:
         slot: the slot.
-        failed: called when an expression fails at run time.
+        report_failure: called when an expression fails at run time.
     Raises:
         DeclarationError: a rule, or the `when` of another one, is not of the language.
     """
 
-    def __init__(self, slot: Slot, failed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, slot: Slot, report_failure: Callable[[], None] = lambda: None) -> None:
         where = f"slot {slot.name}"
-        self.slot, self._failed = slot, failed
+        self.slot, self._report_failure = slot, report_failure
         self.rules = compile_rules(slot.rules, where=where)
         self.boosts = [
             (boost.factor, compile_rules([boost.when], where=f"{where}, boost"))
@@ -237,7 +237,7 @@ class Shaping:
                 mask &= rule.mask(inputs)
             except Exception:  # a failing rule must not fail the answer
                 log.exception("slot %s: %s failed", self.slot.name, rule.text)
-                self._failed()
+                self._report_failure()
                 if request is not None:
                     request.mark_degraded("rules")
                 mask &= on_failure
@@ -301,7 +301,7 @@ class Shaping:
                 pins_by_position[pin.position] = pin
         return list(pins_by_position.values())
 
-    def shape(self, request: Request, candidates: Candidates, size: int) -> SlateSpec:
+    def slate_spec(self, request: Request, candidates: Candidates, size: int) -> SlateSpec:
         """Return the layout that the policy has to satisfy, for an answer of `size`."""
         index, slot = request.index, self.slot
         if index is None:

@@ -18,7 +18,7 @@ from tailorbird.registry import Registry
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainingHistograms:
     """The rows that a version learned from.
 
     Attributes:
@@ -59,7 +59,7 @@ class Learned:
         ]
 
 
-def read_learned(project: Project, clock: Clock) -> Learned:
+def read_training_histograms(project: Project, clock: Clock) -> TrainingHistograms:
     """Return what the champion's training sketched.
 
     Raises:
@@ -75,7 +75,7 @@ def read_learned(project: Project, clock: Clock) -> Learned:
             fix="tailorbird train, and promote the model",
         )
     about = registry.info(champion).metrics["about"]
-    return Learned(
+    return TrainingHistograms(
         champion,
         pq.read_table(path / SKETCHES),
         about["slot"],

@@ -1,0 +1,217 @@
+"""Estimate policies of a project from its log: versions, formulas, settings of slots, and arms."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tailorbird.config import Project
+from tailorbird.errors import UsageError, suggest_name
+from tailorbird.experiments.assign import Experiment
+from tailorbird.platform.moment import clock_as_of
+from tailorbird.platform.train_options import window_us
+from tailorbird.platform.training import Notify, discard_note
+from tailorbird.ranking.policy.formula import parse_formula, require_heads, require_items
+from tailorbird.ranking.slot import Slot
+from tailorbird.registry import Registry, read_experiments, read_formulas
+from tailorbird.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from tailorbird.experiments.plan import DrawnShare
+    from tailorbird.training.evaluation.off_policy import OffPolicyReport
+    from tailorbird.training.evaluation.policies import Policy
+
+CHAMPION = "champion"
+# Of a log that draws a tenth of its slates, 100 to 300 answers tell as much as one of the model's own.
+ESTIMATE_ANSWERS = 50_000
+PLAN_ANSWERS = 1_000  # that are replayed to see what drawn slates would tell
+
+
+def estimate_policy(
+    project: Project,
+    bundle: str = "",
+    against: str = "",
+    *,
+    formula: str = "",
+    settings_of: str = "",
+    arm: str = "",
+    slot: str = "",
+    since: str = "",
+    outcome: str = "click",
+    as_of: str = "",
+    notify: Notify = discard_note,
+) -> "OffPolicyReport":
+    """Estimate the value of a policy from the response log, beside that of another one.
+
+    The policy is a version of the registry with the slot's settings, or with another formula or
+    another slot's settings; or an arm of an experiment, with all that it is served with. Responses
+    that either's model learned from are left out.
+
+    Args:
+        bundle: version or alias; by default the champion.
+        against: version, alias or EXPERIMENT:ARM; by default the champion, and for an arm the
+            control of its experiment.
+        formula: value of an item, such as `click + 8*purchase`.
+        settings_of: slot of slots.py whose formula, rules, sources and other settings apply.
+        arm: EXPERIMENT:ARM, declared or started.
+        slot: whose responses are replayed; "" takes that of the arm, or `train.slot`.
+        since: length of the most recent period, such as `14d`; "" takes `train.window`.
+        outcome: event type that counts as reward.
+
+    Raises:
+        UsageError: the policy is not named or equals the other one; there is no such version, slot
+            or arm; or a version has no model for the slot.
+        DeclarationError: the formula is none, or needs a head that the version lacks.
+        NotReadyError: no response is left whose outcome is known.
+    """
+    from tailorbird.training.evaluation.estimate import estimate_policies
+
+    if arm and (bundle or formula or settings_of):
+        raise UsageError(
+            "an arm names its version, formula and settings itself",
+            where=f"--arm {arm}",
+            fix="leave out --bundle, --formula and --settings-of",
+        )
+    if not (arm or bundle or formula or settings_of):
+        raise UsageError(
+            "nothing to estimate is named",
+            fix="use --bundle VERSION, --formula TEXT, --settings-of SLOT or --arm EXPERIMENT:ARM",
+        )
+    if arm:
+        experiment = _find_experiment(project, arm)[0]
+        own_slot = project.slot(slot or experiment.slot)
+        new = arm_policy(project, arm, own_slot)
+        against = against or f"{arm.partition(':')[0]}:{experiment.control_arm}"
+    else:
+        own_slot = project.slot(slot)
+        new = _version_policy(project, own_slot, bundle or CHAMPION, formula, settings_of)
+    against = against or CHAMPION
+    old = (
+        arm_policy(project, against, own_slot)
+        if ":" in against
+        else _version_policy(project, own_slot, against)
+    )
+    clock = clock_as_of(as_of, project, notify=notify)
+    return estimate_policies(
+        project.features,
+        own_slot,
+        new,
+        old,
+        lake=project.paths.lake,
+        registry=project.paths.registry,
+        clock=clock,
+        settings=TrainSettings(
+            window_us=window_us(since, project),
+            lateness_us=project.plan.lateness_us,
+            test_requests=ESTIMATE_ANSWERS,
+        ),
+        outcome=outcome,
+    )
+
+
+def plan_drawn_shares(
+    project: Project, experiment: Experiment, *, days: float, since: str = ""
+) -> "tuple[DrawnShare, ...]":
+    """Return what the log tells of an experiment's arms, by the share of slates that are drawn.
+
+    Args:
+        days: over which responses are logged.
+        since: length of the most recent period whose responses are replayed.
+
+    Raises:
+        DeclarationError: the slot has quotas, diversity, promotions or pins.
+        NotReadyError: no response is left whose outcome is known.
+    """
+    from tailorbird.training.evaluation.estimate import load_responses
+    from tailorbird.training.evaluation.randomisation import drawn_policies, drawn_shares
+
+    slot = project.slot(experiment.slot)
+    arms = (experiment.control_arm, *experiment.treatments)
+    control, *treatments = (arm_policy(project, f"{experiment.name}:{arm}", slot) for arm in arms)
+    event_type = experiment.metric.event_type
+    outcome = event_type if event_type and event_type != "answer" else "click"
+    clock = project.clock()
+    log = load_responses(
+        project.features,
+        slot,
+        drawn_policies(control, treatments),
+        lake=project.paths.lake,
+        registry=project.paths.registry,
+        clock=clock,
+        settings=TrainSettings(
+            window_us=window_us(since, project),
+            lateness_us=project.plan.lateness_us,
+            test_requests=PLAN_ANSWERS,
+        ),
+        outcome=outcome,
+    )
+    return drawn_shares(log, outcome, log.responses_per_day * days)
+
+
+def arm_policy(project: Project, arm: str, slot: Slot) -> "Policy":
+    """Return what serves an EXPERIMENT:ARM: its version, its slot's settings, or its baseline.
+
+    Raises UsageError if there is no such experiment or arm.
+    """
+    from tailorbird.training.evaluation.policies import Policy
+
+    experiment, versions = _find_experiment(project, arm)
+    name = arm.partition(":")[2]
+    if name not in experiment.arms:
+        raise UsageError(
+            f"experiment {experiment.name} has no arm {name!r}",
+            where=f"--arm {arm}",
+            fix=suggest_name(name, experiment.arms, f"use one of {', '.join(experiment.arms)}"),
+        )
+    settings = project.slot(experiment.slots[name]) if name in experiment.slots else slot
+    return Policy(
+        _with_formula_in_force(project, settings),
+        versions.get(name, CHAMPION),
+        experiment.policy_of(name),
+        arm,
+    )
+
+
+def _version_policy(
+    project: Project, slot: Slot, version: str, formula: str = "", settings_of: str = ""
+) -> "Policy":
+    """Return a version with the slot's settings, or with others."""
+    from tailorbird.training.evaluation.policies import Policy
+
+    settings = _with_formula_in_force(project, project.slot(settings_of) if settings_of else slot)
+    registry = Registry(project.paths.registry, clock=project.clock())
+    folder = registry.resolve(version)
+    name = f"{folder.name} as {settings_of}" if settings_of else folder.name
+    if formula:
+        objective = parse_formula(formula, where="--formula")
+        require_items(objective, where="--formula")
+        heads = registry.info(folder.name).heads
+        require_heads(objective, heads, model=folder.name, where="--formula")
+        settings, name = replace(settings, objective=objective), f"{name} by {formula}"
+    return Policy(settings, folder.name, name=name)
+
+
+def _with_formula_in_force(project: Project, slot: Slot) -> Slot:
+    """Return a slot with the formula that servers use, which may have been set since."""
+    change = read_formulas(project.paths.registry).in_force(slot.name)
+    if change is None:
+        return slot
+    return replace(slot, objective=parse_formula(change.text, where=f"slot {slot.name}"))
+
+
+def _find_experiment(project: Project, arm: str) -> tuple[Experiment, dict[str, str]]:
+    """Return the experiment of an EXPERIMENT:ARM, and the version of each arm that names one."""
+    name = arm.partition(":")[0]
+    started = read_experiments(project.paths.registry)
+    if (running := started.get(name)) is not None:
+        return Experiment.from_dict(running.declaration), dict(running.versions)
+    if name in project.experiments:
+        declared = project.experiments[name]
+        return declared, dict(declared.versions)
+    for slot in project.slots.values():
+        if slot.experiment is not None and slot.experiment.name == name:
+            return replace(slot.experiment, slot=slot.name), {}
+    names = [*project.experiments, *(each.name for each in started.experiments)]
+    raise UsageError(
+        f"there is no experiment {name!r}",
+        where=f"--arm {arm}",
+        fix=suggest_name(name, names, "declare it in experiments.py, and name EXPERIMENT:ARM"),
+    )

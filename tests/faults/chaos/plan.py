@@ -27,6 +27,18 @@ def evenly(items: Sequence[T], count: int) -> list[T]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
+def one_of_each_scene(trials_there: Sequence[Trial], count: int) -> list[Trial]:
+    """Return `count` trials, spread evenly after one of each scene, if so many are wanted."""
+    of_scene: dict[str, list[Trial]] = {}
+    for trial in trials_there:
+        of_scene.setdefault(trial.scene, []).append(trial)
+    if count < len(of_scene):
+        return evenly(trials_there, count)
+    first = [here[len(here) // 2] for here in of_scene.values()]
+    others = [trial for trial in trials_there if trial not in first]
+    return [*first, *evenly(others, count - len(first))]
+
+
 def plan(prepare: Prepare, counts: dict[str, int], first_seed: int) -> list[Trial]:
     """Return the trials, `counts[kind]` of each kind."""
     chosen: list[Trial] = []
@@ -42,7 +54,7 @@ def plan(prepare: Prepare, counts: dict[str, int], first_seed: int) -> list[Tria
                 for scene, points in points_by_scene.items()
                 for trial in trials.trials_of(kind, scene, points, seed)
             ]
-            taken = evenly(trials_there, count)
+            taken = one_of_each_scene(trials_there, count)
             chosen += taken
             left[kind] = count - len(taken) if trials_there else 0
     return chosen

@@ -47,7 +47,7 @@ test: setup-dev    ## lint, types and all tests but nightly ones: some 25 minute
 
 nightly: setup-dev    ## every test, and longer runs of some: an hour
 	@sh tests/system_packages.sh
-	TAILORBIRD_NIGHTLY=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+	NIGHTLY=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-s3: setup-dev    ## the whole suite of the lake on object storage too (five minutes)
 	TAILORBIRD_TEST_S3=all $(BIN)/python -m pytest -q tests/lake

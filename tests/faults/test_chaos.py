@@ -43,7 +43,7 @@ def test_injected_faults_lose_nothing_double_nothing_and_leave_nothing_unequal(
     assert (
         process.stdout.splitlines()[-1] == f"kills {report['kills']}, lost 0, doubled 0, unequal 0"
     )
-    assert report["faults"] >= (100 if os.environ.get("TAILORBIRD_NIGHTLY") else 35)
+    assert report["faults"] >= (100 if os.environ.get("NIGHTLY") else 35)
     assert set(report["by_kind"]) >= {"kill", "sync", "full", "lost"}
     assert set(report["by_kind"]["kill"]) >= {
         "collector",

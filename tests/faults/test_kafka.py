@@ -35,7 +35,7 @@ from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaLogSet
 
-KILLS = 4 if os.environ.get("TAILORBIRD_NIGHTLY") else 2  # of each role
+KILLS = 4 if os.environ.get("NIGHTLY") else 2  # of each role
 ROLES = ("serve", "router", "worker", "lake")
 PROFILE = {"title": "A lamp", "category": "lamps", "price": 20, "stock": 5}
 

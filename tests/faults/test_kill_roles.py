@@ -13,7 +13,7 @@ from tests.support.roles import ROLES, Up, make_project, until
 from tailorbird.events import SystemClock
 from tailorbird.platform.runtime.roles import drain
 
-KILLS = 20 if os.environ.get("TAILORBIRD_NIGHTLY") else 5  # of each role
+KILLS = 20 if os.environ.get("NIGHTLY") else 5  # of each role
 
 pytestmark = [
     pytest.mark.slow,

@@ -151,7 +151,7 @@ def test_whoever_is_cut_off_waits_and_goes_on_by_itself(
         )
         until(lambda: _ask(up.port)[0] == 200, 60, f"nothing is answered; see {up.log}")
         alone = [[name] for name in site.lines]
-        nightly = bool(os.environ.get("TAILORBIRD_NIGHTLY"))
+        nightly = bool(os.environ.get("NIGHTLY"))
         for kind in ("cut", "silent"):
             for names in (*(alone if nightly or kind == "silent" else []), [*site.lines]):
                 answers = _ask_while_apart([site.lines[name] for name in names], kind, up.port)

@@ -168,7 +168,7 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
 
 
 def test_it_may_be_killed_at_each_step_and_goes_on(small: Site, tmp_path: Path) -> None:
-    places = KILLED if os.environ.get("TAILORBIRD_NIGHTLY") else KILLED[::3]
+    places = KILLED if os.environ.get("NIGHTLY") else KILLED[::3]
     faults = [site.replace("@", "=kill@") if "@" in site else f"{site}=kill" for site in places]
     runs = erasures(small, tmp_path, [(fault, True) for fault in faults])
     now = CLOCK.now()

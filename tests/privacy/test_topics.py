@@ -279,7 +279,7 @@ def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
     """One after the other on the same topics, since nobody can copy a broker; each time somebody
     else is erased.
     """
-    nightly = bool(os.environ.get("TAILORBIRD_NIGHTLY"))
+    nightly = bool(os.environ.get("NIGHTLY"))
     places = ["erase.topic=kill@2", *(["erase.snapshot=kill"] if nightly else [])]
     with broker(tmp_path) as servers:
         settings = on(servers, tmp_path, 2)

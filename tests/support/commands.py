@@ -84,7 +84,7 @@ def tailorbird(
     env: dict[str, str] | None = None,
     stdin: str = "",
     timeout: float = 1_200,
-    fork: bool = not os.environ.get("TAILORBIRD_NIGHTLY"),
+    fork: bool = not os.environ.get("NIGHTLY"),
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end, in a process of its own. It loads its modules itself only in
     `make nightly`, where `fork` is false, and where there is no Linux.

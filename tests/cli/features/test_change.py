@@ -93,9 +93,9 @@ def test_a_plan_lists_changes_and_costs(project):
         "item_clicks_1d": "changed",
         "device": "removed",
     }
-    assert changes["item_clicks_1d"]["what"] == "window: 1d by 2h → 2d by 4h"
+    assert changes["item_clicks_1d"]["changed_fields"] == "window: 1d by 2h → 2d by 4h"
     lines = (project / "features.py").read_text().splitlines()
-    place = changes["brand_views"]["place"]
+    place = changes["brand_views"]["location"]
     assert place.startswith("features.py:")
     assert lines[int(place.partition(":")[2]) - 1].startswith("brand_views =")
     records = {one["entity"]: one for one in plan_json["records"]}

@@ -207,26 +207,28 @@ class TextIndex:
         if corrected_stems is None:
             with _panics_as_errors():
                 corrected_stems = suggest_corrections(typed_words, self.spelling)
-        exact = self._search(
+        exact_matches = self._search(
             words + "".join(f' "{" ".join(phrase)}"^{SYNONYM_WEIGHT}' for phrase in synonyms),
             limit,
             corrected_stems=corrected_stems,
         )
-        if exact[0].size >= min(limit, 3):
-            return exact
+        if exact_matches[0].size >= min(limit, 3):
+            return exact_matches
         long_words = " ".join(word for word in typed_words if len(word) >= FUZZY_LETTERS_MIN)
         if not long_words:
-            return exact
+            return exact_matches
         fuzzy = self._search(long_words, limit, fuzzy=True)
-        is_new = ~np.isin(fuzzy[0], exact[0])
+        is_new = ~np.isin(fuzzy[0], exact_matches[0])
         # A fuzzy match never ranks above an exact one; its scores are constants on another scale.
         ceiling = (
-            0.5 * float(exact[1].min()) / max(float(fuzzy[1].max(initial=0.0)), 1e-9)
-            if exact[0].size
+            0.5 * float(exact_matches[1].min()) / max(float(fuzzy[1].max(initial=0.0)), 1e-9)
+            if exact_matches[0].size
             else 1.0
         )
-        rows = np.concatenate([exact[0], fuzzy[0][is_new]])[:limit]
-        return rows, np.concatenate([exact[1], fuzzy[1][is_new] * min(ceiling, 1.0)])[:limit]
+        rows = np.concatenate([exact_matches[0], fuzzy[0][is_new]])[:limit]
+        return rows, np.concatenate([exact_matches[1], fuzzy[1][is_new] * min(ceiling, 1.0)])[
+            :limit
+        ]
 
     def _search(
         self, words: str, limit: int, *, fuzzy: bool = False, corrected_stems: Sequence[str] = ()
@@ -240,21 +242,23 @@ class TextIndex:
             replaced_count, 10 + 2 * limit * replaced_count // max(self.built.documents, 1)
         )
         with _panics_as_errors():
-            parsed, _ = self.index.parse_query_lenient(words, list(FIELDS), FIELDS, fuzzy_fields)
+            text_query, _ = self.index.parse_query_lenient(
+                words, list(FIELDS), FIELDS, fuzzy_fields
+            )
             if corrected_stems:
-                parsed = tantivy.Query.boolean_query(
-                    [(tantivy.Occur.Should, parsed), *self._correction_clauses(corrected_stems)]
+                text_query = tantivy.Query.boolean_query(
+                    [(tantivy.Occur.Should, text_query), *self._correction_clauses(corrected_stems)]
                 )
             searcher = self.index.searcher()
             while True:  # Repeat until enough matches are current documents or there are no more.
-                hits = searcher.search(parsed, depth, count=False).hits
+                hits = searcher.search(text_query, depth, count=False).hits
                 rows = self._to_rows(
                     searcher.fast_field_values("row", [address for _, address in hits])
                 )
-                current = np.flatnonzero(rows >= 0)[:limit]
-                if current.size == limit or len(hits) < depth:
-                    return rows[current], np.array([score for score, _ in hits], np.float64)[
-                        current
+                current_hits = np.flatnonzero(rows >= 0)[:limit]
+                if current_hits.size == limit or len(hits) < depth:
+                    return rows[current_hits], np.array([score for score, _ in hits], np.float64)[
+                        current_hits
                     ]
                 depth *= 4
 

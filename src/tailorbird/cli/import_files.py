@@ -145,14 +145,14 @@ def _guess(path: Path, json: bool) -> None:
     )
     from tailorbird.events.guess import guess_files, try_mapping
 
-    recognised = recognise_format(list_importable_files(path))
-    if recognised not in (None, "mapping", "tailorbird"):
+    recognised_format = recognise_format(list_importable_files(path))
+    if recognised_format not in (None, "mapping", "tailorbird"):
         if json:
-            print_json({"format": recognised})
+            print_json({"format": recognised_format})
         else:
             console(stderr=True).print(
-                f"{path}: this is {recognised}, which needs no mapping: {this_command()} import "
-                f"{recognised} {path}"
+                f"{path}: this is {recognised_format}, which needs no mapping: {this_command()} import "
+                f"{recognised_format} {path}"
             )
         return
     files = find_files(path, FORMATS["mapping"].patterns)

@@ -114,15 +114,15 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
         DeclarationError: the file does not run, repeats a name, or an experiment has no treatment,
             or names a slot or a policy that does not exist.
     """
-    scores_by_name: dict[str, Experiment] = {}
+    experiments_by_name: dict[str, Experiment] = {}
     for experiment in _find_declared(file, Experiment) if file.exists() else ():
-        if experiment.name in scores_by_name:
+        if experiment.name in experiments_by_name:
             raise DeclarationError(
                 f"two are named {experiment.name!r}", where=str(file), fix="rename one"
             )
         _check_experiment(experiment, slots, str(file))
-        scores_by_name[experiment.name] = experiment
-    return scores_by_name
+        experiments_by_name[experiment.name] = experiment
+    return experiments_by_name
 
 
 def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: str) -> None:

@@ -185,12 +185,12 @@ def find_objection(project: Project, started: StartedExperiment, version: str) -
         return f"it is {started.state}, and has decided for no version"
     arm = started.decision
     declared = started.versions.get(arm, "")
-    arms_and_models = [declared] if declared else _served_versions(project, started, arm)
-    if arms_and_models == [version]:
+    served_versions = [declared] if declared else _served_versions(project, started, arm)
+    if served_versions == [version]:
         return ""
-    if len(arms_and_models) == 1:
-        return f"it decided for {arm}, which {arms_and_models[0]} served, and not for {version}"
-    who = " and ".join(arms_and_models) if arms_and_models else "no version in the lake"
+    if len(served_versions) == 1:
+        return f"it decided for {arm}, which {served_versions[0]} served, and not for {version}"
+    who = " and ".join(served_versions) if served_versions else "no version in the lake"
     return (
         f"it decided for {arm}, which {who} served; an arm stands for one version if it declares "
         f'it: versions={{"{arm}": "{version}"}}'

@@ -219,7 +219,7 @@ class SuppressionList:
         """Return one event in the wire format, or `ERASED_BODY`."""
         return self.filter_body(line, msgspec.structs.replace(receipt, encoding="ndjson"))
 
-    def is_dropped(self, part: bytes, receipt: Receipt) -> bool:
+    def drops(self, part: bytes, receipt: Receipt) -> bool:
         """Return whether a row is dropped."""
         row = read_row_subject(part)
         if row is None or parse_unread(part) is not None:

@@ -149,7 +149,7 @@ class GBDT:
                 categorical=train.categorical,
                 progress=self._report(head),
                 on_tree=None if self.on_epoch is None else reporter.on_tree,
-                initial_boosters=self.initial_boosters.get(head),
+                initial=self.initial_boosters.get(head),
             )
             if reporter.stopped:
                 break

@@ -153,11 +153,11 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
 
 def _boolean_names(index: Index, items: Collection[NewItem]) -> frozenset[str]:
     """Return the attributes that stay boolean or are new and boolean."""
-    updated_index = {
+    updated_values = {
         name for item in items for name, value in item.attributes.items() if value is not None
     }
     boolean = truths_in(item.attributes for item in items)
-    return (index.truths - updated_index) | {
+    return (index.truths - updated_values) | {
         name for name in boolean if name in index.truths or name not in index.attributes
     }
 

@@ -207,28 +207,26 @@ class TextIndex:
         if corrected_stems is None:
             with _panics_as_errors():
                 corrected_stems = suggest_corrections(typed_words, self.spelling)
-        exact_matches = self._search(
+        exact = self._search(
             words + "".join(f' "{" ".join(phrase)}"^{SYNONYM_WEIGHT}' for phrase in synonyms),
             limit,
             corrected_stems=corrected_stems,
         )
-        if exact_matches[0].size >= min(limit, 3):
-            return exact_matches
+        if exact[0].size >= min(limit, 3):
+            return exact
         long_words = " ".join(word for word in typed_words if len(word) >= FUZZY_LETTERS_MIN)
         if not long_words:
-            return exact_matches
+            return exact
         fuzzy = self._search(long_words, limit, fuzzy=True)
-        is_new = ~np.isin(fuzzy[0], exact_matches[0])
+        is_new = ~np.isin(fuzzy[0], exact[0])
         # A fuzzy match never ranks above an exact one; its scores are constants on another scale.
         ceiling = (
-            0.5 * float(exact_matches[1].min()) / max(float(fuzzy[1].max(initial=0.0)), 1e-9)
-            if exact_matches[0].size
+            0.5 * float(exact[1].min()) / max(float(fuzzy[1].max(initial=0.0)), 1e-9)
+            if exact[0].size
             else 1.0
         )
-        rows = np.concatenate([exact_matches[0], fuzzy[0][is_new]])[:limit]
-        return rows, np.concatenate([exact_matches[1], fuzzy[1][is_new] * min(ceiling, 1.0)])[
-            :limit
-        ]
+        rows = np.concatenate([exact[0], fuzzy[0][is_new]])[:limit]
+        return rows, np.concatenate([exact[1], fuzzy[1][is_new] * min(ceiling, 1.0)])[:limit]
 
     def _search(
         self, words: str, limit: int, *, fuzzy: bool = False, corrected_stems: Sequence[str] = ()

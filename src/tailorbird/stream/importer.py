@@ -168,24 +168,28 @@ def import_files(
         for batch in read(digests, options):
             collector.add(batch)
             progress("read and check", report.rows, None)
-        if report.rows == 0:
-            content = (
-                "only records that say nothing about people and items: "
-                f"{', '.join(report.left_out)}"
-                if report.left_out
-                else "no row"
-            )
-            raise InputError(
-                f"{content} was found in it",
-                where=str(path),
-                fix="look at the file, or choose another format",
-            )
+        _require_rows(report, path)
         _append(log, runs, refused, receipt, report.rows, progress)
         log.finish(clock.now())
         return report
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         writer.close()
+
+
+def _require_rows(report: ImportReport, path: Path) -> None:
+    if report.rows:
+        return
+    content = (
+        f"only records that say nothing about people and items: {', '.join(report.left_out)}"
+        if report.left_out
+        else "no row"
+    )
+    raise InputError(
+        f"{content} was found in it",
+        where=str(path),
+        fix="look at the file, or choose another format",
+    )
 
 
 def erase_paths(log: EmbeddedWriter) -> None:
@@ -243,18 +247,14 @@ class _Collector:
 
     def add(self, batch: Batch) -> None:
         _check_length(batch)
-        hidden_lines = (
-            batch.lines
-            if self.hide_line is None
-            else [self.hide_line(line) for line in batch.lines]
-        )
+        hidden_lines = batch.lines
+        if self.hide_line is not None:
+            hidden_lines = [self.hide_line(line) for line in batch.lines]
         checked_lines = hidden_lines if self.ordered_hidden else batch.lines
         accepted, refusals = check(b"\n".join(checked_lines), self.receipt, self.plan)
-        lines = (
-            hidden_lines
-            if self.suppression_list is None
-            else [self.suppression_list.filter_line(line, self.receipt) for line in hidden_lines]
-        )
+        lines, suppression_list = hidden_lines, self.suppression_list
+        if suppression_list is not None:
+            lines = [suppression_list.filter_line(line, self.receipt) for line in hidden_lines]
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]
         self.runs.add(times, ids, [lines[row.row] for row in accepted], batch.file)

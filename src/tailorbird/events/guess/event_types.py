@@ -74,12 +74,12 @@ def values_of(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
 def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     """Return why the rows are taken for events of their type."""
     if "type" in roles:
-        count_by_type = [
+        renamed_types = [
             value for value in values_of(sample, roles) if value.lower() in _TYPE_VALUES
         ]
         return (
-            f"{', '.join(count_by_type)} under our own names"
-            if count_by_type
+            f"{', '.join(renamed_types)} under our own names"
+            if renamed_types
             else "the names of the file"
         )
     type_ = _one_type(sample, roles, stem)

@@ -226,14 +226,14 @@ def _recover_last(
             where=str(file),
             fix=_REPAIR,
         )
-    moved_files = durable.move_aside(file, aside / spec.name) if file.exists() else None
+    moved_file = durable.move_aside(file, aside / spec.name) if file.exists() else None
     if line is None:
         return Recovery(
             spec.name,
             version,
             "set aside",
             f"{file} {fault}; its rows are appended again"
-            + (f"; kept as {moved_files}" if moved_files else ""),
+            + (f"; kept as {moved_file}" if moved_file else ""),
         )
     ledger.append("withdrawn", spec.name, version, written_at=clock.now())
     if line.removed:
@@ -367,13 +367,13 @@ def _set_checkpoints_aside(
             fix=_REPAIR,
         )
     for version, file in unvouched_checkpoints:
-        moved_files = durable.move_aside(file, aside / spec.name)
+        moved_file = durable.move_aside(file, aside / spec.name)
         findings.append(
             Recovery(
                 spec.name,
                 version,
                 "set aside",
-                f"a corrupt checkpoint, as {moved_files}; nothing needs it",
+                f"a corrupt checkpoint, as {moved_file}; nothing needs it",
             )
         )
     hint = log / orphans.HINT

@@ -269,10 +269,7 @@ class Archive:
                 pairs = zip(blocks, changed, strict=True)
                 file = self._write_rewritten(
                     file,
-                    [
-                        is_old if new is None else StoredBlock(is_old.offset, new)
-                        for is_old, new in pairs
-                    ],
+                    [old if new is None else StoredBlock(old.offset, new) for old, new in pairs],
                 )
                 count += 1
             lines.append(file)

@@ -186,11 +186,11 @@ def read_decisions(project: Project, clock: Clock, slot: str = "") -> list[SlotD
     """Return what the trainer would decide about each slot, or one; changes nothing."""
     slots = [project.slot(slot)] if slot else list(project.slots.values())
     decisions = []
-    for watch in slots:
+    for declaration in slots:
         verdict = LevelVerdict("hold", "no figure fell by more than chance allows")
-        if (found := look_for_fall(project, clock, watch)) is not None:
-            verdict = decide_on(project, clock, watch, found)
-        decisions.append(SlotDecision(watch.name, verdict.action, verdict.reason))
+        if (found := look_for_fall(project, clock, declaration)) is not None:
+            verdict = decide_on(project, clock, declaration, found)
+        decisions.append(SlotDecision(declaration.name, verdict.action, verdict.reason))
     return decisions
 
 

@@ -41,7 +41,7 @@ class Mentions(Protocol):
         """Return whether a text mentions one of them."""
         ...
 
-    def rewritten_responses(self, text: str) -> str | None:
+    def rewritten(self, text: str) -> str | None:
         """Return a JSON object without the mentions; None where there are none."""
         ...
 
@@ -155,14 +155,14 @@ def _remove_response_mentions(connection: apsw.Connection, mentions: Mentions) -
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
         responses = _decode_responses(data)
         rewritten_responses = [_without_mentions(response, mentions) for response in responses]
-        if changed_rows := sum(
+        if changed_count := sum(
             new != old for new, old in zip(rewritten_responses, responses, strict=True)
         ):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
                 (msgspec.msgpack.encode(rewritten_responses), id_),
             )
-            count += changed_rows
+            count += changed_count
     return count
 
 

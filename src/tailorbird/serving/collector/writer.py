@@ -175,7 +175,7 @@ class CollectorWriter:
         with self._queue.condition:
             self._queue.count_committed(entries)
         for entry in entries:
-            if entry.done_future is not None and not entry.done_future.done_future():
+            if entry.done_future is not None and not entry.done_future.done():
                 entry.done_future.set_result(None)
 
     def _fail(self, error: Exception, entries: list[QueueEntry]) -> None:
@@ -209,7 +209,7 @@ class CollectorWriter:
             (ClosedError, queued_entries),
         ):
             for entry in rejected_entries:
-                if entry.done_future is not None and not entry.done_future.done_future():
+                if entry.done_future is not None and not entry.done_future.done():
                     entry.done_future.set_exception(
                         error_type(
                             f"the log cannot be written ({self._queue.failure})",

@@ -59,12 +59,12 @@ class ScoreMemory:
         return line.name in self._long_interval_us and self._last_scored_ts.get(key) == line.ts
 
     def due_rows(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
-        """Yield the rows that come at least `interval_us` after the last of the same person."""
-        interval_us, last_ts = parse_duration(score.every), {}
+        """Yield the rows that come at least `score.every` after the last of the same person."""
+        interval_us, last_ts_by_person = parse_duration(score.every), {}
         for row in rows:
-            previous_ts = last_ts.get(
+            previous_ts = last_ts_by_person.get(
                 row["person"], self._last_scored_ts.get((score.name, row["person"]))
             )
             if previous_ts is None or row["ts"] >= previous_ts + interval_us:
-                last_ts[row["person"]] = row["ts"]
+                last_ts_by_person[row["person"]] = row["ts"]
                 yield row

@@ -55,6 +55,7 @@ def test_a_moved_project_is_no_copy(known: Project, tmp_path: Path) -> None:
     assert inspect_copy(open_project(tmp_path / "elsewhere")) is None
 
 
+@pytest.mark.slow
 def test_a_copy_whose_logs_are_behind_its_lake_is_refused(known: Project, tmp_path: Path) -> None:
     early = tmp_path / "early"
     shutil.copytree(known.paths.stream, early)
@@ -82,6 +83,7 @@ def test_a_copy_whose_logs_are_behind_its_lake_is_refused(known: Project, tmp_pa
     assert "missing" in (inspect_copy(copied) or report).missing["routed"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_a_short_log_that_no_server_opens_is_set_aside(known: Project, tmp_path: Path) -> None:
     """A log of a server that only the original ran: here the third, and `up` starts two."""

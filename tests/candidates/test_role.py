@@ -106,7 +106,7 @@ def test_an_import_publishes_what_the_lake_gives(project: Project, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "site", [SITES[0], *(pytest.param(site, marks=pytest.mark.slow) for site in SITES[1:])]
+    "site", [SITES[0], *(pytest.param(site, marks=pytest.mark.nightly) for site in SITES[1:])]
 )
 def test_kills_at_any_commit_lose_nothing_and_double_nothing(
     project: Project, tmp_path: Path, site: str

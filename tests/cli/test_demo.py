@@ -150,6 +150,7 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.nightly
 def test_it_prints_its_stages_and_a_sigterm_ends_its_roles_within_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     command = [

@@ -106,8 +106,7 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
         parts.close()
         collector.close()
         roles.drain()
-    (tmp_path / "out").mkdir()
-    done = each([["-C", str(root), *words] for words in WRITE], tmp_path / "out", cwd=root)
+    done = each([["-C", str(root), *words] for words in WRITE], cwd=root)
     failures = {" ".join(one.args[2:]): one.stderr[-300:] for one in done if one.returncode}
     # what they find is for others to say
     assert not {name for name in failures if not name.startswith(("checks", "experiment"))}, (
@@ -123,10 +122,7 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
         path.write_bytes(f"of {LEAVER}".encode())
     assert unknown(project.paths.data) == []
 
-    (tmp_path / "looked").mkdir()
-    (result,) = each(
-        [["-C", str(root), "lake", "verify", "--erased", LEAVER]], tmp_path / "looked", cwd=root
-    )
+    (result,) = each([["-C", str(root), "lake", "verify", "--erased", LEAVER]], cwd=root)
     made_of_it, own = result.stdout.partition("in what commands made of it")[2].split(
         "in files of yours"
     )

@@ -68,6 +68,7 @@ def _import(project: Path, *words: object) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_globo_clicks(tmp_path: Path) -> None:
     project = _project(tmp_path / "globo", "click")
@@ -142,6 +143,7 @@ def test_complete_journey(tmp_path: Path) -> None:
     assert _one(project, "SELECT count(*) AS n FROM users") == {"n": 801}
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_backfill_and_stream_are_equal_on_real_clicks(tmp_path: Path) -> None:
     from benchmarks.quality.parity import run

@@ -300,6 +300,7 @@ def agree(bodies, plan_index):
     assert by_columns(bodies, CONTRACTS[plan_index]) == by_contract(bodies, PLANS[plan_index])
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(sent(), min_size=1, max_size=4), st.sampled_from([0, 1, 2]))
 def test_columns_and_contract_say_the_same(bodies, plan_index):

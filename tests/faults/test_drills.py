@@ -28,7 +28,13 @@ from tailorbird.registry import Registry
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 REQUESTS = 1_200
-SMALL = ["store", "server", "swap", "slow", pytest.param("broker", marks=needs_kafka)]
+SMALL = [
+    "store",
+    "server",
+    pytest.param("swap", marks=pytest.mark.nightly),
+    pytest.param("slow", marks=pytest.mark.nightly),
+    pytest.param("broker", marks=[needs_kafka, pytest.mark.nightly]),
+]
 
 
 @pytest.mark.slow
@@ -47,7 +53,7 @@ def test_every_request_is_answered_with_items(tmp_path: Path, drill: str) -> Non
 def test_requests_to_a_starting_server_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.before_bundle_load=stall:30")
+    monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.before_bundle_load=stall:12")
     registry = Registry(tmp_path / "registry", clock=SystemClock())
     registry.promote(
         registry.add(serving_shop.write(tmp_path / "bundle", serving_shop.feature_set())),
@@ -70,7 +76,7 @@ def test_requests_to_a_starting_server_are_refused_at_once(
             "it did not start",
         )
         assert process.poll() is None
-        assert time.monotonic() - started < 25, "the bundle was loaded before"
+        assert time.monotonic() - started < 10, "the bundle was loaded before"
     finally:
         process.kill()
         process.wait()
@@ -85,6 +91,7 @@ def connects(port: int) -> bool:
     return True
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @needs_valkey
 @linux

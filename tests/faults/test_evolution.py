@@ -167,7 +167,13 @@ class Live:
         self.answers.append((answer.model, tuple(answer.degraded)))
 
 
-@pytest.mark.parametrize("pruned", [False, True], ids=["from the log", "from the lake"])
+@pytest.mark.parametrize(
+    "pruned",
+    [
+        pytest.param(False, id="from the log"),
+        pytest.param(True, id="from the lake", marks=pytest.mark.nightly),
+    ],
+)
 def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
     project = make_project(tmp_path / "shop")
     old = promote(project, project.features, "old")
@@ -283,6 +289,7 @@ def command(project: Project, *words: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.nightly
 def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_path, monkeypatch):
     for stage in (
         "RETRIEVAL",

@@ -188,6 +188,7 @@ def test_what_is_acknowledged_is_in_the_topic_and_what_is_refused_is_not(tmp_pat
     )
 
 
+@pytest.mark.nightly
 def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ def test_kills_of_each_role_lose_nothing_and_double_nothing(tmp_path: Path) -> N
             "acknowledged and lost",
         ),
         # no deduplication, and clients that send again
-        ("router.dedup=cut", "", "times:"),
+        pytest.param("router.dedup=cut", "", "times:", marks=pytest.mark.nightly),
     ],
 )
 def test_the_oracle_catches_an_unsafe_change(

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
+from tests.support.commands import tailorbird
 
 from tailorbird.config import open_project
 from tailorbird.config.schemas import releasable_offset
@@ -355,24 +356,8 @@ def _overwrite(path: Path, rng: random.Random) -> str:
 
 
 def _repair(site: Site, *options: str, faults: str = "") -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "tailorbird",
-        "-C",
-        str(site.folder / "shop"),
-        "lake",
-        "repair",
-    ]
-    environment = {**os.environ, "TAILORBIRD_FAULTS": faults, "COLUMNS": "200"}
-    return subprocess.run(
-        [*command, *options],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=environment,
-    )
+    words = ("-C", site.folder / "shop", "lake", "repair", *options)
+    return tailorbird(*words, env={"TAILORBIRD_FAULTS": faults}, timeout=120)
 
 
 @pytest.mark.slow

@@ -1,13 +1,13 @@
 """Canary secrets in the environment of a whole site are in no file and in no output."""
 
 import json
-import subprocess
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from tests.support.commands import tailorbird
 from tests.support.oracle import in_lake
 from tests.support.roles import Up, make_project, until
 
@@ -77,13 +77,7 @@ def test_no_secret_of_the_environment_is_in_any_output_or_file(
         ["doctor"],
         ["lake", "verify"],
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "tailorbird", "-C", str(project.root), *command],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = tailorbird("-C", project.root, *command, env=SECRETS, timeout=60)
         texts.append(done.stdout + done.stderr)
     assert len([text for text in texts if text]) >= 20, "there was something to look through"
     assert not [text[:300] for text in texts if "canary-" in text]

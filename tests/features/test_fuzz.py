@@ -57,11 +57,15 @@ def test_every_call_can_be_drawn(call: str) -> None:
         drawn = find(
             words.declarations(),
             lambda lines: lines[-1].startswith("derived"),
-            settings=profile(2_000),
+            settings=profile(2_000, phases=[Phase.generate]),
         )
         assert words.feature_set(drawn)
         return
-    text = find(words.line("f", call), lambda text: text is not None, settings=profile(500))
+    text = find(
+        words.line("f", call),
+        lambda text: text is not None,
+        settings=profile(500, phases=[Phase.generate]),
+    )
     assert text is not None
     assert {type(one) for one in words.made(text)} <= words.made_by(words.calls()[call])
 

@@ -17,12 +17,19 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def shop(tmp_path: Path, bucket) -> Path:
-    """A project with six days of history in a bucket."""
+def empty(tmp_path: Path, bucket) -> Path:
+    """A project whose lake is in a bucket."""
     folder = tmp_path / "shop"
     must("init", folder)
     settings = (folder / "tailorbird.toml").read_text()
     (folder / "tailorbird.toml").write_text(f'{settings}\n[lake]\nurl = "{bucket}"\n')
+    return folder
+
+
+@pytest.fixture
+def shop(empty: Path) -> Path:
+    """A project with six days of history in a bucket."""
+    folder = empty
     must(
         "-C",
         folder,
@@ -60,7 +67,9 @@ def test_a_project_with_its_lake_in_a_bucket(shop: Path, bucket, tmp_path: Path)
     )
 
 
-def test_a_bucket_that_does_not_answer_is_named(shop: Path, bucket) -> None:
-    done = tailorbird("-C", shop, "sql", "SELECT 1", env={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+def test_a_bucket_that_does_not_answer_is_named(empty: Path, bucket) -> None:
+    done = tailorbird(
+        "-C", empty, "sql", "SELECT 1", env={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    )
     refused(done, str(bucket), "AWS_ENDPOINT_URL")
     assert SECRET not in done.stderr

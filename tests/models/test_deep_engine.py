@@ -78,6 +78,7 @@ def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_reported(
         train_a_net.fit(parts, tmp_path / "kept", "shared")
 
 
+@pytest.mark.nightly
 def test_two_processes_end_in_the_bits_of_one(parts: Path) -> None:
     parameters = {**train_a_net.PARAMETERS, "epochs": 2, "shards": 2, "patience": 0}
     rows, watched = PartRows.open(parts / "rows"), PartRows.open(parts / "watched")

@@ -113,7 +113,9 @@ def test_orphaned_members_exit_and_the_next_run_ends_in_the_same_bits(
 
 
 @linux
-@pytest.mark.parametrize("moment", ["before they met", "in a step"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("before they met", marks=pytest.mark.nightly), "in a step"]
+)
 def test_waiting_members_exit_too_and_no_run_starts_next_to_a_stopped_one(
     parts, started, moment, monkeypatch
 ) -> None:

@@ -70,6 +70,7 @@ def hangs_within(watch: ProgressWatch, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_stopped_role_and_one_in_a_deadlock_are_found_and_named():
     with watched("while True: stop.wait(0.1)") as (pid, watch):
         assert not hangs_within(watch, HUNG_S + 0.5)
@@ -84,6 +85,7 @@ def test_a_stopped_role_and_one_in_a_deadlock_are_found_and_named():
         assert "waiting for something" in watch.describe()
 
 
+@pytest.mark.slow
 def test_a_role_that_computes_between_two_beats_is_left_alone_but_not_a_server():
     with watched("while True: pass") as (_, watch):
         assert not hangs_within(watch, 2 * HUNG_S)
@@ -206,6 +208,7 @@ def busy_core() -> Iterator[None]:
         busy.wait()
 
 
+@pytest.mark.slow
 def test_nobody_is_refused_while_a_server_up_and_the_version_change(tmp_path: Path):
     project = make_project(tmp_path / "shop")
     first = Up(project).wait()

@@ -190,6 +190,7 @@ def test_the_figures_of_a_week_are_those_of_the_known_people():
     assert measure_week(0, 1, "v2", chance[:50], gone[:50]) is None, "too few people"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_outcomes_judge_a_trained_champion_by_week(tmp_path, monkeypatch):
     project = write_leaving_shop(tmp_path)

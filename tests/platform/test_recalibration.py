@@ -74,6 +74,7 @@ def project(tmp_path_factory):
     return project
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_the_champions_trees(project, tmp_path):
     shutil.copytree(project.paths.registry, tmp_path / "registry")
     later = SimpleNamespace(**vars(project))

@@ -219,7 +219,6 @@ def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
         ["checks", "run"],
     )
     commands = [["-C", str(project.root), *map(str, words)] for words in (*adding, *reading)]
-    (tmp_path / "said").mkdir()
-    for done in each(commands, tmp_path / "said", cwd=project.root):
+    for done in each(commands, cwd=project.root):
         refused(done, "an erasure was cut short", "lake erase --yes")
     assert "an erasure was cut short" in tailorbird("-C", project.root, "doctor").stdout

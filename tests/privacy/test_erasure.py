@@ -3,6 +3,7 @@ it is killed.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -167,14 +168,12 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
 
 
 def test_it_may_be_killed_at_each_step_and_goes_on(small: Site, tmp_path: Path) -> None:
-    runs = erasures(
-        small,
-        tmp_path,
-        [(site.replace("@", "=kill@") if "@" in site else f"{site}=kill", True) for site in KILLED],
-    )
+    places = KILLED if os.environ.get("TAILORBIRD_NIGHTLY") else KILLED[::3]
+    faults = [site.replace("@", "=kill@") if "@" in site else f"{site}=kill" for site in places]
+    runs = erasures(small, tmp_path, [(fault, True) for fault in faults])
     now = CLOCK.now()
     expected = read_values(small.project, OTHERS, ITEMS, now)
-    for site, run in zip(KILLED, runs, strict=True):
+    for site, run in zip(places, runs, strict=True):
         assert run.ended == [-9, 0], (site, run.ended)
         assert run.clean, (site, run.found)
         assert (

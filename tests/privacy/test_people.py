@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.commands import each, environment, refused
+from tests.support.commands import each, environment, refused, tailorbird
 from tests.support.people import CANARY, CLOCK, Site, find_ids, left_of, make_site
 from tests.support.privacy.events import click, people_of, sent
 from tests.support.roles import make_project, until
@@ -169,13 +169,7 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
         ["verify", "--erased", "u2-plain"],
     ]
     done = [
-        subprocess.run(
-            [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", *one],
-            input="\n".join(asked),
-            text=True,
-            capture_output=True,
-        )
-        for one in commands
+        tailorbird("-C", project.root, "lake", *one, stdin="\n".join(asked)) for one in commands
     ]
     assert [one.returncode for one in done] == [0, 0, 1]
     assert (
@@ -212,9 +206,8 @@ def test_features_are_shown_of_the_plain_id_too(tmp_path: Path) -> None:
         ["user:u1-plain", "--why", "user_clicks_7d"],
         ["user:u1-plain", "item.category:x"],
     ]
-    (tmp_path / "out").mkdir()
     words = [["-C", str(project.root), "features", "show", *one, "--json"] for one in asked]
-    told = [json.loads(one.stdout) for one in each(words, tmp_path / "out", cwd=project.root)]
+    told = [json.loads(one.stdout) for one in each(words, cwd=project.root)]
     assert [one["person"] for one in told] == [user, user, user, visitor, user, user]
     assert [one["unheard_of"] for one in told[:4]] == [[], [], [], []]
     assert [one["features"]["user_clicks_7d"] for one in told[:4]] == [1, 1, 1, 1]
@@ -267,11 +260,7 @@ def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(
     shop: Site, tmp_path: Path
 ) -> None:
     user, data = shop.users[0], shop.project.paths.data
-    wanted, out, folders = (
-        tmp_path / "wanted.parquet",
-        tmp_path / "out",
-        [tmp_path / "first", tmp_path / "second"],
-    )
+    wanted, out = tmp_path / "wanted.parquet", tmp_path / "out"
     pq.write_table(
         pa.table(
             {
@@ -291,19 +280,17 @@ def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(
         ["sql", "SELECT 1"],
     ]
     commands = [["-C", str(shop.root), *words] for words in commands]
-    for folder in folders:
-        folder.mkdir()
     with hold_off_erasures(data), hold_off_erasures(data):
-        (alone,) = run(shop.root, [["erase", user, "--yes"]], tmp_path / "alone")
+        (alone,) = run(shop.root, [["erase", user, "--yes"]])
     refused(alone, "a command that writes down what it reads is at work", "let it end or stop it")
     erasing = FileLock(data / "run" / READ_LOCK)
-    *held, other = each(commands, folders[0], cwd=shop.root)
+    *held, other = each(commands, cwd=shop.root)
     erasing.release()
     for one in held:
         refused(one, "people are being erased", "run it again")
     assert not out.exists()
     assert other.returncode == 0, "what only tells something may run"
-    (after,) = each(commands[:1], folders[1], cwd=shop.root)
+    (after,) = each(commands[:1], cwd=shop.root)
     assert after.returncode == 0, after.stderr
 
 
@@ -317,7 +304,7 @@ def test_no_erasure_beside_a_lone_role(shop: Site, tmp_path: Path) -> None:
             120,
             "the trainer did not begin",
         )
-        (alone,) = run(shop.root, [["erase", shop.users[0], "--yes"]], tmp_path / "alone")
+        (alone,) = run(shop.root, [["erase", shop.users[0], "--yes"]])
     finally:
         role.terminate()
         role.wait(60)
@@ -337,7 +324,7 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
         ["erase", "--yes"],
         ["export-user", user],
     ]
-    preview, alone, told, found, nobody, printed = run(root, first, tmp_path / "first")
+    preview, alone, told, found, nobody, printed = run(root, first)
     assert {json.loads(line)["source"] for line in printed.stdout.splitlines()} >= {
         "person",
         "event",
@@ -360,7 +347,6 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
             ["erase", "--from", str(tmp_path / "leavers.txt"), "--yes", "--json"],
             ["verify", "--erased", user],
         ],
-        tmp_path / "then",
     )
     assert (done.returncode, gone.returncode) == (0, 0), done.stderr
     report = json.loads(done.stdout)
@@ -375,35 +361,15 @@ def test_ids_come_from_standard_input(tmp_path: Path) -> None:
     project = sent(
         tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")]
     )
-    command = [
-        sys.executable,
-        "-m",
-        "tailorbird",
-        "-C",
-        str(project.root),
-        "lake",
-        "erase",
-        "-",
-        "--yes",
-        "--json",
-    ]
-    done = subprocess.run(
-        command,
-        input="user-4711\n\nuser-4712\n",
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    words = ("lake", "erase", "-", "--yes", "--json")
+    done = tailorbird("-C", project.root, *words, stdin="user-4711\n\nuser-4712\n")
     assert done.returncode == 0, done.stderr
     assert set(people_of(project)) & {"user-4711", "user-4712", "user-4713"} == {"user-4713"}
     assert left_of(project.root, b"user-4711", b"user-4712") == []
 
 
-def run(root: Path, commands: list[list[str]], folder: Path) -> list:
-    folder.mkdir()
-    return each([["-C", str(root), "lake", *words] for words in commands], folder, cwd=root)
+def run(root: Path, commands: list[list[str]]) -> list:
+    return each([["-C", str(root), "lake", *words] for words in commands], cwd=root)
 
 
 def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(
@@ -412,32 +378,10 @@ def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(
     project = sent(
         tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")]
     )
-    erasing = [
-        sys.executable,
-        "-m",
-        "tailorbird",
-        "-C",
-        str(project.root),
-        "lake",
-        "erase",
-        "--yes",
-        "--json",
-    ]
-    killed = {**environment(), "TAILORBIRD_FAULTS": "erase.before_done.tables=kill"}
-    assert (
-        subprocess.run(
-            [*erasing, "user-4711"], env=killed, capture_output=True, timeout=120, check=False
-        ).returncode
-        == -9
-    )
-    done = subprocess.run(
-        [*erasing, "user-4712"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    erasing = ("-C", project.root, "lake", "erase", "--yes", "--json")
+    kill = {"TAILORBIRD_FAULTS": "erase.before_done.tables=kill"}
+    assert tailorbird(*erasing, "user-4711", env=kill).returncode == -9
+    done = tailorbird(*erasing, "user-4712")
     told = json.loads(done.stdout)
     assert (done.returncode, told["clean"], told["cut_short"]["clean"]) == (0, True, True), (
         done.stderr
@@ -558,7 +502,6 @@ def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
             [*asked, "--yes", "--json"],
             ["erase", "user-4799"],
         ],
-        tmp_path / "out",
     )
     assert json.loads(preview.stdout)["unknown"] == [3, 5]
     assert done.returncode == 0, done.stderr
@@ -596,13 +539,11 @@ def test_what_commands_made_of_somebody_with_a_short_id_is_found_and_deleted(
             ),
             wanted,
         )
-        out = tmp_path / f"said-{who}"
-        out.mkdir()
         made = [
             ["features", "backfill", "--requests", str(wanted), "--out", str(root / f"set-{who}")],
             ["lake", "export-user", who, "--out", str(root / f"told-{who}.jsonl")],
         ]
-        done = each([["-C", str(root), *words] for words in made], out, cwd=root)
+        done = each([["-C", str(root), *words] for words in made], cwd=root)
         assert [one.returncode for one in done] == [0, 0], done[0].stderr
     pq.write_table(pa.table({"person": ["42"]}), root / "own.parquet")
     told = {

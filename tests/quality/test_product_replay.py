@@ -77,6 +77,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     return log, questions, trained, replay(root, stream, log, questions, seed=7)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_what_is_served_beats_what_is_popular_at_the_same_moment(served: tuple) -> None:
     log, questions, trained, lists = served
@@ -89,6 +90,7 @@ def test_what_is_served_beats_what_is_popular_at_the_same_moment(served: tuple) 
     assert lists.candidate_recall.mean() > 0.85, "what nobody had read before is in no list"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_what_is_served_knows_every_row_before_the_question(served: tuple) -> None:
     log, questions, _, lists = served
@@ -108,6 +110,7 @@ def test_a_failing_command_reports_it(tmp_path: Path) -> None:
         project.run_command(["tailorbird", "-C", str(tmp_path), "train"])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_training_as_of_the_latest_event_knows_the_last_hour(served: tuple) -> None:
     """Check that the report's hourly popularity is as good as live popularity."""

@@ -47,7 +47,12 @@ def frequencies(draw, n, size, draws):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "pool", "first", "n"),
-    [(0.2, 5, 2, 20), (1.0, 3, 1, 7), (0.5, 50, 4, 9), (0.3, 10, 3, 6)],
+    [
+        (0.2, 5, 2, 20),
+        pytest.param(1.0, 3, 1, 7, marks=pytest.mark.nightly),
+        pytest.param(0.5, 50, 4, 9, marks=pytest.mark.nightly),
+        pytest.param(0.3, 10, 3, 6, marks=pytest.mark.nightly),
+    ],
 )
 def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
     size, draws = 5, 200_000
@@ -119,7 +124,7 @@ DRAWS = 1_000_000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [4, 5, 9])
+@pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.nightly) for n in (5, 9))])
 def test_a_million_swaps_agree_with_their_propensities(n):
     order, explore, size = (
         by_value(np.random.default_rng(1).random(n)),
@@ -222,7 +227,7 @@ def shaped(n, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["item", "swap"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_with_quotas_promotions_and_a_pin_frequencies_agree_and_all_of_them_hold(method, seed):
     size, draws = 6, int(os.environ.get("PROPENSITY_DRAWS", "20000"))
     order, bounds = shaped(24, seed)

@@ -53,7 +53,10 @@ def post(stream, kind, round_):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["identify", "user", "item"])
+@pytest.mark.parametrize(
+    "kind",
+    ["item", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("identify", "user"))],
+)
 def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, kind):
     used = []
     with Router(

@@ -86,7 +86,9 @@ def test_the_share_of_the_worst_is_told() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["embedded", "distributed"])
+@pytest.mark.parametrize(
+    "kind", ["embedded", pytest.param("distributed", marks=pytest.mark.nightly)]
+)
 def test_a_click_is_in_a_later_answer_of_real_processes(kind: str) -> None:
     try:
         report = measured(kind, 5, small=True)

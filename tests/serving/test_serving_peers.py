@@ -31,6 +31,7 @@ def questions(site: Site) -> list[serving_peers.Question]:
     return serving_peers.prepare_peers(site, site.requests(QUESTIONS), site.folder / "peers")
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_what_the_peer_looks_up_makes_the_rows_that_we_score(
     site: Site, questions: list[serving_peers.Question]

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from tests.support.commands import tailorbird
 from tests.support.network.brokers import log_at, needs_kafka
 
 from tailorbird.cli.init import init
@@ -127,8 +128,7 @@ def test_doctor_says_that_a_topic_lost_what_the_lake_has(kafka_servers, tmp_path
     (lake / "positions.json").write_text(
         json.dumps({"safe": {"raw-collector": 7}, "archive": {"raw-collector": 7}})
     )
-    command = [sys.executable, "-m", "tailorbird", "-C", str(tmp_path / "shop"), "doctor", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = tailorbird("-C", tmp_path / "shop", "doctor", "--json", timeout=60)
     rows = {row["what"]: row for row in json.loads(done.stdout)["findings"]}
     assert done.returncode == 1
     assert (rows["topic raw.collector"]["state"], rows["behind: lake, raw-collector"]["state"]) == (

@@ -325,6 +325,7 @@ def test_a_producer_that_the_broker_has_fenced_stops(mock, error):
             writer.append([body(2)])
 
 
+@pytest.mark.nightly
 def test_a_reader_waits_for_a_broker_that_comes_back(mock):
     address = mock_log(mock)
     with open_writer(address, partition="collector") as writer, open_reader(address) as reader:

@@ -1,13 +1,18 @@
-"""The real command line in a process of its own, and a small shop that was simulated, imported and
+"""The real command line in processes of its own, and a small shop that was simulated, imported and
 trained.
 """
 
+import atexit
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 EXAMPLE_USER = "u000001"
@@ -21,14 +26,73 @@ def environment(**overrides: str) -> dict[str, str]:
     return {**inherited, "COLUMNS": "200", **overrides}
 
 
+class Forks:
+    """The program that loads what commands load, and forks each command of a process of tests."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = [sys.executable, "-m", "tests.support.programs.command_forks"]
+        with theirs:
+            self._process = subprocess.Popen(
+                [*program, str(theirs.fileno())],
+                cwd=Path(__file__).parents[2],
+                env=environment(),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        self._connection.shutdown(socket.SHUT_RDWR)
+        self._process.wait(60)
+
+    def run(
+        self, command: list[str], stdin: str, cwd: Path, env: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python -m tailorbird` with its words to its end."""
+        request = {"words": command[3:], "cwd": str(cwd.absolute()), "env": env}
+        with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+            given.write(stdin)
+            given.seek(0)
+            fds = [given.fileno(), out.fileno(), err.fileno()]
+            socket.send_fds(self._connection, [json.dumps(request).encode()], fds)
+            child = json.loads(self._connection.recv(64))
+            self._connection.settimeout(timeout)
+            try:
+                status = json.loads(self._connection.recv(64))
+            except TimeoutError:
+                os.kill(child, signal.SIGKILL)
+                status = None
+            self._connection.settimeout(None)
+            if status is None:
+                self._connection.recv(64)
+                raise subprocess.TimeoutExpired(command, timeout)
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(command, status, out.read(), err.read())
+
+
+@cache
+def forks(_process: int) -> Forks:
+    """Return the program of a process, which ends with it."""
+    return Forks()
+
+
 def tailorbird(
     *words: object,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
+    stdin: str = "",
     timeout: float = 1_200,
+    fork: bool = not os.environ.get("TAILORBIRD_NIGHTLY"),
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+    """Run one command to its end, in a process of its own. It loads its modules itself only in
+    `make nightly`, where `fork` is false, and where there is no Linux.
+    """
     command = [sys.executable, "-m", "tailorbird", *(str(word) for word in words)]
+    if fork and sys.platform == "linux":
+        whole = environment(**(env or {}))
+        return forks(os.getpid()).run(command, stdin, cwd or Path.cwd(), whole, timeout)
     return subprocess.run(
         command,
         cwd=cwd,
@@ -36,49 +100,18 @@ def tailorbird(
         capture_output=True,
         text=True,
         timeout=timeout,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
     )
 
 
-_EACH = """
-import json, os, runpy, sys
-import tailorbird.cli.main, tailorbird.config, tailorbird.features  # once for all
-for number, words in enumerate(json.loads(sys.argv[1])):
-    child = os.fork()
-    if not child:
-        for stream, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{sys.argv[2]}/{number}.{name}", os.O_WRONLY | os.O_CREAT), stream)
-        sys.argv = ["tailorbird", *words]
-        runpy.run_module("tailorbird", run_name="__main__")
-        sys.exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with open(f"{sys.argv[2]}/{number}.status", "w") as file:
-        file.write(str(status))
-"""
-
-
-def each(
-    commands: Sequence[Sequence[str]], folder: Path, *, cwd: Path
-) -> list[subprocess.CompletedProcess[str]]:
-    """Run commands one after another, each in a process of its own that need not load what all of
-    them load; `folder` is empty.
-    """
-    program = [
-        sys.executable,
-        "-c",
-        _EACH,
-        json.dumps([list(words) for words in commands]),
-        str(folder),
-    ]
-    subprocess.run(
-        program, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, timeout=1_200, check=True
-    )
+def each(commands: Sequence[Sequence[str]], *, cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands one after another; what is returned has their words alone as arguments."""
     results = []
-    for number, words in enumerate(commands):
-        status, out, err = (
-            (folder / f"{number}.{name}").read_text() for name in ("status", "out", "err")
+    for words in commands:
+        done = tailorbird(*words, cwd=cwd)
+        results.append(
+            subprocess.CompletedProcess(list(words), done.returncode, done.stdout, done.stderr)
         )
-        results.append(subprocess.CompletedProcess(list(words), int(status), out, err))
     return results
 
 

@@ -189,7 +189,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(shop):
-    return shop.train("dwell", Slot("home", formula=FORMULA))
+    return shop.train("dwell", Slot("home", formula=FORMULA), page=True)
 
 
 def bundle_of(shop, name, version):
@@ -275,6 +275,7 @@ def test_rows_in_files_are_sampled_evenly_up_to_the_limit():
     assert np.array_equal(some.weight, some.matrix[:, 0] / 2)
 
 
+@pytest.mark.nightly
 def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
     monkeypatch.setattr(inputs, "CHUNK_ROWS", 2_000)

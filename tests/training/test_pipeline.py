@@ -83,7 +83,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(shop):
-    return shop.train("registry")
+    return shop.train("registry", page=True)
 
 
 def test_the_report_describes_the_training(report):
@@ -267,6 +267,7 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
     assert registry.champion().name == refused.fallback_version
 
 
+@pytest.mark.slow
 def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
     first = shop.train("stays", promote=False)
     Registry(shop.folder / "stays", clock=shop.clock).promote(
@@ -281,6 +282,7 @@ def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
     assert Registry(shop.folder / "stays", clock=shop.clock).champion().name == first.version
 
 
+@pytest.mark.slow
 def test_the_incumbent_is_judged_on_the_same_requests_and_by_its_recipe(shop):
     """One of the same recipe may take its place if it is not worse; of another recipe an equal is
     refused. The last one that won by superiority is judged beside them for as long as fresher ones
@@ -562,7 +564,7 @@ def test_session_sources_are_drawn_ranked_and_stored_in_the_bundle(shop):
 
 @pytest.fixture(scope="module")
 def declared(shop):
-    return transformed(shop).train("transforms")
+    return transformed(shop).train("transforms", page=True)
 
 
 @pytest.mark.slow

@@ -20,11 +20,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         project,
         "simulate",
         "--days",
-        10,
+        7,
         "--users",
-        1500,
+        800,
         "--items",
-        150,
+        120,
         "--out",
         project / "history.jsonl",
     )
@@ -33,7 +33,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_ranks_every_column_and_prints_commands(shop: Path, tmp_path: Path) -> None:
-    shown = must("-C", shop, "features", "rank", "--requests", 2_000, "--out", tmp_path / "out")
+    shown = must("-C", shop, "features", "rank", "--requests", 1_000, "--out", tmp_path / "out")
     for name in (
         "item_ctr_7d",
         "device",

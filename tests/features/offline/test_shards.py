@@ -256,7 +256,7 @@ print((most() - before) // 1024)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("items", [500, 1])
+@pytest.mark.parametrize("items", [pytest.param(500, marks=pytest.mark.nightly), 1])
 def test_memory_is_bounded_by_the_setting(tmp_path, items):
     """A million events are 90 MB as they are read; at once they would take several times that, all
     about one item and everyone too.

@@ -1,9 +1,13 @@
 """A shop to train on."""
 
+import atexit
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
@@ -33,39 +37,30 @@ class Shop:
     clock: SimulatedClock
 
     @classmethod
-    def open(cls, folder: Path, change: Callable[[Path], None] = lambda history: None) -> "Shop":
-        (folder / "features.py").write_text(
-            (files("tailorbird.platform") / "templates" / "features.py").read_text()
-        )
-        features = load_features(folder / "features.py")
-        lake = folder / "lake"
-        site = Site(3, users=900, items=250, days=DAYS + 2)
-        clock = SimulatedClock(site.start + DAYS * DAY)
-        site.history(DAYS).write(folder / "history.jsonl")
-        change(folder / "history.jsonl")
-        plan = RoutePlan(
-            user_attributes=features.user_attributes,
-            item_attributes=features.item_attributes,
-            slots={"home": SlotPlan()},
-        )
-        stream = folder / "stream"
-        stream.mkdir()
-        import_files(stream, "tailorbird", folder / "history.jsonl", plan=plan, clock=clock)
-        with Router(stream, plan, clock=clock) as router:
-            while router.step().rows:
-                pass
-        with LakeRole(stream, lake, clock=clock) as role:
-            role.drain()
-        return cls(folder, features, lake, clock)
+    def open(cls, folder: Path, change: Callable[[Path], None] | None = None) -> "Shop":
+        """Fill a folder, once a process if nothing of the history is changed."""
+        if change is not None:
+            return _fill(folder, change)
+        made = _unchanged()
+        shutil.copytree(made.folder, folder, dirs_exist_ok=True)
+        clock = SimulatedClock(made.clock.now())
+        return cls(folder, load_features(folder / "features.py"), folder / "lake", clock)
 
     def train(
-        self, name: str, slot: Any = HOME, heads: int = (), promote: bool = True, **more: Any
+        self,
+        name: str,
+        slot: Any = HOME,
+        heads: int = (),
+        promote: bool = True,
+        page: bool = False,
+        **more: Any,
     ) -> Any:
+        """Train and register a model; `page` draws its report too, a fifth of the time."""
         settings = TrainSettings(quick=True, **more)
         folders = {
             "lake": self.lake,
             "registry": self.folder / name,
-            "reports": self.folder / f"{name}-reports",
+            "reports": self.folder / f"{name}-reports" if page else None,
         }
         return train(
             self.features,
@@ -87,3 +82,36 @@ class Shop:
             clock=self.clock,
             settings=TrainSettings(quick=True),
         )
+
+
+def _fill(folder: Path, change: Callable[[Path], None]) -> Shop:
+    (folder / "features.py").write_text(
+        (files("tailorbird.platform") / "templates" / "features.py").read_text()
+    )
+    features = load_features(folder / "features.py")
+    lake = folder / "lake"
+    site = Site(3, users=900, items=250, days=DAYS + 2)
+    clock = SimulatedClock(site.start + DAYS * DAY)
+    site.history(DAYS).write(folder / "history.jsonl")
+    change(folder / "history.jsonl")
+    plan = RoutePlan(
+        user_attributes=features.user_attributes,
+        item_attributes=features.item_attributes,
+        slots={"home": SlotPlan()},
+    )
+    stream = folder / "stream"
+    stream.mkdir()
+    import_files(stream, "tailorbird", folder / "history.jsonl", plan=plan, clock=clock)
+    with Router(stream, plan, clock=clock) as router:
+        while router.step().rows:
+            pass
+    with LakeRole(stream, lake, clock=clock) as role:
+        role.drain()
+    return Shop(folder, features, lake, clock)
+
+
+@cache
+def _unchanged() -> Shop:
+    folder = Path(mkdtemp(prefix="tailorbird-shop-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return _fill(folder, lambda history: None)

@@ -119,7 +119,7 @@ def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_in
     assert saved["slices"]["long-tail items"][MODEL_NAME]["ndcg_10"] == pytest.approx(
         report.evaluation.slices["long-tail items"][1][MODEL_NAME].value, abs=1e-6
     )
-    trained = shop.train("registry")
+    trained = shop.train("registry", page=True)
     assert trained.evaluation.slices["long-tail items"][0] > 0
     assert "long-tail items" in trained.report.read_text()
     card = Registry(shop.folder / "registry", clock=shop.clock).verify(trained.version).card
@@ -192,7 +192,7 @@ def test_a_planted_column_is_reported_by_name(shop, monkeypatch):
 
 def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
     monkeypatch.setattr(inputs, "iterate_features", with_the_answer("price"))
-    report = shop.train("planted")
+    report = shop.train("planted", page=True)
     assert not report.promoted
     assert any(
         "column price looks as if it knew the answer" in reason

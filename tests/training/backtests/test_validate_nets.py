@@ -147,6 +147,7 @@ def test_the_same_seed_gives_the_same_and_another_one_another(shop):
     assert ours(other) != ours(one)
 
 
+@pytest.mark.nightly
 def test_auto_uses_the_better_model_on_the_validation_part_and_reports_it(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     report = alone(shop, architecture="auto", parameters={**SMALL, "rate": 1e-9})
@@ -175,6 +176,7 @@ def test_without_torch_a_net_is_refused_at_once_and_auto_uses_trees(shop, monkey
         alone(shop, architecture="forest")
 
 
+@pytest.mark.nightly
 def test_a_net_that_diverges_is_reported(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     with pytest.raises(UsageError, match=r"the net diverged at a rate of 1e\+06"):

@@ -163,7 +163,7 @@ def shop(tmp_path_factory):
     return Shop.open(tmp_path_factory.mktemp("shop"))
 
 
-@pytest.mark.parametrize("architecture", ["gbdt", "mmoe"])
+@pytest.mark.parametrize("architecture", ["gbdt", pytest.param("mmoe", marks=pytest.mark.nightly)])
 def test_it_is_an_ordinary_head(shop, architecture):
     if architecture != "gbdt":
         pytest.importorskip("torch", reason="needs the extra deep")

@@ -38,7 +38,7 @@ def shop(tmp_path_factory):
     return Shop.open(tmp_path_factory.mktemp("shop"))
 
 
-def trained(shop, registry, **changes):
+def trained(shop, registry, page=False, **changes):
     settings = replace(QUICK, **changes)
     return train(
         shop.features,
@@ -46,14 +46,14 @@ def trained(shop, registry, **changes):
         lake=shop.lake,
         registry=registry,
         clock=shop.clock,
-        reports=registry.parent,
+        reports=registry.parent if page else None,
         settings=settings,
     )
 
 
 def test_a_net_is_bundled_and_serves_as_trained(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
-    report = trained(shop, tmp_path / "registry", architecture="mmoe")
+    report = trained(shop, tmp_path / "registry", page=True, architecture="mmoe")
     bundle = Bundle.load(
         tmp_path / "registry" / report.version, schema_hash=shop.features.schema_hash
     )
@@ -79,6 +79,7 @@ print('torch' in sys.modules)"""
     )
 
 
+@pytest.mark.nightly
 def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
     monkeypatch.setattr(inputs, "CHUNK_ROWS", 2_000)
@@ -94,6 +95,7 @@ def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeyp
     assert made["memory"] == made["files"]
 
 
+@pytest.mark.nightly
 def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     report = trained(shop, tmp_path / "plain")
@@ -119,7 +121,8 @@ def test_without_torch_a_net_raises_and_auto_uses_trees(shop, tmp_path, monkeypa
     monkeypatch.setattr(fitting, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"dcn needs torch.*\n.*pip install 'tailorbird\[deep\]'"):
         trained(shop, tmp_path / "registry", architecture="dcn")
-    report = trained(shop, tmp_path / "registry", architecture="auto")
+    few = {"requests": 600, "test_requests": 600}
+    report = trained(shop, tmp_path / "registry", architecture="auto", **few)
     assert report.about["architecture"] == "gbdt"
     assert any("torch is not installed" in note for note in report.notes)
 
@@ -132,7 +135,7 @@ def test_an_unknown_architecture_is_named(shop, tmp_path):
 def test_concurrent_net_trainings_of_a_slot_raise_but_trees_may_run(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     work = tmp_path / "work"
-    settings = replace(QUICK, architecture="mlp")
+    settings = replace(QUICK, architecture="mlp", requests=600, test_requests=600)
     folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": work}
     with hold_exclusive(work / "home.lock", ""):
         with pytest.raises(
@@ -145,26 +148,37 @@ def test_concurrent_net_trainings_of_a_slot_raise_but_trees_may_run(shop, tmp_pa
             HOME,
             **folders,
             clock=shop.clock,
-            settings=replace(QUICK, architecture="gbdt", parameters={}),
+            settings=replace(settings, architecture="gbdt", parameters={}),
         )
     train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
 
 
-@pytest.mark.nightly
+LEARNING = {
+    **QUICK.parameters,
+    "rate": 0.01,
+}  # so fast that a few requests take it far from where it began: else nothing goes on from it
+
+
+def incremental(shop, folder, clock):
+    settings = replace(
+        QUICK,
+        architecture="shared",
+        parameters=LEARNING,
+        incremental=True,
+        requests=600,
+        test_requests=600,
+    )
+    folders = {"lake": shop.lake, "registry": folder / "registry", "work": folder / "work"}
+    return train(shop.features, HOME, **folders, clock=clock, settings=settings)
+
+
 def test_an_incremental_training_continues_the_last_one(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
-
-    def at(clock, *, incremental):
-        settings = replace(QUICK, architecture="shared", incremental=incremental)
-        folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
-        return train(shop.features, HOME, **folders, clock=clock, settings=settings)
-
-    earlier = SimulatedClock(shop.clock.now() - DAY)
-    first = at(earlier, incremental=True)
+    first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
     assert any(
         "--incremental was asked for: there was no training before" in note for note in first.notes
     )
-    second = at(shop.clock, incremental=True)
+    second = incremental(shop, tmp_path, shop.clock)
     assert any(
         note.startswith("went on from the weights of the last training") for note in second.notes
     ), second.notes
@@ -210,25 +224,6 @@ def test_a_net_no_better_than_the_mean_is_reported_and_not_continued(shop, tmp_p
     assert not (tmp_path / "work" / "warm").exists()
 
 
-LEARNING = {
-    **QUICK.parameters,
-    "rate": 0.01,
-}  # so fast that a few requests take it far from where it began: else nothing goes on from it
-
-
-def incremental(shop, folder, clock, *, incremental=True):
-    settings = replace(
-        QUICK,
-        architecture="shared",
-        parameters=LEARNING,
-        incremental=incremental,
-        requests=600,
-        test_requests=600,
-    )
-    folders = {"lake": shop.lake, "registry": folder / "registry", "work": folder / "work"}
-    return train(shop.features, HOME, **folders, clock=clock, settings=settings)
-
-
 @pytest.mark.nightly
 def test_an_incremental_training_killed_after_saving_weights_is_bit_identical(
     shop, tmp_path, monkeypatch
@@ -261,6 +256,7 @@ def test_an_incremental_training_killed_after_saving_weights_is_bit_identical(
     assert uninterrupted.evaluation.to_dict() == again.evaluation.to_dict()
 
 
+@pytest.mark.nightly
 def test_a_net_continues_its_own_weights_despite_other_trainings(shop, tmp_path):
     """Also where all of them end at the same moment: one must not take the place of another."""
     pytest.importorskip("torch", reason="needs the extra deep")
@@ -419,6 +415,7 @@ def test_clicks_weigh_by_their_place_where_lists_were_drawn(shop, tmp_path):
     assert "position" not in bundle.encoder.names
 
 
+@pytest.mark.nightly
 def test_clicks_on_what_was_seen_weigh_by_their_place_too(shop, tmp_path):
     folders = {"lake": shop.lake, "registry": tmp_path / "registry", "clock": shop.clock}
     settings = replace(QUICK, position="weights", architecture="gbdt")

@@ -155,6 +155,7 @@ def test_the_test_part_is_not_read(shop, tmp_path, report: TuneReport):
     assert origins == sorted(set(origins))
 
 
+@pytest.mark.nightly
 def test_the_same_seed_gives_the_same_trials_and_another_seed_does_not(
     shop, tmp_path, report: TuneReport
 ):

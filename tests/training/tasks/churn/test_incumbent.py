@@ -337,6 +337,7 @@ def test_a_recipe_is_learned_by_the_declarations_of_the_champion(lake, tmp_path)
     )
 
 
+@pytest.mark.nightly
 def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declarations(
     lake, tmp_path
 ):
@@ -379,7 +380,7 @@ def test_a_champion_with_a_leaking_column_is_not_judged(lake, tmp_path):
     )
 
 
-@pytest.mark.parametrize("day", [200, 230])
+@pytest.mark.parametrize("day", [pytest.param(200, marks=pytest.mark.nightly), 230])
 def test_what_is_left_out_now_is_compared_with_the_champion_that_has_it(lake, tmp_path, day):
     """To leave out what is worth something is no way past the gate."""
     trained(lake, tmp_path, day, promoted=True)
@@ -406,7 +407,7 @@ def test_what_is_left_out_now_is_compared_with_the_champion_that_has_it(lake, tm
         ({"per": "event"}, "what counts as one purchase (per)"),
     ],
 )
-@pytest.mark.parametrize("day", [200, 230])
+@pytest.mark.parametrize("day", [200, pytest.param(230, marks=pytest.mark.nightly)])
 def test_a_champion_that_answers_another_question_is_not_judged(lake, tmp_path, day, changes, why):
     trained(lake, tmp_path, day, promoted=True)
     report = trained(lake, tmp_path, 244, Churn(window="28d", period="7d", **changes))

@@ -47,6 +47,7 @@ def test_simulated_parameters_are_recovered():
     )
 
 
+@pytest.mark.slow
 def test_a_fit_of_some_kinds_of_customers_is_nearly_that_of_all(monkeypatch):
     customers, _ = drawn(3_000)
     every = fit_pareto_nbd(customers)

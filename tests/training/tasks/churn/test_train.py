@@ -114,6 +114,7 @@ def test_no_unknown_user_is_scored():
         build_activity(events_of(1, person="anon:x"), CHURN, day(9))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_order_of_the_lake_changes_nothing():
     """Rows of the same past in another order, as compaction or another import leaves them: the same

@@ -30,7 +30,7 @@ from tailorbird.training.evaluation.estimate import ChampionEstimate
 from tailorbird.training.evaluation.gate import Decision, decide, describe_unevaluated
 from tailorbird.training.fit.fit import FittedModel, fit
 from tailorbird.training.fit.incremental import open_working_folder
-from tailorbird.training.fit.inputs import Parts
+from tailorbird.training.fit.inputs import SplitDatasets
 from tailorbird.training.fit.resume import UnfinishedRun
 from tailorbird.training.fit.retrieval import RetrievalChoice
 from tailorbird.training.fit.warm_trees import WarmTrees, find_warm_trees
@@ -43,13 +43,6 @@ from tailorbird.training.notes import (
     other_slot_notes,
     tuning_notes,
 )
-from tailorbird.training.parts import (
-    CandidatePlan,
-    build_parts,
-    build_retrieval,
-    sampling_notes,
-    split_requests,
-)
 from tailorbird.training.report.card import render_model_card
 from tailorbird.training.rivals import (
     Rivals,
@@ -60,6 +53,13 @@ from tailorbird.training.rivals import (
     recipe_hash,
 )
 from tailorbird.training.settings import Progress, TrainReport, TrainSettings
+from tailorbird.training.split_datasets import (
+    CandidatePlan,
+    build_retrieval,
+    build_split_datasets,
+    sampling_notes,
+    split_requests,
+)
 from tailorbird.training.stage_times import StageTimer
 
 
@@ -160,7 +160,7 @@ class _Model:
     retrieval: RetrievalChoice
     rivals: Rivals
     plan: CandidatePlan
-    parts: Parts
+    parts: SplitDatasets
     dropped_requests: int
     fitted: FittedModel
     warm_trees: WarmTrees
@@ -193,7 +193,7 @@ def _fit(task: _Task) -> _Model:
     plan = CandidatePlan(
         select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
-    parts, dropped_requests = build_parts(
+    parts, dropped_requests = build_split_datasets(
         material, features, material.data, split, plan, settings, timer
     )
     fitted = fit(

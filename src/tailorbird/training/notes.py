@@ -94,11 +94,11 @@ def other_slot_notes(
 
 
 def comparison_notes(
-    champion: str, incumbent: Bundle | None, unjudged: str, test: Dataset, test_from: int
+    champion: str, incumbent: Bundle | None, unjudged_reason: str, test: Dataset, test_from: int
 ) -> list[str]:
     """Describe caveats of the comparison with the incumbent."""
-    if unjudged:
-        return [describe_unevaluated(champion, unjudged)]
+    if unjudged_reason:
+        return [describe_unevaluated(champion, unjudged_reason)]
     if incumbent is None or incumbent.manifest.window.ts_to <= test_from:
         return []
     share = float(np.mean(test.t < incumbent.manifest.window.ts_to))

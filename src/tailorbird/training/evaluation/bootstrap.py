@@ -207,14 +207,12 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 def flatten_intervals(figures: Mapping[str, Interval]) -> dict[str, float | None]:
     """Return `name`, `name_low` and `name_high` for each metric; None where not finite."""
-    figures: dict[str, float | None] = {}
+    flat: dict[str, float | None] = {}
     for name, figure in figures.items():
-        (
-            figures[name],
-            figures[f"{name}_low"],
-            figures[f"{name}_high"],
-        ) = (round_finite(x) for x in (figure.value, figure.low, figure.high))
-    return figures
+        flat[name], flat[f"{name}_low"], flat[f"{name}_high"] = (
+            round_finite(x) for x in (figure.value, figure.low, figure.high)
+        )
+    return flat
 
 
 def flatten_tables(

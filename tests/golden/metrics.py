@@ -71,7 +71,7 @@ def _server_metrics() -> bytes:
     server_metrics.churn_loaded("example", "v0001")
     server_metrics.watch_shedding(Shedder(threads=1))
     server_metrics.watch_limits(lambda: _ONE)
-    server_metrics.watch_breakers(lambda: [BreakerState("example", open=False, opened=0, late=0)])
+    server_metrics.watch_breakers(lambda: [BreakerState("example", False, 0, 0)])
     server_metrics.watch_hedge(Hedge())
     server_metrics.watch_rollout(lambda: {"champion": "v0001"})
     server_metrics.watch_collector(_collector)

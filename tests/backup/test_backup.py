@@ -88,7 +88,7 @@ def test_old_backups_are_deleted_with_what_only_they_had(shop: Project, tmp_path
     send(shop, clicks("dan", 5))
     blobs = {path.name for path in (vault / "blobs").rglob("*") if path.is_file()}
     second = project.backup(vault, keep=1)
-    assert second.pruned_count == 1
+    assert second.pruned == 1
     left = {path.name for path in (vault / "blobs").rglob("*") if path.is_file()}
     assert blobs - left, "blobs of the first alone are gone"
     with pytest.raises(UsageError):

@@ -78,7 +78,7 @@ class BackupReport:
         written_bytes: what was new and had to be written.
         log_rows: number of rows of each log file.
         cluster: address of the logs if they are topics, which the backup does not hold.
-        pruned_count: number of older backups that were deleted.
+        pruned: number of older backups that were deleted.
     """
 
     uri: str
@@ -90,7 +90,7 @@ class BackupReport:
     seconds: float
     log_rows: dict[str, int] = field(default_factory=dict)
     cluster: str = ""
-    pruned_count: int = 0
+    pruned: int = 0
 
     def __repr__(self) -> str:
         lines = [
@@ -103,8 +103,8 @@ class BackupReport:
                 f"  The logs are topics of {self.cluster} and stay there; this holds the lake, "
                 "the registry, settings and positions."
             )
-        if self.pruned_count:
-            lines.append(f"  {self.pruned_count:,} older backups were deleted")
+        if self.pruned:
+            lines.append(f"  {self.pruned:,} older backups were deleted")
         return "\n".join(lines)
 
     _repr_html_ = text_html
@@ -149,7 +149,7 @@ def create_backup(
             pruned = vault.prune(keep) if keep else 0
         finally:
             lock.release()
-    return replace(report, pruned_count=pruned)
+    return replace(report, pruned=pruned)
 
 
 def _require_own(project: Project, vault: Vault) -> None:

@@ -51,6 +51,7 @@ def console(*, stderr: bool = False) -> Console:
         stderr=stderr,
         highlight=False,
         markup=False,
+        emoji=False,
         soft_wrap=not terminal,
         width=None if terminal else _FILE_WIDTH,
     )

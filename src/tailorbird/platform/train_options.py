@@ -159,10 +159,10 @@ def base_settings(
     )
 
 
-def window_us(text: str, project: Project) -> int:
-    """Return `--window`, or the project's default, in microseconds."""
+def window_us(text: str, project: Project, *, option: str = "--window") -> int:
+    """Return the window of an option, or the project's default, in microseconds."""
     return (
-        parse_span(text, "--window")
+        parse_span(text, option)
         if text
         else parse_span(project.settings.train.window, "train.window")
     )

@@ -140,9 +140,13 @@ def test_an_outcome_that_never_happened_is_refused(shop: Project, material: Mate
 
 
 def test_what_is_not_replayed_is_named(tmp_path: Path) -> None:
-    from tailorbird.ranking import Pin
-    from tailorbird.training.evaluation.off_policy import ignored_rules
+    from tailorbird.ranking import Boost, Pin
+    from tailorbird.training.evaluation.off_policy import ignored_settings
 
-    slot = Slot("home", rules=["item.stock > 0", "user.age > 18"], pins=[Pin("i1")])
-    assert ignored_rules(slot) == ("not replayed: user.age > 18, pins",)
-    assert ignored_rules(SLOT) == ()
+    boost = Boost("context.device == 'phone'", 2.0)
+    slot = Slot("home", rules=["item.stock > 0", "user.age > 18"], pins=[Pin("i1")], boosts=[boost])
+    assert ignored_settings(slot, SLOT) == (
+        "not replayed: user.age > 18, boost context.device == 'phone', pins, size 12, but that of "
+        "each answer",
+    )
+    assert ignored_settings(SLOT, SLOT) == ()

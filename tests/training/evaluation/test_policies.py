@@ -21,6 +21,8 @@ home = Slot("home", size=2, sources={"popular": 50, "new_items": 50}, hide_seen=
             objective={"click": 1.0})
 cheap = Slot("cheap", size=2, sources={"popular": 50, "new_items": 50}, hide_seen=(),
              objective={"click": 1.0}, rules=["item.price < 4"])
+one = Slot("one", size=1, sources={"popular": 50, "new_items": 50}, hide_seen=(),
+           objective={"click": 1.0})
 """
 EXPERIMENTS = """
 from tailorbird.experiments import Experiment, Metric
@@ -80,6 +82,7 @@ def test_an_arm_is_compared_with_the_control_of_its_experiment(shop: Project) ->
     against = shop.experiments.estimate(arm="rules:even", against="rules:low")
     _require_truth(against, EVEN, CHEAP)
     told = must_json("-C", shop.root, "experiment", "estimate", "--arm", "rules:low")
+    assert told["policies"] == {"new": "rules:low", "old": "rules:model"}
     assert told["new"]["estimates"]["dr"]["value"] == pytest.approx(CHEAP, abs=0.05)
 
 
@@ -87,10 +90,13 @@ def test_an_arm_is_compared_with_the_control_of_its_experiment(shop: Project) ->
     ("named", "message"),
     [
         ({}, "nothing to estimate is named"),
-        ({"bundle": "champion"}, "are the same: v0001 with the settings of slot home"),
+        ({"bundle": "champion"}, "the same: v0001 with the settings of slot home"),
         ({"arm": "rules:lo"}, "experiment rules has no arm 'lo'"),
         ({"arm": "rule:low"}, "there is no experiment 'rule'"),
         ({"arm": "rules:low", "formula": "click"}, "an arm names its version"),
+        ({"arm": "rules:model"}, "rules:model is the control of its experiment"),
+        ({"arm": "rules:low", "slot": "cheap"}, "runs in slot home, and answers of slot cheap"),
+        ({"settings_of": "one"}, "differ in nothing that is replayed: .*size 1"),
     ],
 )
 def test_what_is_no_policy_is_refused(shop: Project, named: dict, message: str) -> None:
@@ -100,12 +106,11 @@ def test_what_is_no_policy_is_refused(shop: Project, named: dict, message: str) 
 
 def test_a_plan_tells_which_interval_a_share_of_drawn_slates_buys(shop: Project) -> None:
     plan = shop.experiments.plan("rules", drawn_shares=True)
-    rows = [row for row in plan.drawn_shares if row.arm == "rules:low"]
-    shares, widths = [row.share for row in rows], [row.half_width for row in rows]
-    assert shares == sorted(shares)
-    assert widths[0] > widths[3] > 0
-    assert not rows[0].cost > rows[-1].cost
-    assert rows[-1].unsupported == 0
+    by_arm = {row.arm: row for row in plan.drawn_shares if row.share == 0.1}
+    low, even = by_arm["rules:low"], by_arm["rules:even"]
+    assert low.half_width > even.half_width > 0
+    assert even.effective > 4 * low.effective  # any item may be shown, cheap or not
+    assert low.cost > 0 == low.unsupported
     text = must("-C", shop.root, "experiment", "plan", "rules", "--drawn-shares")
     assert "Estimates from the log alone, after 7 days" in text
 

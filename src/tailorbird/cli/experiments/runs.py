@@ -104,7 +104,8 @@ def _print_drawn_shares(result: "Plan") -> None:
     title = f"Estimates from the log alone, after {result.duration_days:g} days"
     print_table(title, columns, rows, right=columns[1:])
     console().print(
-        "Intervals are those of ips for an arm as good as the control; dr is usually narrower. "
+        "Half the width of the interval of the difference, in shares of what the log earned, by ips "
+        "for an arm as good as the control; dr is usually narrower. "
         'Explore(method="plackett_luce", first=1, share=…, temperature=0.3) draws slates. The cost '
         "is the share of its outcome that the model expects to lose."
     )

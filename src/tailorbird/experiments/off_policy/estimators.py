@@ -44,10 +44,16 @@ class Terms:
     @property
     def value(self) -> float:
         """The estimate."""
-        return float(np.sum(self.numerator.sum(axis=0) / self.denominator.sum(axis=0)))
+        return float(_ratio(self.numerator.sum(axis=0), self.denominator.sum(axis=0)).sum())
 
 
 Estimator = Callable[[PolicySample], Terms]
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Divide; NaN at a position whose weights are all 0, for which the estimate is refused."""
+    nothing = np.full(denominator.shape, np.nan)
+    return np.divide(numerator, denominator, out=nothing, where=denominator != 0)
 
 
 def dm(sample: PolicySample) -> Terms:
@@ -63,7 +69,7 @@ def ips(sample: PolicySample) -> Terms:
 
 def snips(sample: PolicySample) -> Terms:
     """Estimate by self-normalised inverse propensity scores."""
-    value = (sample.weight * sample.reward).sum(axis=0) / sample.weight.sum(axis=0)
+    value = _ratio((sample.weight * sample.reward).sum(axis=0), sample.weight.sum(axis=0))
     assumed = np.stack([value, value])
     return Terms(sample.weight * sample.reward, sample.weight, assumed)
 

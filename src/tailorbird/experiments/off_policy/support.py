@@ -18,7 +18,7 @@ ESS_MIN = 100.0
 UNSUPPORTED_MAX = 0.05
 FIX = (
     'log more, or let a share of requests draw the whole slate: Explore(method="plackett_luce", '
-    "first=1, share=0.1, temperature=0.3)"
+    "first=1, share=0.1, temperature=0.3); tailorbird experiment plan --drawn-shares tells the share"
 )
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tailorbird.config import Project
-from tailorbird.errors import UsageError, suggest_name
+from tailorbird.errors import DeclarationError, UsageError, suggest_name
 from tailorbird.experiments.assign import Experiment
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.train_options import window_us
@@ -76,16 +76,22 @@ def estimate_policy(
             fix="use --bundle VERSION, --formula TEXT, --settings-of SLOT or --arm EXPERIMENT:ARM",
         )
     if arm:
-        experiment = _find_experiment(project, arm)[0]
+        experiment = _find_experiment(project, arm, "--arm")[0]
         own_slot = project.slot(slot or experiment.slot)
         new = arm_policy(project, arm, own_slot)
-        against = against or f"{arm.partition(':')[0]}:{experiment.control_arm}"
+        if not against and arm.partition(":")[2] == experiment.control_arm:
+            raise UsageError(
+                f"{arm} is the control of its experiment",
+                where="--arm",
+                fix=f"name another arm, or what it is compared with: --against {CHAMPION}",
+            )
+        against = against or f"{experiment.name}:{experiment.control_arm}"
     else:
         own_slot = project.slot(slot)
         new = _version_policy(project, own_slot, bundle or CHAMPION, formula, settings_of)
     against = against or CHAMPION
     old = (
-        arm_policy(project, against, own_slot)
+        arm_policy(project, against, own_slot, option="--against")
         if ":" in against
         else _version_policy(project, own_slot, against)
     )
@@ -99,7 +105,7 @@ def estimate_policy(
         registry=project.paths.registry,
         clock=clock,
         settings=TrainSettings(
-            window_us=window_us(since, project),
+            window_us=window_us(since, project, option="--since"),
             lateness_us=project.plan.lateness_us,
             test_requests=ESTIMATE_ANSWERS,
         ),
@@ -118,6 +124,7 @@ def plan_drawn_shares(
 
     Raises:
         DeclarationError: the slot has quotas, diversity, promotions or pins.
+        UsageError: the control is `random`.
         NotReadyError: no response is left whose outcome is known.
     """
     from tailorbird.training.evaluation.estimate import load_responses
@@ -126,40 +133,60 @@ def plan_drawn_shares(
     slot = project.slot(experiment.slot)
     arms = (experiment.control_arm, *experiment.treatments)
     control, *treatments = (arm_policy(project, f"{experiment.name}:{arm}", slot) for arm in arms)
+    if control.order == "random":
+        raise UsageError(
+            f"the control {experiment.control_arm} draws every slate evenly already",
+            where=f"experiment {experiment.name}, --drawn-shares",
+            fix="leave out --drawn-shares",
+        )
     event_type = experiment.metric.event_type
     outcome = event_type if event_type and event_type != "answer" else "click"
-    clock = project.clock()
+    try:
+        policies = drawn_policies(control, treatments)
+    except DeclarationError as error:
+        raise DeclarationError(
+            error.message,
+            where=f"experiment {experiment.name}, --drawn-shares",
+            fix="leave out --drawn-shares",
+        ) from None
     log = load_responses(
         project.features,
         slot,
-        drawn_policies(control, treatments),
+        policies,
         lake=project.paths.lake,
         registry=project.paths.registry,
-        clock=clock,
+        clock=project.clock(),
         settings=TrainSettings(
-            window_us=window_us(since, project),
+            window_us=window_us(since, project, option="--since"),
             lateness_us=project.plan.lateness_us,
             test_requests=PLAN_ANSWERS,
         ),
         outcome=outcome,
     )
-    return drawn_shares(log, outcome, log.responses_per_day * days)
+    return drawn_shares(log, outcome, min(log.responses_per_day * days, ESTIMATE_ANSWERS))
 
 
-def arm_policy(project: Project, arm: str, slot: Slot) -> "Policy":
+def arm_policy(project: Project, arm: str, slot: Slot, *, option: str = "--arm") -> "Policy":
     """Return what serves an EXPERIMENT:ARM: its version, its slot's settings, or its baseline.
 
-    Raises UsageError if there is no such experiment or arm.
+    Raises UsageError if there is no such experiment or arm, or it runs in another slot.
     """
     from tailorbird.training.evaluation.policies import Policy
 
-    experiment, versions = _find_experiment(project, arm)
+    experiment, versions = _find_experiment(project, arm, option)
     name = arm.partition(":")[2]
     if name not in experiment.arms:
         raise UsageError(
             f"experiment {experiment.name} has no arm {name!r}",
-            where=f"--arm {arm}",
+            where=f"{option} {arm}",
             fix=suggest_name(name, experiment.arms, f"use one of {', '.join(experiment.arms)}"),
+        )
+    if project.slot(experiment.slot).name != slot.name:
+        raise UsageError(
+            f"experiment {experiment.name} runs in slot {experiment.slot}, and answers of slot "
+            f"{slot.name} are replayed",
+            where=f"{option} {arm}",
+            fix="compare arms of one slot",
         )
     settings = project.slot(experiment.slots[name]) if name in experiment.slots else slot
     return Policy(
@@ -197,7 +224,7 @@ def _with_formula_in_force(project: Project, slot: Slot) -> Slot:
     return replace(slot, objective=parse_formula(change.text, where=f"slot {slot.name}"))
 
 
-def _find_experiment(project: Project, arm: str) -> tuple[Experiment, dict[str, str]]:
+def _find_experiment(project: Project, arm: str, option: str) -> tuple[Experiment, dict[str, str]]:
     """Return the experiment of an EXPERIMENT:ARM, and the version of each arm that names one."""
     name = arm.partition(":")[0]
     started = read_experiments(project.paths.registry)
@@ -206,12 +233,16 @@ def _find_experiment(project: Project, arm: str) -> tuple[Experiment, dict[str, 
     if name in project.experiments:
         declared = project.experiments[name]
         return declared, dict(declared.versions)
-    for slot in project.slots.values():
-        if slot.experiment is not None and slot.experiment.name == name:
-            return replace(slot.experiment, slot=slot.name), {}
-    names = [*project.experiments, *(each.name for each in started.experiments)]
+    splits = {
+        slot.experiment.name: replace(slot.experiment, slot=slot.name)
+        for slot in project.slots.values()
+        if slot.experiment is not None
+    }
+    if name in splits:
+        return splits[name], {}
+    names = [*project.experiments, *(each.name for each in started.experiments), *splits]
     raise UsageError(
         f"there is no experiment {name!r}",
-        where=f"--arm {arm}",
+        where=f"{option} {arm}",
         fix=suggest_name(name, names, "declare it in experiments.py, and name EXPERIMENT:ARM"),
     )

@@ -29,7 +29,9 @@ from tailorbird.training.evaluation.off_policy import (
     OffPolicyReport,
     PolicyGroup,
     evaluate_off_policy,
+    ignored_settings,
     read_responses,
+    replayed_settings,
 )
 from tailorbird.training.evaluation.policies import Policy, live_columns_of, scorer_of
 from tailorbird.training.settings import TrainSettings
@@ -286,15 +288,34 @@ def _load_policies(
                     fix="name a version with a model: tailorbird models list",
                 )
         name = policy.name or (bundle.version if bundle is not None else policy.order)
-        served, version = policy.served_slot, bundle.version if bundle is not None else ""
         for other, other_bundle in loaded.values():
-            other_version = other_bundle.version if other_bundle is not None else ""
-            is_same_order = (other.order, other_version) == (policy.order, version)
-            if is_same_order and other.served_slot == served:
-                raise UsageError(
-                    f"{name} and the policy that it is compared with are the same: "
-                    f"{version or policy.order} with the settings of slot {served.name}",
-                    fix="name another version, formula, slot or arm",
-                )
+            _require_difference((other, other_bundle), (policy, bundle))
         loaded[name] = policy, bundle
     return loaded
+
+
+def _require_difference(
+    policy: tuple[Policy, Bundle | None], other: tuple[Policy, Bundle | None]
+) -> None:
+    """Refuse two policies whose replays are the same."""
+    (new, bundle), (old, other_bundle) = policy, other
+    version = bundle.version if bundle is not None else ""
+    other_version = other_bundle.version if other_bundle is not None else ""
+    settings = replayed_settings(new.served_slot)
+    if (new.order, version, settings) != (
+        old.order,
+        other_version,
+        replayed_settings(old.served_slot),
+    ):
+        return
+    subject = f"{version or new.order} with the settings of slot {new.slot.name}"
+    ignored = ignored_settings(new.slot, old.slot) or ignored_settings(old.slot, new.slot)
+    if new.slot != old.slot and ignored:
+        raise UsageError(
+            f"the two policies differ in nothing that is replayed: {subject}; {ignored[0]}",
+            fix="compare them by an experiment: tailorbird experiment start",
+        )
+    raise UsageError(
+        f"the two policies are the same: {subject}",
+        fix="name another version, formula, slot or arm, or another --against",
+    )

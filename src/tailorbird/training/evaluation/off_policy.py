@@ -111,14 +111,15 @@ class OffPolicyReport:
     _repr_html_ = text_html
 
     def __repr__(self) -> str:
-        return f"{self.new} against {self.old}, slot {self.slot}\n{self.evaluation}"
+        rebuilt = f"{self.rebuilt:.1%} of the logged items are among the replayed candidates"
+        head = f"{self.new} against {self.old}, slot {self.slot}"
+        return "\n".join([head, str(self.evaluation), rebuilt, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         return {
             "slot": self.slot,
-            "new": self.new,
-            "old": self.old,
+            "policies": {"new": self.new, "old": self.old},
             "outcome": self.outcome,
             "value": ONE_STEP,
             "from": to_iso(self.ts_from),
@@ -196,7 +197,7 @@ def evaluate_off_policy(
     scorers = {name: scorer for group in groups for name, scorer in group.scorers.items()}
     new, old = scorers
     reward_model = reward_model or new
-    samples, is_candidate = {}, np.zeros(data.rows, bool)
+    samples, rebuilt = {}, 0.0
     for group in groups:
         group_scorers = {**group.scorers, reward_model: scorers[reward_model]}
         slates = SlateReplay(
@@ -206,7 +207,7 @@ def evaluate_off_policy(
         for response in slates.responses(group.replay):
             recorder.record(response)
         samples |= {name: recorder.sample(name) for name in group.scorers}
-        is_candidate = recorder.is_candidate  # at last of the old policy, which is mostly the log's
+        rebuilt = max(rebuilt, float(recorder.is_candidate.mean()))
     return OffPolicyReport(
         slot.name,
         new,
@@ -214,19 +215,46 @@ def evaluate_off_policy(
         outcome,
         int(data.t[0]),
         int(data.t[-1]),
-        float(is_candidate.mean()),
+        rebuilt,
         evaluate_policies(samples[new], samples[old], seed=seed),
-        tuple(dict.fromkeys(note for group in groups for note in ignored_rules(group.slot))),
+        tuple(
+            dict.fromkeys(note for group in groups for note in ignored_settings(group.slot, slot))
+        ),
     )
 
 
-def ignored_rules(slot: Slot) -> tuple[str, ...]:
-    """Describe the parts of a slot that a replay leaves out."""
-    rules = compile_rules(slot.rules, where=f"slot {slot.name}")
-    parts = [rule.text for rule in rules.rules if not rule.is_item_only]
+def ignored_settings(slot: Slot, logged: Slot) -> tuple[str, ...]:
+    """Describe the settings of a slot that a replay of another one's responses leaves out."""
+    item_only = replayed_settings(slot)
+    parts = [rule for rule in slot.rules if rule not in item_only.rules]
+    parts += [f"boost {boost.when}" for boost in slot.boosts if boost not in item_only.boosts]
     names = (("caps", slot.caps), ("pins", slot.pins), ("promotions", slot.promotions))
     parts += [name for name, declared in names if declared]
+    parts += [f"size {slot.size}, but that of each answer"] if slot.size != logged.size else []
     return (f"not replayed: {', '.join(parts)}",) if parts else ()
+
+
+def replayed_settings(slot: Slot) -> Slot:
+    """Return a slot with what a replay uses alone, whatever its name."""
+    where = f"slot {slot.name}"
+
+    def is_item_only(text: str) -> bool:
+        return all(rule.is_item_only for rule in compile_rules([text], where=where).rules)
+
+    return Slot(
+        "replayed",
+        objective=slot.objective,
+        sources=slot.sources,
+        rules=[rule for rule in slot.rules if is_item_only(rule)],
+        hide_seen=slot.hide_seen,
+        per_category=slot.per_category,
+        quotas=slot.quotas,
+        diversity=slot.diversity,
+        explore=slot.explore,
+        boosts=[boost for boost in slot.boosts if is_item_only(boost.when)],
+        allow=slot.allow,
+        deny=slot.deny,
+    )
 
 
 class _Recorder:
@@ -248,10 +276,10 @@ class _Recorder:
         rows = slice(*self._data.offsets[response.request : response.request + 2])
         shown = find_positions(self._data.item[rows], response.items)
         self.is_candidate[rows] = shown >= 0
-        predicted = response.predictions.get(self._reward_model)
-        self._has_model &= predicted is not None
         if not response.items.size:
             return
+        predicted = response.predictions.get(self._reward_model)
+        self._has_model &= predicted is not None
         if predicted is not None:
             self._prediction[rows] = np.where(shown >= 0, predicted[np.maximum(shown, 0)], 0.0)
         for name in self._target:

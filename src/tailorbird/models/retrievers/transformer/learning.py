@@ -25,7 +25,8 @@ def train_net(
     net: SequenceNet, recipe: TransformerSettings, data: SequenceWindows, steps: int
 ) -> list[float]:
     """Run Adam over `steps` batches with warm-up and cosine decay, and return the losses."""
-    optimiser = torch.optim.Adam(net.parameters(), lr=recipe.rate, betas=(0.9, 0.98))
+    # One pass over all weights: the table of items makes the plain loop a tenth of a training.
+    optimiser = torch.optim.Adam(net.parameters(), lr=recipe.rate, betas=(0.9, 0.98), fused=True)
     warm_up_steps = max(steps // 20, 1)
     generator = torch.Generator().manual_seed(recipe.seed)
     share = torch.from_numpy(

@@ -60,7 +60,7 @@ def catalogue(project: Project) -> tuple[dict, set]:
     while found.refresh():
         pass
     found.stop()
-    return found._items, set(found._seen.ids)
+    return found._items, set(found._seen_items.ids)
 
 
 def test_no_message_holds_anything_of_them_and_everything_goes_on(

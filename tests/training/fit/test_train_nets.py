@@ -136,7 +136,7 @@ def test_concurrent_net_trainings_of_a_slot_raise_but_trees_may_run(shop, tmp_pa
     pytest.importorskip("torch", reason="needs the extra deep")
     work = tmp_path / "work"
     settings = replace(QUICK, architecture="mlp", requests=600, test_requests=600)
-    folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": work}
+    folders = {"lake": shop.lake, "registry": tmp_path / "registry", "working_folder": work}
     with hold_exclusive(work / "home.lock", ""):
         with pytest.raises(
             LockedError, match=f"a net for slot home is trained by process {os.getpid()} already"
@@ -168,7 +168,11 @@ def incremental(shop, folder, clock):
         requests=600,
         test_requests=600,
     )
-    folders = {"lake": shop.lake, "registry": folder / "registry", "work": folder / "work"}
+    folders = {
+        "lake": shop.lake,
+        "registry": folder / "registry",
+        "working_folder": folder / "work",
+    }
     return train(shop.features, HOME, **folders, clock=clock, settings=settings)
 
 
@@ -209,7 +213,11 @@ def test_a_net_no_better_than_the_mean_is_reported_and_not_continued(shop, tmp_p
     settings = replace(
         QUICK, architecture="shared", parameters=parameters, requests=300, test_requests=300
     )
-    folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
+    folders = {
+        "lake": shop.lake,
+        "registry": tmp_path / "registry",
+        "working_folder": tmp_path / "work",
+    }
     report = train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
     (note,) = (
         note
@@ -269,7 +277,11 @@ def test_a_net_continues_its_own_weights_despite_other_trainings(shop, tmp_path)
             requests=600,
             test_requests=600,
         )
-        folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
+        folders = {
+            "lake": shop.lake,
+            "registry": tmp_path / "registry",
+            "working_folder": tmp_path / "work",
+        }
         report = train(shop.features, HOME, **folders, clock=clock, settings=settings)
         return next(
             note
@@ -374,7 +386,11 @@ def test_two_processes_share_a_training_with_bit_identical_results(shop, tmp_pat
             requests=600,
             test_requests=600,
         )
-        folders = {"lake": shop.lake, "registry": tmp_path / f"registry {count}", "work": work}
+        folders = {
+            "lake": shop.lake,
+            "registry": tmp_path / f"registry {count}",
+            "working_folder": work,
+        }
         report = train(
             shop.features,
             HOME,

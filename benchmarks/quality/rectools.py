@@ -160,7 +160,7 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
     from tailorbird.training.dataset.rows import load_material
     from tailorbird.training.fit.retrieval import EVENTS_MIN
     from tailorbird.training.fit.towers import add_spaces, make_learner
-    from tailorbird.training.parts import index_moments, split_requests
+    from tailorbird.training.split_datasets import index_moments, split_requests
 
     site = open_project(case.root)
     slot, now = site.slot(site.settings.train.slot), clock_as_of("latest", site).now()

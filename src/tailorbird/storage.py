@@ -112,10 +112,10 @@ class LocalStorage:
         self._write(self.path, "xb", data)
 
     def replace(self, data: bytes) -> None:
-        draft = self.path.with_name(self.path.name + ".new")
-        self._write(draft, "wb", data)
+        draft_path = self.path.with_name(self.path.name + ".new")
+        self._write(draft_path, "wb", data)
         with self.errors():
-            draft.replace(self.path)
+            draft_path.replace(self.path)
         LocalStorage(self.path.parent).sync()
 
     def append(self, data: bytes) -> None:
@@ -133,18 +133,20 @@ class LocalStorage:
 
     def sync(self) -> None:
         with self.errors():
-            handle = os.open(self.path, os.O_RDONLY)
+            descriptor = os.open(self.path, os.O_RDONLY)
             try:
-                _sync(handle)
+                _sync(descriptor)
             finally:
-                os.close(handle)
+                os.close(descriptor)
 
     def make_folder(self) -> None:
-        missing = [self.path, *self.path.parents]
-        missing = missing[: next(i for i, folder in enumerate(missing) if folder.exists())]
+        missing_folders = [self.path, *self.path.parents]
+        missing_folders = missing_folders[
+            : next(i for i, folder in enumerate(missing_folders) if folder.exists())
+        ]
         with self.errors():
             self.path.mkdir(parents=True, exist_ok=True)
-        for missing_folder in reversed(missing):
+        for missing_folder in reversed(missing_folders):
             LocalStorage(missing_folder.parent).sync()
 
     def sha256(self) -> str:
@@ -234,6 +236,6 @@ def storage_at(path: StoragePath) -> LocalStorage | S3Storage:
     return S3Storage(path) if isinstance(path, ObjectPath) else LocalStorage(path)
 
 
-def _sync(handle: int) -> None:
+def _sync(descriptor: int) -> None:
     if not faults.is_disabled("lake.sync"):
-        os.fsync(handle)
+        os.fsync(descriptor)

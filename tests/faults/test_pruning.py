@@ -221,7 +221,9 @@ def test_the_logs_of_imports_and_of_dead_servers_are_pruned_by_the_lake(project,
     assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {}
     assert not open_reader(response_log_path(paths.stream, "serve-1")).start()
 
-    assert import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).already
+    assert import_files(
+        paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK
+    ).is_repeated
     second = history(tmp_path / "files", "second", 2 * BODIES)
     assert (
         import_files(paths.stream, "tailorbird", second, plan=project.plan, clock=CLOCK).accepted

@@ -37,14 +37,14 @@ def test_a_derived_column_shows_what_it_read(kit):
     explanation = explain(
         kit.every_kind(), "habit", ReadRequest(person="u1"), "i1", kit.T0 + 1, 9, events
     )
-    assert [read.name for read in explanation.reads] == [
+    assert [read.name for read in explanation.inputs] == [
         "age",
         "clicks_2m",
         "price_mean",
         "spend",
         "stock",
     ]
-    assert {read.name: read.value for read in explanation.reads}["spend"] == 40.0
+    assert {read.name: read.value for read in explanation.inputs}["spend"] == 40.0
 
 
 def test_what_a_missing_value_lacks_is_reported(kit):
@@ -91,7 +91,7 @@ def test_the_named_events_alone_give_the_same_value(kit, data):
     t = kit.T0 + 60 * SECOND
     for name in (*features.numeric, *features.categorical, *features.sequences):
         explanation = explain(features, name, request, "i1", t, len(events), events)
-        if not explanation.reads and not name.startswith("session"):
+        if not explanation.inputs and not name.startswith("session"):
             alone = [*(event for event in explanation.events if event not in profiles), *profiles]
             again = explain(features, name, request, "i1", t, len(events), alone)
             assert again.value == explanation.value or again.value != again.value

@@ -166,7 +166,7 @@ def test_rows_of_erased_people_are_refused_and_not_sent(site: Site) -> None:
 def test_a_second_replay_sends_nothing(site: Site) -> None:
     site.replay()
     again = site.replay()
-    assert (again.examined, again.before, again.sent) == (1, 3, 0)
+    assert (again.examined, again.replayed_before, again.sent) == (1, 3, 0)
     site.load(MENDED)
     assert (site.replay().sent, site.load(MENDED)) == (0, {})
 
@@ -215,7 +215,7 @@ def test_roles_with_the_old_declarations_refuse_it_once_more_and_it_can_be_repla
     site.replay()
     assert site.load(OLD) == {"refused": 3}
     again = site.replay()
-    assert (again.before, again.sent) == (3, 3)
+    assert (again.replayed_before, again.sent) == (3, 3)
     assert site.load(MENDED) == {"accepted": 3}
 
 
@@ -421,7 +421,7 @@ def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     after = site.replay(QuarantineFilter())
-    assert after.before + after.accepted == 12
+    assert after.replayed_before + after.accepted == 12
     assert site.load(MENDED) == {"accepted": 12}  # none was sent twice either
     assert site.replay(QuarantineFilter()).sent == 0
     table = Lake(site.lake).events(["event_id", "raw_partition"])

@@ -422,7 +422,7 @@ def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path
         tmp_path / "of-user-4712.jsonl",
         plan=project.plan,
         clock=CLOCK,
-    ).already, "it is known by its content"
+    ).is_repeated, "it is known by its content"
 
 
 def test_of_rows_of_others_only_what_is_said_of_the_asked_is_told(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_new_and_changed_items_match_at_once():
     assert matches.rows[:2].tolist() == [far, N]
     assert np.unique(matches.rows).size == matches.rows.size == N + 1
     again = after.inverted.extended(np.zeros(0, np.intp), N + 1)
-    assert np.array_equal(again.stale, after.inverted.stale)
+    assert np.array_equal(again.is_stale, after.inverted.is_stale)
 
 
 def test_an_added_item_is_in_the_lists_of_the_next_index():
@@ -155,7 +155,7 @@ def test_an_added_item_is_in_the_lists_of_the_next_index():
         space(USERS[0], INVERTED).index,
         [NewItem("new", {"title": "x"}, 1), NewItem("i7", {"title": "x"}, 1)],
     )
-    assert np.flatnonzero(grown.vectors.inverted.stale).tolist() == [7, N]
+    assert np.flatnonzero(grown.vectors.inverted.is_stale).tolist() == [7, N]
 
 
 def test_nothing_is_built_where_it_would_spare_nothing():

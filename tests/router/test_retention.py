@@ -72,7 +72,7 @@ def catalogue(site):
     served.refresh()
     served.stop()
     return {id_: (one.attributes, one.valid_from) for id_, one in served._items.items()}, set(
-        served._seen.ids
+        served._seen_items.ids
     )
 
 

@@ -85,7 +85,7 @@ def test_rows_are_in_order_of_time_and_id_however_many_are_sorted_at_once(
     )  # so that 500 rows are several batches
     expected = _history(tmp_path / "e.jsonl")
     report = _import(tmp_path / "stream", tmp_path / "e.jsonl", run_rows=run_rows)
-    assert (report.rows, report.accepted, report.already) == (500, 500, False)
+    assert (report.rows, report.accepted, report.is_repeated) == (500, 500, False)
     assert _ids(tmp_path / "stream") == expected
     assert not (tmp_path / "stream" / "import-runs").exists()
 
@@ -135,7 +135,7 @@ def test_the_same_files_again_are_said_to_be_there(tmp_path: Path) -> None:
     report = _import(
         tmp_path / "stream", tmp_path / "moved", now=NOW + DAY, plan=RoutePlan(skew_us=1)
     )
-    assert (report.already, report.rows) == (True, 0)
+    assert (report.is_repeated, report.rows) == (True, 0)
     assert _ids(tmp_path / "stream") == expected
 
 
@@ -224,7 +224,7 @@ def test_killed_at_any_commit_it_goes_on_without_loss_or_repeat(tmp_path: Path, 
         raise AssertionError("it never came through")
     assert hit > 1
     assert _ids(stream) == expected
-    assert _import(stream, tmp_path / "e.jsonl").already
+    assert _import(stream, tmp_path / "e.jsonl").is_repeated
     assert [path.name for path in stream.iterdir() if path.is_dir()] == []
 
 
@@ -329,7 +329,7 @@ def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):
         connection.execute("UPDATE block SET payload = x'00'")
     report = _import(stream, tmp_path / "e.jsonl")
     assert [Path(name).name for name in report.set_aside] == ["raw-import.db.damaged-0"]
-    assert (report.already, report.accepted) == (False, 500)
+    assert (report.is_repeated, report.accepted) == (False, 500)
     with Router(stream, PLAN, clock=SimulatedClock(NOW)) as router:
         assert router.step().accepted == 500
 

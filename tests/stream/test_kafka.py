@@ -59,7 +59,7 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
     writers[0]._send(
         split_run(
             [Block("body", 7, b"late")],
-            at=writers[0]._next,
+            at=writers[0]._next_offset,
             base=2,
             writer=writers[0]._name,
             bytes_max=1000,
@@ -87,7 +87,7 @@ def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_agai
         writer.append([body(0, 3)])
         run = split_run(
             [body(number, 50) for number in range(4)],
-            at=writer._next,
+            at=writer._next_offset,
             base=3,
             writer=writer._name,
             bytes_max=1000,
@@ -167,7 +167,7 @@ def test_a_changed_message_is_not_given_out(kafka_servers):
 
     address = log_at(kafka_servers)
     with open_writer(address, partition="collector") as writer:
-        (piece,) = split_run([body(0)], at=writer._next, base=0, writer="x", bytes_max=1000)
+        (piece,) = split_run([body(0)], at=writer._next_offset, base=0, writer="x", bytes_max=1000)
     producer = Producer(address.cluster.conf(acks="all"))
     producer.produce(address.name, b"payload X", partition=0, headers=piece.headers())
     producer.produce(address.name, b"of somebody else", partition=0)

@@ -198,8 +198,8 @@ class _Backup:
     def __init__(self, project: Project, vault: Vault, clock: Clock, progress: Progress) -> None:
         self._project, self._vault, self._clock = project, vault, clock
         self._progress = progress
-        self._done: dict[str, int] = {}
-        self._started = time.monotonic()
+        self._done_bytes: dict[str, int] = {}
+        self._started_at = time.monotonic()
         self._files: list[StoredFile] = []
 
     def run(self) -> BackupReport:
@@ -213,13 +213,13 @@ class _Backup:
             retain_topic_rows(self._project, lake, taken_at, complete=False)
             with open_log_snapshots(self._project.stream.folder) as logs:
                 require_connected(lake, logs)
-                spans = self._copy_logs(logs, scratch)
+                log_spans = self._copy_logs(logs, scratch)
             self._add_lake(lake)
             for path in sorted(scratch.iterdir()):
                 self._add_log(f"{DATA}/stream/{path.name}", path)
         self._add_files(_project_files(self._project), self._project.root, PROJECT)
         self._add_files(_data_files(paths.data), paths.data, DATA)
-        manifest = self._build_manifest(taken_at, lake, spans, erased_count)
+        manifest = self._build_manifest(taken_at, lake, log_spans, erased_count)
         self._vault.add(manifest)
         retain_topic_rows(self._project, lake, taken_at, complete=True)
         return BackupReport(
@@ -229,13 +229,13 @@ class _Backup:
             files=len(manifest.files),
             size_bytes=manifest.size_bytes,
             written_bytes=self._vault.written_bytes - written_before,
-            seconds=time.monotonic() - self._started,
-            log_rows={stem: span.end - span.start for stem, span in spans.items()},
+            seconds=time.monotonic() - self._started_at,
+            log_rows={stem: span.end - span.start for stem, span in log_spans.items()},
             cluster=manifest.cluster,
         )
 
     def _build_manifest(
-        self, taken_at: int, lake: LakeSnapshot, spans: dict[str, LogSpan], erased_count: int
+        self, taken_at: int, lake: LakeSnapshot, log_spans: dict[str, LogSpan], erased_count: int
     ) -> Manifest:
         project = self._project
         return Manifest(
@@ -251,14 +251,14 @@ class _Backup:
             lake=lake.versions,
             archived=lake.archived,
             routed=dict(lake.positions.routed),
-            logs=spans,
+            logs=log_spans,
             erased=erased_count,
             files=self._files,
         )
 
     def _count(self, stage: str, size: int, total: int | None) -> None:
-        self._done[stage] = self._done.get(stage, 0) + size
-        self._progress(stage, self._done[stage], total)
+        self._done_bytes[stage] = self._done_bytes.get(stage, 0) + size
+        self._progress(stage, self._done_bytes[stage], total)
 
     def _copy_logs(self, logs: list[OpenLog], scratch: Path) -> dict[str, LogSpan]:
         """Copy the logs to a local folder, in which no reader holds them up."""

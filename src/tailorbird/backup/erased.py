@@ -35,10 +35,10 @@ def find_erased_since(lake: Lake, older: SuppressionList, newer: SuppressionList
     for table, column, kind, prefix in _IDS:
         if not lake.exists(table):
             continue
-        seen: set[str] = set()
+        ids_in_lake: set[str] = set()
         for batch in lake.batches(table, [column]):
-            seen.update(pc.unique(batch.column(0)).drop_null().to_pylist())
-        ids |= {f"{prefix}{id_}" for id_ in seen if _is_newer(kind, id_, older, newer)}
+            ids_in_lake.update(pc.unique(batch.column(0)).drop_null().to_pylist())
+        ids |= {f"{prefix}{id_}" for id_ in ids_in_lake if _is_newer(kind, id_, older, newer)}
     return sorted(ids)
 
 

@@ -204,22 +204,22 @@ class _Files:
 
     def __init__(self, vault: Vault, manifest: Manifest, folder: Path, progress: Progress) -> None:
         self._vault, self._manifest, self._folder = vault, manifest, folder
-        self._progress, self._done = progress, 0
+        self._progress, self._done_bytes = progress, 0
 
     def write(self) -> Paths:
         """Write all files; the settings come last, so that a part of a project is none."""
         folder = self._folder
         files = self._manifest.files
         settings_file = next(file for file in files if file.path == f"{PROJECT}/{FILE}")
-        draft = folder / f"{FILE}.restoring"
-        _write_file(self._vault, settings_file, draft)
-        settings, _ = load_settings(draft)
+        draft_file = folder / f"{FILE}.restoring"
+        _write_file(self._vault, settings_file, draft_file)
+        settings, _ = load_settings(draft_file)
         paths = paths_of(folder, settings)
         try:
             _require_empty(paths.data, "project.data", variable="TAILORBIRD_PROJECT__DATA")
             _require_empty(paths.lake, "the lake", variable="TAILORBIRD_LAKE__URL")
         except TailorbirdError:
-            draft.unlink()
+            draft_file.unlink()
             raise
         target_folders: dict[str, StoragePath] = {
             PROJECT: folder,
@@ -227,7 +227,7 @@ class _Files:
             LAKE: paths.lake,
         }
         self._write_all([file for file in files if file != settings_file], target_folders)
-        draft.rename(folder / FILE)
+        draft_file.rename(folder / FILE)
         return paths
 
     def _write_all(
@@ -246,8 +246,8 @@ class _Files:
 
         with ThreadPoolExecutor(_THREADS) as pool:
             for size in pool.map(write, files):
-                self._done += size
-                self._progress("restore", self._done, total)
+                self._done_bytes += size
+                self._progress("restore", self._done_bytes, total)
 
 
 def _write_file(vault: Vault, file: StoredFile, target: StoragePath) -> None:
@@ -258,10 +258,10 @@ def _write_file(vault: Vault, file: StoredFile, target: StoragePath) -> None:
         durable.make_folder(target.parent)
         target.write_bytes(b"".join(vault.read(file)))
         return
-    local = Path(str(target))
-    local.parent.mkdir(parents=True, exist_ok=True)
+    local_path = Path(str(target))
+    local_path.parent.mkdir(parents=True, exist_ok=True)
     with open(
-        os.open(local, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, file.mode or 0o644), "wb"
+        os.open(local_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, file.mode or 0o644), "wb"
     ) as out:
         for part in vault.read(file):
             out.write(part)

@@ -163,12 +163,12 @@ class OpenLog:
 
     def _copy_pages(self, backup: apsw.Backup, progress: Callable[[int], None]) -> None:
         page_bytes = self.connection.execute("PRAGMA page_size").get
-        remaining: int | None = None
+        remaining_pages: int | None = None
         while not backup.done:
             backup.step(_PAGES)
-            before = backup.page_count if remaining is None else remaining
-            remaining = backup.remaining
-            progress((before - remaining) * page_bytes)
+            before = backup.page_count if remaining_pages is None else remaining_pages
+            remaining_pages = backup.remaining
+            progress((before - remaining_pages) * page_bytes)
 
 
 @contextmanager
@@ -209,12 +209,14 @@ def require_connected(lake: LakeSnapshot, logs: list[OpenLog]) -> None:
             continue
         if stem == "routed":
             tables = lake.positions.tables
-            reached = min(tables.get(table, {}).get(stem, 0) for table in ROUTED_TABLES)
+            reached_row = min(tables.get(table, {}).get(stem, 0) for table in ROUTED_TABLES)
         elif stem.startswith("answers-"):
-            reached = lake.positions.tables.get("answers", {}).get(stem, 0)
+            reached_row = lake.positions.tables.get("answers", {}).get(stem, 0)
         else:
-            reached = min(lake.archived.get(stem, 0), lake.positions.routed.get(log.partition, 0))
-        if log.span.start > reached and log.span.start > _read_origin(log):
+            reached_row = min(
+                lake.archived.get(stem, 0), lake.positions.routed.get(log.partition, 0)
+            )
+        if log.span.start > reached_row and log.span.start > _read_origin(log):
             raise SnapshotMovedError(f"{log.path} was pruned up to {log.span.start:,}")
 
 

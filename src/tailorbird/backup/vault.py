@@ -163,13 +163,13 @@ class Vault:
         old, retained = names[:-keep], names[-keep:]
         if not old:
             return 0
-        used: set[str] = set()
+        used_blobs: set[str] = set()
         for name in retained:
-            used |= self.manifest(name).blobs
+            used_blobs |= self.manifest(name).blobs
         for name in old:
             (self.storage / _SNAPSHOTS / name).unlink()
         for blob in list(self._stored_blobs()):
-            if blob.name not in used:
+            if blob.name not in used_blobs:
                 with suppress(FileNotFoundError):
                     blob.unlink()
         return len(old)

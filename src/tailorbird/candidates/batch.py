@@ -124,11 +124,11 @@ def to_event_batch(events: pa.Table, contract: Contract, end: int) -> EventBatch
 
 def empty_batch(end: int) -> EventBatch:
     """Return a batch without events, which only advances the position."""
-    none, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    no_integers, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     segments = dict.fromkeys(CONTEXT, keys)
     return EventBatch(
-        none,
-        none,
+        no_integers,
+        no_integers,
         np.zeros(0, np.uint8),
         keys,
         keys,
@@ -177,14 +177,14 @@ def _explode_items(
         has_item.astype(np.int64),
     ).astype(np.int64)
     event_rows = np.repeat(np.arange(table.num_rows), sizes)
-    exploded = table.take(pa.array(event_rows))
+    rows_per_item = table.take(pa.array(event_rows))
     listed_ids = pc.list_flatten(lists.take(pa.array(np.flatnonzero(lists_items))))
-    ids = np.array(exploded["item_id"].to_pylist(), object)
+    ids = np.array(rows_per_item["item_id"].to_pylist(), object)
     ids[lists_items[event_rows]] = listed_ids.to_pylist()
-    item_column = exploded.schema.get_field_index("item_id")
-    return exploded.set_column(item_column, "item_id", pa.array(ids.tolist(), pa.string())), kind[
-        event_rows
-    ]
+    item_column = rows_per_item.schema.get_field_index("item_id")
+    return rows_per_item.set_column(
+        item_column, "item_id", pa.array(ids.tolist(), pa.string())
+    ), kind[event_rows]
 
 
 def _hash_column(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
@@ -192,11 +192,11 @@ def _hash_column(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] 
 
     `text` transforms the values first.
     """
-    encoded = _to_one_array(column).dictionary_encode()
+    dictionary = _to_one_array(column).dictionary_encode()
     keys = np.append(
-        hash64s([text(value) for value in encoded.dictionary.to_pylist()]), np.uint64(0)
+        hash64s([text(value) for value in dictionary.dictionary.to_pylist()]), np.uint64(0)
     )
-    return keys[pc.fill_null(encoded.indices, len(keys) - 1).to_numpy()]
+    return keys[pc.fill_null(dictionary.indices, len(keys) - 1).to_numpy()]
 
 
 def _normalise_segment(name: str, value: str) -> str:

@@ -157,12 +157,12 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
 
     def covers(self, other: "Contract") -> bool:
         """Return whether these tables answer everything that another contract needs."""
-        same = ("event_types", "shown", "new_within_us", "version")
+        shared_fields = ("event_types", "shown", "new_within_us", "version")
         return (
             set(other.boards) <= set(self.boards)
             and other.item_knn in (None, self.item_knn)
             and other.session_knn in (None, self.session_knn)
-            and all(getattr(self, name) == getattr(other, name) for name in same)
+            and all(getattr(self, name) == getattr(other, name) for name in shared_fields)
         )
 
     def union(self, other: "Contract") -> "Contract":
@@ -210,7 +210,7 @@ def parse_source(name: str) -> Source:
     Raises:
         DeclarationError: there is no such source; names the nearest.
     """
-    kind, *rest = name.split(":")
+    kind, *parameters = name.split(":")
     if kind not in KIND_NAMES and own_source(name) is not None:
         return Source(name, OWN_KIND)
     if kind not in KIND_NAMES:
@@ -218,16 +218,16 @@ def parse_source(name: str) -> Source:
         fix = suggest_name(kind, known_kinds, f"use one of {', '.join(known_kinds)}")
         raise DeclarationError(f"unknown source {name!r}", fix=fix)
     if kind == "editorial":
-        if len(rest) != 1 or not _LIST_NAME.fullmatch(rest[0]):
+        if len(parameters) != 1 or not _LIST_NAME.fullmatch(parameters[0]):
             raise DeclarationError(
                 f"{name!r} names no list", fix="name one of lists.toml: editorial:NAME"
             )
-        return Source(name, kind, list=rest[0])
+        return Source(name, kind, list=parameters[0])
     if kind in ("popular", "trending"):
-        return Source(name, kind, board=_parse_board(name, kind, rest))
+        return Source(name, kind, board=_parse_board(name, kind, parameters))
     if kind == "item_knn":
-        return Source(name, kind, last=_parse_last(name, rest))
-    if rest:
+        return Source(name, kind, last=_parse_last(name, parameters))
+    if parameters:
         raise DeclarationError(
             f"{kind} takes nothing after it, got {name!r}", fix=f"write {kind!r}"
         )
@@ -243,22 +243,26 @@ def table_group_of(source: Source) -> Group:
     return "" if reads == "request" else reads
 
 
-def _parse_last(name: str, rest: list[str]) -> int:
-    if not rest:
+def _parse_last(name: str, parameters: list[str]) -> int:
+    if not parameters:
         return LAST_ITEMS
-    if len(rest) > 1 or not rest[0].isdecimal() or not 1 <= int(rest[0]) <= LAST_ITEMS_MAX:
+    if (
+        len(parameters) > 1
+        or not parameters[0].isdecimal()
+        or not 1 <= int(parameters[0]) <= LAST_ITEMS_MAX
+    ):
         raise DeclarationError(
             f"{name!r}: expected a number of items from 1 to {LAST_ITEMS_MAX}",
             fix="such as item_knn:2",
         )
-    return int(rest[0])
+    return int(parameters[0])
 
 
-def _parse_board(name: str, kind: str, rest: list[str]) -> Board:
+def _parse_board(name: str, kind: str, parameters: list[str]) -> Board:
     window = TRENDING_WINDOW if kind == "trending" else POPULAR_WINDOW
-    if rest and rest[0] not in SEGMENTS:
+    if parameters and parameters[0] not in SEGMENTS:
         try:
-            window = parse_duration(rest.pop(0))
+            window = parse_duration(parameters.pop(0))
         except UsageError as error:
             raise DeclarationError(
                 f"{name!r}: {error.message}", fix=f"such as popular:24h or popular:7d:{SEGMENTS[0]}"
@@ -267,8 +271,8 @@ def _parse_board(name: str, kind: str, rest: list[str]) -> Board:
             raise DeclarationError(
                 f"{name!r}: a window is from 5m to 3650d", fix="such as popular:24h"
             )
-    segment = rest.pop(0) if rest else ""
-    if rest or (segment and segment not in SEGMENTS):
+    segment = parameters.pop(0) if parameters else ""
+    if parameters or (segment and segment not in SEGMENTS):
         raise DeclarationError(
             f"{name!r} names no segment",
             fix=f"use one of {', '.join(SEGMENTS)}, such as popular:7d:category",
@@ -281,17 +285,24 @@ def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contrac
 
     It holds what every project maintains, and whatever these sources need besides.
     """
-    parsed = [parse_source(name) for name in sources]
-    project_sources = [one for source in parsed if (one := own_source(source.name)) is not None]
-    parsed += [
+    parsed_sources = [parse_source(name) for name in sources]
+    project_sources = [
+        one for source in parsed_sources if (one := own_source(source.name)) is not None
+    ]
+    parsed_sources += [
         parse_source(board) for project_source in project_sources for board in project_source.boards
     ]
-    boards = {*BASE_BOARDS, *(source.board for source in parsed if source.board is not None)}
+    boards = {
+        *BASE_BOARDS,
+        *(source.board for source in parsed_sources if source.board is not None),
+    }
     boards |= {
         Board(board.window_us) for board in boards
     }  # The fallback where a segment is unknown or too small.
     sessions = (
-        SessionKnn() if any(table_group_of(source) == "sessions" for source in parsed) else None
+        SessionKnn()
+        if any(table_group_of(source) == "sessions" for source in parsed_sources)
+        else None
     )
     return Contract(tuple(sorted(boards)), session_knn=sessions, shown=shown)
 

@@ -146,10 +146,12 @@ class CandidateFold:
             new_rows = np.sort(first_rows[item_rows[first_rows] >= count_before])
             self._ids += batch.ids.take(pa.array(new_rows)).to_pylist()
         has_ts = batch.ts > 0
-        earlier = np.flatnonzero(has_ts & (batch.ts < self._first_seen[item_rows]))
+        rows_seen_earlier = np.flatnonzero(has_ts & (batch.ts < self._first_seen[item_rows]))
         np.minimum.at(self._first_seen, item_rows[has_ts], batch.ts[has_ts])
         np.maximum.at(self._last_seen, item_rows, batch.ts)
-        self._touched.append(np.concatenate([np.arange(count_before, count), item_rows[earlier]]))
+        self._touched.append(
+            np.concatenate([np.arange(count_before, count), item_rows[rows_seen_earlier]])
+        )
 
     def _update_categories(self, batch: EventBatch, item_rows: Int64s) -> Keys:
         """Return the category of each row's item at that moment, and store the newest per item."""
@@ -240,31 +242,31 @@ class CandidateFold:
             self._move_people(~is_idle)
         if self.items.count > self.contract.items_max:
             retained_count = int(self.contract.items_max * ITEMS_AFTER_EVICTION)
-            evicted = np.argsort(self._last_seen[: self.items.count], kind="stable")[
+            evicted_rows = np.argsort(self._last_seen[: self.items.count], kind="stable")[
                 : self.items.count - retained_count
             ]
-            retained = np.ones(self.items.count, bool)
-            retained[evicted] = False
-            self.evicted_counts["items"] += len(evicted)
-            self._move_items(retained)
+            is_retained = np.ones(self.items.count, bool)
+            is_retained[evicted_rows] = False
+            self.evicted_counts["items"] += len(evicted_rows)
+            self._move_items(is_retained)
 
-    def _move_people(self, retained: npt.NDArray[np.bool_]) -> None:
-        seen = self._person_seen[: self._people.count][retained]
-        row_map = self._people.retain(retained)
+    def _move_people(self, is_retained: npt.NDArray[np.bool_]) -> None:
+        seen = self._person_seen[: self._people.count][is_retained]
+        row_map = self._people.retain(is_retained)
         self._person_seen = seen
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
                 fold.renumber_people(row_map, self._people.count)
 
-    def _move_items(self, retained: npt.NDArray[np.bool_]) -> None:
+    def _move_items(self, is_retained: npt.NDArray[np.bool_]) -> None:
         count = self.items.count
-        self._ids = [self._ids[row] for row in np.flatnonzero(retained).tolist()]
+        self._ids = [self._ids[row] for row in np.flatnonzero(is_retained).tolist()]
         for name in _ITEM_ARRAYS:
-            setattr(self, f"_{name}", getattr(self, f"_{name}")[:count][retained].copy())
-        touched = self.changed_items()
-        self._evicted_keys.append(self.items.keys[~retained].copy())
-        row_map = self.items.retain(retained)
-        self._touched.append(row_map[touched][row_map[touched] >= 0])
+            setattr(self, f"_{name}", getattr(self, f"_{name}")[:count][is_retained].copy())
+        touched_rows = self.changed_items()
+        self._evicted_keys.append(self.items.keys[~is_retained].copy())
+        row_map = self.items.retain(is_retained)
+        self._touched.append(row_map[touched_rows][row_map[touched_rows] >= 0])
         self.popularity.renumber_items(row_map, self.items.count)
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:

@@ -75,12 +75,14 @@ def _read_events(
     for start in range(after + 1, end, BATCH_ROWS):
         if stop.is_set():
             raise _Stopped
-        last = min(start + BATCH_ROWS, end)
+        batch_end = min(start + BATCH_ROWS, end)
         rows = (
-            lake.table("events", COLUMNS, where=(ds.field("p") >= start) & (ds.field("p") < last))
+            lake.table(
+                "events", COLUMNS, where=(ds.field("p") >= start) & (ds.field("p") < batch_end)
+            )
             if lake.exists("events")
             else None
         )
         if rows is not None and rows.num_rows:
             yield rows.sort_by("p")
-        progress(last - 1, end - 1)
+        progress(batch_end - 1, end - 1)

@@ -57,17 +57,17 @@ class OwnSource:
         """
         where = f"{FILE}, source {self.name}"
         try:
-            returned = self.query(request, tables)
+            query_result = self.query(request, tables)
         except Exception as error:
             raise SourceError(
                 f"its query failed: {type(error).__name__}: {error}", where=where, fix="mend it"
             ) from error
         try:
-            keys, scores = returned
+            keys, scores = query_result
             keys, scores = np.asarray(keys), np.asarray(scores, np.float64)
         except (TypeError, ValueError):
             raise SourceError(
-                f"its query returned {type(returned).__name__}",
+                f"its query returned {type(query_result).__name__}",
                 where=where,
                 fix="return keys, scores",
             ) from None

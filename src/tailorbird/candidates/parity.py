@@ -87,7 +87,7 @@ def compare_lists(
     """
     report = ListReport()
     columns = {name: responses[name].to_pylist() for name in LOGGED_COLUMNS}
-    compared, requests, epochs = [], [], []
+    compared_rows, requests, epochs = [], [], []
     for row, (names, positions) in enumerate(
         zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)
     ):
@@ -98,7 +98,7 @@ def compare_lists(
             report.pending += 1
             continue
         keys, times = recent[row]
-        compared.append(row)
+        compared_rows.append(row)
         requests.append(
             CandidateRequest(
                 keys, times, segment_keys({name: columns[name][row] for name in CONTEXT})
@@ -107,7 +107,10 @@ def compare_lists(
         epochs.append(epoch_by_group)
     sources = list(
         dict.fromkeys(
-            name for row in compared for name in columns["candidate_lists"][row] if is_source(name)
+            name
+            for row in compared_rows
+            for name in columns["candidate_lists"][row]
+            if is_source(name)
         )
     )
     replay = ReplayRequests(
@@ -115,10 +118,12 @@ def compare_lists(
         {group: np.array([epoch[group] for epoch in epochs], np.int64) for group in GROUPS},
     )
     for indices, lists in (
-        replay_requests(contract, events, replay, sources, progress=progress) if compared else ()
+        replay_requests(contract, events, replay, sources, progress=progress)
+        if compared_rows
+        else ()
     ):
         for index, request_lists in zip(indices.tolist(), lists, strict=True):
-            row = compared[index]
+            row = compared_rows[index]
             report.responses += 1
             logged = zip(
                 *(

@@ -72,24 +72,24 @@ class Publisher:
             StorageError: the write failed, and nothing of it is stored. Restore the fold from a
                 snapshot before the next call.
         """
-        previous = self.published
+        previous_epoch = self.published
         outdated_groups = [
             name
             for name in groups
-            if previous is None or previous.groups[name].position < fold.position
+            if previous_epoch is None or previous_epoch.groups[name].position < fold.position
         ]
         records: list[tuple[bytes, bytes]] = []
         deleted_keys: list[bytes] = []
-        session_parts = previous.session_parts if previous is not None else 0
+        session_parts = previous_epoch.session_parts if previous_epoch is not None else 0
         if BOARDS in outdated_groups:
-            records += _board_records(fold, everything=previous is None)
+            records += _board_records(fold, everything=previous_epoch is None)
             deleted_keys = tables.item_record_keys(fold.evicted_items())
         if NEIGHBOURS in outdated_groups:
-            records += _neighbour_records(fold, everything=previous is None)
+            records += _neighbour_records(fold, everything=previous_epoch is None)
         if SESSIONS in outdated_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.table())
             records, session_parts = [*records, *parts], len(parts)
-        previous_groups = {} if previous is None else previous.groups
+        previous_groups = {} if previous_epoch is None else previous_epoch.groups
         current_as_of = {
             name: now
             if is_newest or name not in previous_groups
@@ -106,29 +106,29 @@ class Publisher:
             **fold.evicted_counts,
             "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0,
         }
-        current = PublishedEpoch(
+        current_epoch = PublishedEpoch(
             self._contract.hash, fold.contract.boards, group_epochs, session_parts, evicted
         )
-        if previous is not None and session_parts < previous.session_parts:
-            deleted_keys += tables.session_keys(session_parts, previous.session_parts)
+        if previous_epoch is not None and session_parts < previous_epoch.session_parts:
+            deleted_keys += tables.session_keys(session_parts, previous_epoch.session_parts)
 
         def change(transaction: Transaction) -> None:
-            if previous is None:
+            if previous_epoch is None:
                 transaction.delete_many(
                     [key for key, _ in transaction.scan(b"") if not key.startswith(b"\xff")]
                 )
             transaction.delete_many(deleted_keys)
-            transaction.put_many([*records, tables.epoch_record(current)])
+            transaction.put_many([*records, tables.epoch_record(current_epoch)])
 
         self._store.write(change)
         self._published_at |= dict.fromkeys(groups, now)
-        self.published = current
-        return current
+        self.published = current_epoch
+        return current_epoch
 
 
 def _board_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     numbers = {board: number for number, board in enumerate(fold.contract.boards)}
-    changed = fold.popularity.changed()
+    changed = fold.popularity.changed_slots()
     for board, segment in fold.popularity.all_segments() if everything else changed:
         yield tables.board_record(numbers[board], segment, fold.popularity.table(board, segment))
     yield tables.new_items_record(fold.new_items())

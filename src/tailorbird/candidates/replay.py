@@ -101,19 +101,19 @@ def replay_requests(
         names: the live sources that any request names.
     """
     sources = live_sources(names)
-    pending = [RequestLists(NO_TABLES, request) for request in replay.requests]
+    request_states = [RequestLists(NO_TABLES, request) for request in replay.requests]
     groups = [
         group
         for group in (SESSIONS, NEIGHBOURS)
         if any(table_group(name) == group for name in sources)
     ]
     fold, batches = CandidateFold(contract), _Batches(events, contract)
-    groups_left = np.full(len(pending), len(groups) + 1)
+    groups_left = np.full(len(request_states), len(groups) + 1)
     for p, group, indices in _order_stops(replay, (*groups, BOARDS)):
         for batch in batches.until(p):
             fold.update(batch)
         tables = fold.tables()
-        request_lists: list[RequestLists] = [pending[index] for index in indices.tolist()]
+        request_lists: list[RequestLists] = [request_states[index] for index in indices.tolist()]
         for lists in request_lists:
             lists.tables = tables
         groups_left[indices] -= 1
@@ -130,12 +130,12 @@ def replay_requests(
                 for name in sources:
                     if table_group(name) == BOARDS:
                         lists.get(name)
-        ready = indices[groups_left[indices] == 0]
-        if len(ready):
-            yield ready, [pending[index] for index in ready.tolist()]
-            for index in ready.tolist():
-                pending[index] = _NO_LISTS
-            progress(int(np.count_nonzero(groups_left == 0)), len(pending))
+        ready_indices = indices[groups_left[indices] == 0]
+        if len(ready_indices):
+            yield ready_indices, [request_states[index] for index in ready_indices.tolist()]
+            for index in ready_indices.tolist():
+                request_states[index] = _NO_LISTS
+            progress(int(np.count_nonzero(groups_left == 0)), len(request_states))
 
 
 _NO_LISTS = RequestLists(NO_TABLES, CandidateRequest())
@@ -152,11 +152,11 @@ def _order_stops(
     for group_index, group in enumerate(groups):
         epochs = replay.epochs[group]
         order = np.argsort(epochs, kind="stable")
-        cuts = np.flatnonzero(np.diff(epochs[order], prepend=-1))
-        parts = np.split(order, cuts[1:])
+        epoch_starts = np.flatnonzero(np.diff(epochs[order], prepend=-1))
+        parts = np.split(order, epoch_starts[1:])
         stops += [
             (int(epochs[order[cut]]), group_index, indices)
-            for cut, indices in zip(cuts, parts, strict=True)
+            for cut, indices in zip(epoch_starts, parts, strict=True)
         ]
     for p, group_index, indices in sorted(stops, key=lambda stop: stop[:2]):
         yield p, groups[group_index], np.sort(indices)
@@ -183,11 +183,11 @@ def _query_sessions(
     for name in sources:
         if table_group(name) != SESSIONS or source_of(name).kind == OWN_KIND:
             continue
-        similar = sessions.find_similar(source_of(name).kind, offsets, keys, ts)
+        similar_lists = sessions.find_similar(source_of(name).kind, offsets, keys, ts)
         for index, lists in enumerate(request_lists):
-            entries = slice(similar.offsets[index], similar.offsets[index + 1])
+            entries = slice(similar_lists.offsets[index], similar_lists.offsets[index + 1])
             lists.by_source[name] = rank_items(
-                similar.keys[entries], similar.scores[entries], SESSION_SIZE
+                similar_lists.keys[entries], similar_lists.scores[entries], SESSION_SIZE
             )
 
 

@@ -85,7 +85,7 @@ def import_files(
             "rows": report.rows,
             "accepted": report.accepted,
             "refused": dict(report.refused),
-            "already": report.already,
+            "already": report.is_repeated,
         }
         print_json(
             {
@@ -105,7 +105,7 @@ def _print_report(
     report: "ImportReport", routed: dict[str, int] | None, path: Path, route: bool
 ) -> None:
     out = console()
-    if report.already:
+    if report.is_repeated:
         out.print(f"{path}: these files were imported before; nothing to do.")
     else:
         resumed_note = f" (went on after row {report.resumed_at:,})" if report.resumed_at else ""
@@ -145,14 +145,14 @@ def _guess(path: Path, json: bool) -> None:
     )
     from tailorbird.events.guess import guess_files, try_mapping
 
-    recognised = recognise_format(list_importable_files(path))
-    if recognised not in (None, "mapping", "tailorbird"):
+    recognised_format = recognise_format(list_importable_files(path))
+    if recognised_format not in (None, "mapping", "tailorbird"):
         if json:
-            print_json({"format": recognised})
+            print_json({"format": recognised_format})
         else:
             console(stderr=True).print(
-                f"{path}: this is {recognised}, which needs no mapping: {this_command()} import "
-                f"{recognised} {path}"
+                f"{path}: this is {recognised_format}, which needs no mapping: {this_command()} import "
+                f"{recognised_format} {path}"
             )
         return
     files = find_files(path, FORMATS["mapping"].patterns)
@@ -168,7 +168,7 @@ def _guess(path: Path, json: bool) -> None:
     ]
     columns += [(file.name, "", "left out", why) for file, why in left_out.items()]
     if json:
-        rows = [msgspec.json.decode(row) for row in trial.shown]
+        rows = [msgspec.json.decode(row) for row in trial.sample_events]
         print_json(
             {
                 "mapping": toml,
@@ -183,8 +183,8 @@ def _guess(path: Path, json: bool) -> None:
     out = console(stderr=True)
     for name, column, role, why in columns:
         out.print(f"# {name}: {column:<20} → {role:<28} {why}", style="dim")
-    out.print(f"# The first {len(trial.shown)} rows, as they would be read:", style="dim")
-    for row in trial.shown:
+    out.print(f"# The first {len(trial.sample_events)} rows, as they would be read:", style="dim")
+    for row in trial.sample_events:
         out.print(f"#   {row.decode()}", style="dim")
     if trial.warning:
         out.print(trial.warning, style="yellow")

@@ -53,7 +53,7 @@ def init(
     if proposal is not None and proposal.trial.warning:
         console(stderr=True).print(proposal.trial.warning, style="yellow")
     created = create_project(folder, proposal)
-    tried, refused, user, format_ = (
+    tried_count, refused_count, user, format_ = (
         (proposal.trial.rows, proposal.trial.refused, proposal.user, proposal.format)
         if proposal is not None
         else (0, 0, "", "")
@@ -65,8 +65,8 @@ def init(
             "project": str(folder),
             "files": list(created.files),
             "next": steps,
-            "tried": tried,
-            "refused": refused,
+            "tried": tried_count,
+            "refused": refused_count,
         }
         print_json({**summary, "why": [list(reason) for reason in reasons]})
         return
@@ -79,9 +79,9 @@ def init(
             "Read these files now, before you import: each choice has its reason, and is "
             "meant to be edited."
         )
-    if tried and refused / tried > SHARE_MAX:
+    if tried_count and refused_count / tried_count > SHARE_MAX:
         out.print(
-            f"Of the rows tried, {refused / tried:.0%} would be refused, as said above: mend "
+            f"Of the rows tried, {refused_count / tried_count:.0%} would be refused, as said above: mend "
             "that first, or go on without them.",
             style="yellow",
         )

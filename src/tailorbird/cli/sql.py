@@ -59,10 +59,12 @@ def sql(
         print_json({"columns": table.column_names, "rows": table.to_pylist()})
     elif csv:
         writer = csv_module.writer(sys.stdout, lineterminator="\n")
-        cell = _to_cell if as_is else _to_safe_cell
-        writer.writerow([cell(name) for name in table.column_names])
+        to_cell = _to_cell if as_is else _to_safe_cell
+        writer.writerow([to_cell(name) for name in table.column_names])
         for batch in table.to_batches():
-            writer.writerows([cell(value) for value in row.values()] for row in batch.to_pylist())
+            writer.writerows(
+                [to_cell(value) for value in row.values()] for row in batch.to_pylist()
+            )
     else:
         shown = table.slice(0, rows).to_pylist()
         print_table("", table.column_names, [list(row.values()) for row in shown])

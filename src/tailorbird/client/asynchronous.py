@@ -250,10 +250,10 @@ class AsyncClient:
                 return receipts
             # One event kept the server from splitting the body, so the others are sent again
             # without it.
-            half = len(batch) // 2
+            half_size = len(batch) // 2
             first_half, second_half = (
-                await self._send_batch(batch[:half], has_backoff),
-                await self._send_batch(batch[half:], has_backoff),
+                await self._send_batch(batch[:half_size], has_backoff),
+                await self._send_batch(batch[half_size:], has_backoff),
             )
             return Receipts(
                 first_half.accepted + second_half.accepted,

@@ -71,11 +71,11 @@ class Outbox:
             gather_s,
         )
         self._spool, self._rng, self._number = spool, rng or random.Random(), count()
-        self._waiting: deque[bytes] = deque()
+        self._waiting_events: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
         self._wake_event, self._idle_event = asyncio.Event(), asyncio.Event()
         self._idle_event.set()
-        self._closing = False
+        self._is_closing = False
         if spool is not None:
             try:
                 spool.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class Outbox:
 
     def __len__(self) -> int:
         """Count the events in memory and in the spool that no server has decided on."""
-        return len(self._waiting) + self._count_spooled()
+        return len(self._waiting_events) + self._count_spooled()
 
     def _count_spooled(self) -> int:
         paths = self._spool.glob("*.ndjson") if self._spool is not None else ()
@@ -99,12 +99,12 @@ class Outbox:
 
     def add(self, event: bytes) -> None:
         """Queue an event. Raises OutboxFullError."""
-        if len(self._waiting) >= self._queue_max:
+        if len(self._waiting_events) >= self._queue_max:
             raise OutboxFullError(
                 f"{self._queue_max} events wait to be sent",
                 fix="is the server up? a spool folder holds more",
             )
-        self._waiting.append(event)
+        self._waiting_events.append(event)
         self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
@@ -122,50 +122,51 @@ class Outbox:
 
     async def close(self, timeout_s: float) -> int:
         """Send what waits, spool the rest, and return the number of lost events."""
-        self._closing = True
+        self._is_closing = True
         await self.flush(timeout_s)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._spool_waiting()
-        return len(self._waiting) + self.lost
+        return len(self._waiting_events) + self.lost
 
     async def _run(self) -> None:
-        attempt = 0
+        attempt_count = 0
         while True:
             await self._wake_event.wait()
-            if not self._closing and len(self._waiting) < self._batch_max:
+            if not self._is_closing and len(self._waiting_events) < self._batch_max:
                 await asyncio.sleep(self._gather_s)
             try:
                 await self._send_spooled()
                 await self._send_waiting()
             except Exception as error:  # after any error the events are kept and retried
-                attempt += 1
-                self._log_failure(error, attempt)
+                attempt_count += 1
+                self._log_failure(error, attempt_count)
                 self._spool_waiting()
-                await asyncio.sleep(backoff_s(attempt, self._rng))
+                await asyncio.sleep(backoff_s(attempt_count, self._rng))
                 continue
-            if attempt:
+            if attempt_count:
                 log.warning("events are taken again")
-            attempt = 0
-            if not self._waiting:
+            attempt_count = 0
+            if not self._waiting_events:
                 self._wake_event.clear()
                 self._idle_event.set()
 
-    def _log_failure(self, error: Exception, attempt: int) -> None:
+    def _log_failure(self, error: Exception, attempt_count: int) -> None:
         """Log that events wait: once, or each time for an unexpected error."""
         if not isinstance(error, UnreachableError | RefusedError):
             log.error("events could not be sent", exc_info=error)
-        elif attempt == 1:
+        elif attempt_count == 1:
             log.warning("events wait, since no server takes them: %s %s", error.code, error.message)
 
     async def _send_waiting(self) -> None:
-        while self._waiting:
+        while self._waiting_events:
             batch = [
-                self._waiting[index] for index in range(min(self._batch_max, len(self._waiting)))
+                self._waiting_events[index]
+                for index in range(min(self._batch_max, len(self._waiting_events)))
             ]
             await self._deliver(batch)
             for _ in batch:
-                self._waiting.popleft()
+                self._waiting_events.popleft()
 
     async def _deliver(self, batch: Sequence[bytes]) -> None:
         """Send a batch, in halves where it is too large for the server.
@@ -201,9 +202,9 @@ class Outbox:
 
     def _spool_waiting(self) -> None:
         """Move what waits into the spool, if it can be written; else keep it in memory."""
-        if not self._waiting or self._spool is None:
+        if not self._waiting_events or self._spool is None:
             return
-        events = list(self._waiting)
+        events = list(self._waiting_events)
         try:
             atomic_write(
                 self._spool / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.ndjson",
@@ -213,7 +214,7 @@ class Outbox:
             log.error("the spool cannot be written, events wait in memory: %s", error.strerror)
             return
         for _ in events:
-            self._waiting.popleft()
+            self._waiting_events.popleft()
 
     def _set_aside(self, event: bytes) -> None:
         """Move an event that no server will take to the spool, or count it as lost."""

@@ -159,13 +159,13 @@ def _parse_rule(type_: str, name: str, content: dict[str, Any], file: Path) -> R
             raise ConfigError(f"{key} is true or false, got {content[key]!r}", where=where)
     if kind and kind not in KINDS:
         raise ConfigError(f"type is one of {', '.join(KINDS)}, got {kind!r}", where=where)
-    for key, bound in (("min", low), ("max", high)):
-        if bound is not None and (
-            isinstance(bound, bool)
-            or not isinstance(bound, int | float)
-            or not math.isfinite(bound)
+    for key, bound_value in (("min", low), ("max", high)):
+        if bound_value is not None and (
+            isinstance(bound_value, bool)
+            or not isinstance(bound_value, int | float)
+            or not math.isfinite(bound_value)
         ):
-            raise ConfigError(f"{key} is a number, got {bound!r}", where=where)
+            raise ConfigError(f"{key} is a number, got {bound_value!r}", where=where)
     if (low is not None or high is not None) and kind not in ("", "number", "integer"):
         raise ConfigError(f"min and max are for numbers, and the type is {kind}", where=where)
     if low is not None and high is not None and low > high:
@@ -180,19 +180,19 @@ def _parse_rule(type_: str, name: str, content: dict[str, Any], file: Path) -> R
             where=where,
             fix="name the values, or leave it out",
         )
-    if invalid := [
+    if invalid_values := [
         value
         for value in one_of
         if kind and find_violation((Rule(name, kind=kind),), {name: value})
     ]:
-        raise ConfigError(f"one_of has {invalid[0]!r}, and the type is {kind}", where=where)
-    if invalid := [
+        raise ConfigError(f"one_of has {invalid_values[0]!r}, and the type is {kind}", where=where)
+    if invalid_values := [
         value
         for value in one_of
         if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float))
     ]:
         raise ConfigError(
-            f"{name} is a number everywhere in Tailorbird, and one_of has {invalid[0]!r}",
+            f"{name} is a number everywhere in Tailorbird, and one_of has {invalid_values[0]!r}",
             where=where,
         )
     if name in NUMBERS and kind in ("text", "boolean"):

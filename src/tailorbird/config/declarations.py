@@ -80,9 +80,9 @@ def load_scores(
         DeclarationError: the file does not run, repeats a name, or uses an event type, a slot or a
             churn model that does not exist.
     """
-    loaded: dict[str, Score] = {}
+    scores_by_name: dict[str, Score] = {}
     for score in _find_declared(file, ChurnScore, NextBest) if file.exists() else ():
-        if score.name in loaded:
+        if score.name in scores_by_name:
             raise DeclarationError(
                 f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
             )
@@ -103,8 +103,8 @@ def load_scores(
                 raise DeclarationError(
                     f"{score.name}: {name!r} is no {kind_name}", where=str(file), fix=fix
                 )
-        loaded[score.name] = score
-    return loaded
+        scores_by_name[score.name] = score
+    return scores_by_name
 
 
 def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experiment]:
@@ -114,15 +114,15 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
         DeclarationError: the file does not run, repeats a name, or an experiment has no treatment,
             or names a slot or a policy that does not exist.
     """
-    loaded: dict[str, Experiment] = {}
+    experiments_by_name: dict[str, Experiment] = {}
     for experiment in _find_declared(file, Experiment) if file.exists() else ():
-        if experiment.name in loaded:
+        if experiment.name in experiments_by_name:
             raise DeclarationError(
                 f"two are named {experiment.name!r}", where=str(file), fix="rename one"
             )
         _check_experiment(experiment, slots, str(file))
-        loaded[experiment.name] = experiment
-    return loaded
+        experiments_by_name[experiment.name] = experiment
+    return experiments_by_name
 
 
 def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: str) -> None:

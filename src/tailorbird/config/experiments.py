@@ -91,11 +91,11 @@ def _require_logged_events(project: Project, declared: Experiment) -> None:
         pc.equal(events["type"], "answer"), pc.equal(events["slot"], declared.slot)
     )
     has_responses = (pc.sum(is_answer).as_py() or 0) >= RESPONSES_MIN
-    needed = [("exposure", "slot", declared.exposure)]
+    needed_fields = [("exposure", "slot", declared.exposure)]
     for metric in (declared.metric, *declared.guardrails):
         name = f"metric {metric.name}"
-        needed += [(name, metric.scope, event_type) for event_type in metric.event_types]
-    for name, scope, event in needed:
+        needed_fields += [(name, metric.scope, event_type) for event_type in metric.event_types]
+    for name, scope, event in needed_fields:
         if types and event not in types and (scope == "site" or has_responses):
             raise UsageError(
                 f"nothing logs {event!r}",
@@ -114,11 +114,11 @@ def _require_logged_value(declared: Experiment, metric: Metric, events: pa.Table
     found = events.filter(pc.is_valid(events[column]))["type"].unique().to_pylist()
     count = pc.sum(pc.equal(events["type"], metric.event_type)).as_py() or 0
     if metric.event_type not in found and count >= RESPONSES_MIN:
-        having = ", ".join(sorted(name for name in found if name)) or "none"
+        types_with_field = ", ".join(sorted(name for name in found if name)) or "none"
         raise UsageError(
             f"nothing logs {column} of {metric.event_type!r}",
             where=f"experiment {declared.name}, metric {metric.name}",
-            fix=f"log it, or take an event that has it: {having}",
+            fix=f"log it, or take an event that has it: {types_with_field}",
         )
 
 
@@ -133,8 +133,10 @@ def warn_of_shared_learning(
     )
     experiment = Experiment.from_dict(started.declaration)
     registry, warnings = Registry(project.paths.registry, clock=SystemClock()), []
-    served = rows.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
-    for arm, version in ((served_arm["arm"], served_arm["model"]) for served_arm in served):
+    arms_and_models = rows.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
+    for arm, version in (
+        (served_arm["arm"], served_arm["model"]) for served_arm in arms_and_models
+    ):
         is_version = bool(version) and (registry.path / version).is_dir()
         if not is_version or arm not in experiment.arms or experiment.policy_of(arm) != "model":
             continue  # also the fallback, and a version that an imported log names
@@ -166,12 +168,12 @@ def frozen_attribution(project: Project, started: StartedExperiment) -> tuple[st
 
 def drop_unknown_segments(experiment: Experiment) -> tuple[Experiment, str]:
     """Return the experiment without segments that no response has, and a note of these."""
-    known = [name for name in experiment.segments if name in SEGMENTS]
-    unknown = [name for name in experiment.segments if name not in SEGMENTS]
-    if not unknown:
+    known_segments = [name for name in experiment.segments if name in SEGMENTS]
+    unknown_segments = [name for name in experiment.segments if name not in SEGMENTS]
+    if not unknown_segments:
         return experiment, ""
-    note = f"No response has the segments {', '.join(unknown)}; there are {', '.join(SEGMENTS)}."
-    return replace(experiment, segments=known), note
+    note = f"No response has the segments {', '.join(unknown_segments)}; there are {', '.join(SEGMENTS)}."
+    return replace(experiment, segments=known_segments), note
 
 
 def find_objection(project: Project, started: StartedExperiment, version: str) -> str:
@@ -183,12 +185,12 @@ def find_objection(project: Project, started: StartedExperiment, version: str) -
         return f"it is {started.state}, and has decided for no version"
     arm = started.decision
     declared = started.versions.get(arm, "")
-    served = [declared] if declared else _served_versions(project, started, arm)
-    if served == [version]:
+    served_versions = [declared] if declared else _served_versions(project, started, arm)
+    if served_versions == [version]:
         return ""
-    if len(served) == 1:
-        return f"it decided for {arm}, which {served[0]} served, and not for {version}"
-    who = " and ".join(served) if served else "no version in the lake"
+    if len(served_versions) == 1:
+        return f"it decided for {arm}, which {served_versions[0]} served, and not for {version}"
+    who = " and ".join(served_versions) if served_versions else "no version in the lake"
     return (
         f"it decided for {arm}, which {who} served; an arm stands for one version if it declares "
         f'it: versions={{"{arm}": "{version}"}}'

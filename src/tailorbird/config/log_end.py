@@ -52,11 +52,11 @@ def end_of_log(project: Project) -> LogEnd:
     if not lake.exists("events"):
         return LogEnd()
     row = lake.sql(_NEWEST.format(imports=IMPORTS))
-    record, activity, live = (
+    record, activity_ts, live_ts = (
         0 if not row.column(name)[0].is_valid else row.column(name)[0].value + 1
         for name in ("ts", "deed", "live")
     )
-    return LogEnd(activity, record, activity > live)
+    return LogEnd(activity_ts, record, activity_ts > live_ts)
 
 
 def settle_clock(project: Project, machine: Clock, *, force_live: bool = False) -> str:

@@ -280,17 +280,21 @@ def _open_log_set(settings: Settings, paths: Paths) -> LogSet:
 
 def _load_applied_features(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
     try:
-        stored = applied_features(state)
+        applied_set = applied_features(state)
     except (DeclarationError, NotReadyError):
-        stored = None
+        applied_set = None
     try:
         declared = load_features(root / "features.py", event_types=types)
     except DeclarationError:
-        if stored is None:
+        if applied_set is None:
             raise
-        return stored
+        return applied_set
     # The declared schema may have newer transforms, which training should use.
-    return declared if stored is None or stored.schema_hash == declared.schema_hash else stored
+    return (
+        declared
+        if applied_set is None or applied_set.schema_hash == declared.schema_hash
+        else applied_set
+    )
 
 
 def _data_folder(root: Path, settings: Settings, origins: list[Origin]) -> Path:
@@ -312,10 +316,10 @@ def _require_usable_folder(data: Path, source: str) -> None:
             where=source,
             fix="set project.data to another folder",
         )
-    existing = next(path for path in (data, *data.parents) if path.exists())
-    if not existing.is_dir():
+    existing_parent = next(path for path in (data, *data.parents) if path.exists())
+    if not existing_parent.is_dir():
         raise ConfigError(
-            f"project.data needs a folder, and {existing} is a file",
+            f"project.data needs a folder, and {existing_parent} is a file",
             where=source,
             fix="set project.data to another folder",
         )

@@ -34,15 +34,15 @@ def pseudonyms_of(
     pseudonyms = Pseudonyms(key) if key else None
     fingerprints = {file: _read_fingerprint(file) for file in (data / FILE, lake / FILE)}
     recorded_in = next((file for file, fingerprint in fingerprints.items() if fingerprint), None)
-    damaged = next(
+    damaged_file = next(
         (file for file, fingerprint in fingerprints.items() if fingerprint is None), None
     )
-    if recorded_in is None and damaged is not None:
+    if recorded_in is None and damaged_file is not None:
         fix = (
             "put it back from a copy: it says with which key the data was written; without one, "
             "delete it if you are sure of the key"
         )
-        raise ConfigError("cannot be read", where=str(damaged), fix=fix)
+        raise ConfigError("cannot be read", where=str(damaged_file), fix=fix)
     if pseudonyms is None:
         if recorded_in is not None:
             fix = f"set TAILORBIRD_{SETTING.upper().replace('.', '__')}"

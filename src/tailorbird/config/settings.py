@@ -214,22 +214,22 @@ def _section_keys() -> dict[str, list[str]]:
 
 
 def _check_keys(tree: dict[str, Any], file: Path, lines: dict[str, int]) -> None:
-    allowed = _section_keys()
+    allowed_keys = _section_keys()
     for section, content in tree.items():
-        if section not in allowed:
+        if section not in allowed_keys:
             raise _unknown_name(
-                "section", section, list(allowed), f"{file}:{lines.get(section, 1)}"
+                "section", section, list(allowed_keys), f"{file}:{lines.get(section, 1)}"
             )
         if not isinstance(content, dict):
             raise ConfigError(
                 f"expected a section [{section}]", where=f"{file}:{lines.get(section, 1)}"
             )
         for key in content:
-            if key not in allowed[section]:
+            if key not in allowed_keys[section]:
                 raise _unknown_name(
                     "key",
                     f"{section}.{key}",
-                    [f"{section}.{name}" for name in allowed[section]],
+                    [f"{section}.{name}" for name in allowed_keys[section]],
                     f"{file}:{lines.get(f'{section}.{key}', 1)}",
                 )
 
@@ -250,13 +250,15 @@ def _unknown_name(kind: str, name: str, names: list[str], where: str) -> ConfigE
 def _overlay_environment(
     tree: dict[str, Any], sources: dict[str, str], environ: Mapping[str, str]
 ) -> None:
-    allowed = _section_keys()
+    allowed_keys = _section_keys()
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable in NON_SETTING_VARIABLES:
             continue
         section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
-        if section not in allowed or key not in allowed[section]:
-            names = [f"{ENV_PREFIX}{s}__{k}".upper() for s, keys in allowed.items() for k in keys]
+        if section not in allowed_keys or key not in allowed_keys[section]:
+            names = [
+                f"{ENV_PREFIX}{s}__{k}".upper() for s, keys in allowed_keys.items() for k in keys
+            ]
             raise _unknown_name("variable", variable, names, "environment")
         is_list = isinstance(getattr(getattr(Settings(), section), key), list)
         tree.setdefault(section, {})[key] = (

@@ -84,11 +84,11 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
         if isinstance(node, dict):
             stack.extend((FIELD_NAME, field) for field in node)
             stack.extend(
-                (name if _PERSON_NAME.search(name) else field, inner)
-                for field, inner in node.items()
+                (name if _PERSON_NAME.search(name) else field, inner_value)
+                for field, inner_value in node.items()
             )
         elif isinstance(node, list):
-            stack.extend((name, inner) for inner in node)
+            stack.extend((name, inner_value) for inner_value in node)
         else:
             yield name, node
 

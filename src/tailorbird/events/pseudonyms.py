@@ -166,13 +166,13 @@ class Pseudonyms:
             fields = _fields(raw)
         except UNDECODABLE:
             return _encode(_EMPTY[type(_read(raw))])
-        typed = _drop_untyped_fields(name, fields)
+        typed_fields = _drop_untyped_fields(name, fields)
         return _encode(
-            typed
+            typed_fields
             | {
-                field: self._sanitise(field, typed[field])
+                field: self._sanitise(field, typed_fields[field])
                 for field in ("country",)
-                if field in typed
+                if field in typed_fields
             }
         )
 
@@ -181,8 +181,8 @@ class Pseudonyms:
         properties = _read(bytes(raw))
         if not isinstance(properties, dict) or MERGED_INTO not in properties:
             return raw
-        hashed = self._hash_subject("user_id", _encode(properties[MERGED_INTO]))
-        return msgspec.Raw(_encode(properties | {MERGED_INTO: hashed}))
+        hashed_id = self._hash_subject("user_id", _encode(properties[MERGED_INTO]))
+        return msgspec.Raw(_encode(properties | {MERGED_INTO: hashed_id}))
 
     def _sanitise(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
         """Return a valid type, time or country unchanged.
@@ -218,15 +218,15 @@ class Pseudonyms:
         value = _read(raw)
         if not isinstance(value, str) or not value:
             return _EMPTY[type(value)]
-        hashed = self._hash(name, value)
+        hashed_id = self._hash(name, value)
         if "\x00" in value:
-            return f"{hashed}\x00"
+            return f"{hashed_id}\x00"
         if len(value) > ID.high:
-            return hashed.ljust(ID.high + 1, "-")
+            return hashed_id.ljust(ID.high + 1, "-")
         return (
-            f"{ANONYMOUS_PREFIX}{hashed}"
+            f"{ANONYMOUS_PREFIX}{hashed_id}"
             if name == "user_id" and value.startswith(ANONYMOUS_PREFIX)
-            else hashed
+            else hashed_id
         )
 
     def _hash(self, purpose: str, text: str) -> str:
@@ -263,16 +263,16 @@ def _is_time(value: int | str) -> bool:
 
 def _drop_untyped_fields(part: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     """Return the fields, with undeclared ones renamed and emptied, and mistyped values emptied."""
-    types, typed = _TYPES[part], {}
+    types, typed_fields = _TYPES[part], {}
     for number, (name, raw) in enumerate(fields.items(), 1):
         if name not in types:
-            typed[f"unknown_{number}"] = msgspec.Raw(b"null")
+            typed_fields[f"unknown_{number}"] = msgspec.Raw(b"null")
         elif name in _PARTS or name in _SUBJECTS or _is_of_type(types[name], bytes(raw)):
-            typed[name] = raw
+            typed_fields[name] = raw
         else:
             empty = _encode(_EMPTY[type(_read(bytes(raw)))])
-            typed[name] = msgspec.Raw(b"[0]" if _is_of_type(types[name], empty) else empty)
-    return typed
+            typed_fields[name] = msgspec.Raw(b"[0]" if _is_of_type(types[name], empty) else empty)
+    return typed_fields
 
 
 def _is_of_type(declared: object, raw: bytes) -> bool:

@@ -40,8 +40,8 @@ def next_run(text: str, after: int) -> int:
             fix="pip install 'tailorbird[train]'",
         ) from None
     try:
-        due = next(CronSim(text, datetime.fromtimestamp(after / SECOND, UTC)))
+        next_moment = next(CronSim(text, datetime.fromtimestamp(after / SECOND, UTC)))
     except (CronSimError, StopIteration) as error:
         message = f"expected a cron expression of five fields, got {text!r}: {error}"
         raise UsageError(message.removesuffix(": "), fix=_EXAMPLE) from None
-    return int(due.timestamp()) * SECOND
+    return int(next_moment.timestamp()) * SECOND

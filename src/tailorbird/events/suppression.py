@@ -98,8 +98,8 @@ _decode_row_subject = msgspec.json.Decoder(RowSubject).decode
 class SuppressionList:
     """The erased ids, as keyed hashes. Safe to call from any thread once it is loaded."""
 
-    def __init__(self, key: bytes, listed: _SuppressionFile | None = None) -> None:
-        self._key, self._listed = key, listed or _SuppressionFile()
+    def __init__(self, key: bytes, suppression_file: _SuppressionFile | None = None) -> None:
+        self._key, self._suppression_file = key, suppression_file or _SuppressionFile()
 
     @classmethod
     def load(cls, data: Path) -> "SuppressionList":
@@ -110,7 +110,9 @@ class SuppressionList:
         """
         folder = data / FOLDER
         try:
-            listed = msgspec.json.decode((folder / FILE).read_bytes(), type=_SuppressionFile)
+            suppression_file = msgspec.json.decode(
+                (folder / FILE).read_bytes(), type=_SuppressionFile
+            )
             key = (folder / KEY_FILE).read_bytes()
         except FileNotFoundError:
             if (folder / FILE).exists():
@@ -128,13 +130,13 @@ class SuppressionList:
                 where=str(folder / FILE),
                 fix=_RESTORE,
             ) from error
-        if listed.checksum != _hash_list(listed, key):
+        if suppression_file.checksum != _hash_list(suppression_file, key):
             raise DamageError(
                 "the suppression list, or its key, does not match its checksum",
                 where=str(folder / FILE),
                 fix=_RESTORE,
             )
-        return cls(key, listed)
+        return cls(key, suppression_file)
 
     def require_complete(self, lake: StoragePath, data: Path) -> None:
         """Raise DamageError where the lake knows of more erased ids than are listed here.
@@ -160,7 +162,7 @@ class SuppressionList:
         return msgspec.json.encode(_ErasureMarker.of(len(self)))
 
     def __len__(self) -> int:
-        return len(self._listed.people)
+        return len(self._suppression_file.people)
 
     def hash(self, *parts: str) -> str:
         """Return the keyed hash of a subject."""
@@ -173,16 +175,18 @@ class SuppressionList:
         """Return the list with these people on it; `shared` are devices that others used too."""
         key = self._key or os.urandom(32)
         hashed = SuppressionList(key).hash
-        listed = _SuppressionFile(
-            self._listed.people | {hashed(*person): at for person in people},
-            self._listed.shared | {hashed(*subject): at for subject in shared},
+        suppression_file = _SuppressionFile(
+            self._suppression_file.people | {hashed(*person): at for person in people},
+            self._suppression_file.shared | {hashed(*subject): at for subject in shared},
         )
-        return SuppressionList(key, listed)
+        return SuppressionList(key, suppression_file)
 
     def encoded(self) -> tuple[bytes, bytes]:
         """Return the list and its key, as the two files hold them."""
-        listed = msgspec.structs.replace(self._listed, checksum=_hash_list(self._listed, self._key))
-        return msgspec.json.encode(listed, order="sorted"), self._key
+        suppression_file = msgspec.structs.replace(
+            self._suppression_file, checksum=_hash_list(self._suppression_file, self._key)
+        )
+        return msgspec.json.encode(suppression_file, order="sorted"), self._key
 
     def erased_at(self, kind: str, id_: str) -> int | None:
         """Return when somebody was erased the last time, or None.
@@ -190,11 +194,11 @@ class SuppressionList:
         Args:
             kind: `u` for a user_id, `a` for an anonymous_id, as in `Subject`.
         """
-        if not self._listed.people and not self._listed.shared:
+        if not self._suppression_file.people and not self._suppression_file.shared:
             return None
         hashed = self.hash(kind, id_)
-        at = self._listed.people.get(hashed)
-        return self._listed.shared.get(hashed) if at is None else at
+        at = self._suppression_file.people.get(hashed)
+        return self._suppression_file.shared.get(hashed) if at is None else at
 
     def has(self, kind: str, id_: str) -> bool:
         """Return whether somebody was erased."""
@@ -202,13 +206,13 @@ class SuppressionList:
 
     def filter_body(self, body: bytes, receipt: Receipt) -> bytes:
         """Return the body with `ERASED_BODY` in place of each row that is dropped."""
-        if not self._listed.people and not self._listed.shared:
+        if not self._suppression_file.people and not self._suppression_file.shared:
             return body
         parts = [bytes(part) for part in split_body(body, receipt.encoding)]
-        drops = [self.drops(part, receipt) for part in parts]
-        if not any(drops):
+        is_dropped = [self.drops(part, receipt) for part in parts]
+        if not any(is_dropped):
             return body
-        rows = [ERASED_BODY if drop else part for part, drop in zip(parts, drops, strict=True)]
+        rows = [ERASED_BODY if drop else part for part, drop in zip(parts, is_dropped, strict=True)]
         return join_rows(rows, body, receipt.encoding)
 
     def filter_line(self, line: bytes, receipt: Receipt) -> bytes:
@@ -230,12 +234,14 @@ class SuppressionList:
         erased_at = None if device is None else self.erased_at("a", device)
         if device is None or erased_at is None:
             return False
-        is_shared = self.hash("a", device) in self._listed.shared
+        is_shared = self.hash("a", device) in self._suppression_file.shared
         return not is_shared or _read_time(row, receipt) < erased_at
 
 
-def _hash_list(listed: _SuppressionFile, key: bytes) -> str:
-    content = msgspec.json.encode(msgspec.structs.replace(listed, checksum=""), order="sorted")
+def _hash_list(suppression_file: _SuppressionFile, key: bytes) -> str:
+    content = msgspec.json.encode(
+        msgspec.structs.replace(suppression_file, checksum=""), order="sorted"
+    )
     return blake2b(content, digest_size=16, key=key, person=b"suppression").hexdigest()
 
 

@@ -107,7 +107,7 @@ class GBDT:
         settings: all settings at once; by default those of `GbdtSettings`.
         on_epoch: called every ten trees, see `fit`.
         progress: called with (head, trees so far, total).
-        initial: head → booster to which trees are added; the others are grown from scratch.
+        initial_boosters: head → booster to which trees are added; the others are grown from scratch.
         overrides: single settings, such as `leaves=31`.
     """
 
@@ -129,7 +129,7 @@ class GBDT:
                 f"gbdt has no parameter {unknown[0]!r}", fix=f"use one of {', '.join(names)}"
             )
         self.settings = replace(settings or GbdtSettings(), **overrides)
-        self.on_epoch, self.progress, self.initial = on_epoch, progress, initial or {}
+        self.on_epoch, self.progress, self.initial_boosters = on_epoch, progress, initial or {}
 
     def fit(self, train: EncodedRows, valid: EncodedRows) -> "Forests":
         """Grow trees for each head, stopped early on `valid`.
@@ -149,7 +149,7 @@ class GBDT:
                 categorical=train.categorical,
                 progress=self._report(head),
                 on_tree=None if self.on_epoch is None else reporter.on_tree,
-                initial=self.initial.get(head),
+                initial=self.initial_boosters.get(head),
             )
             if reporter.stopped:
                 break
@@ -174,10 +174,10 @@ class GBDT:
 
     def __repr__(self) -> str:
         defaults = asdict(GbdtSettings())
-        changed = {
+        changed_settings = {
             name: value for name, value in asdict(self.settings).items() if value != defaults[name]
         }
-        return describe_settings("GBDT", changed)
+        return describe_settings("GBDT", changed_settings)
 
     _repr_html_ = text_html
 

@@ -59,10 +59,12 @@ def _round_thresholds_down(line: re.Match[str]) -> str:
     float32 values may be rounded up onto the upper one, which then falls on the other side. For
     float32 features x, x <= t is the same as x <= (t rounded down).
     """
-    exact = np.array(line[1].split(), np.float64)
-    nearest = exact.astype(np.float32)
+    exact_thresholds = np.array(line[1].split(), np.float64)
+    nearest = exact_thresholds.astype(np.float32)
     lower = np.where(
-        nearest.astype(np.float64) > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest
+        nearest.astype(np.float64) > exact_thresholds,
+        np.nextafter(nearest, np.float32(-np.inf)),
+        nearest,
     )
     return "threshold=" + " ".join(repr(float(value)) for value in lower)
 
@@ -144,11 +146,11 @@ def _keep_one_output(model: onnx.ModelProto, *, binary: bool) -> None:
         graph.node.append(helper.make_node("Reshape", [source, "flat"], [OUTPUT]))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None]))
-    needed = {OUTPUT}
+    needed_names = {OUTPUT}
     needed_nodes = []
     for node in reversed(graph.node):
-        if needed & set(node.output):
+        if needed_names & set(node.output):
             needed_nodes.append(node)
-            needed |= set(node.input)
+            needed_names |= set(node.input)
     del graph.node[:]
     graph.node.extend(reversed(needed_nodes))

@@ -30,18 +30,18 @@ CLIP = 8.0
 class FittedLogistic:
     """A fitted regression.
 
-    p = 1 / (1 + exp(-(slopes · z + absent · missing + intercept))), with z clipped at ± `CLIP`.
+    p = 1 / (1 + exp(-(slopes · z + missing_slopes · missing + intercept))), with z clipped at ± `CLIP`.
 
     Attributes:
         columns: names of the matrix's columns, in order.
-        centre, scale, slopes, absent: shape (columns,), float32.
+        centre, scale, slopes, missing_slopes: shape (columns,), float32.
     """
 
     columns: tuple[str, ...]
     centre: Matrix
     scale: Matrix
     slopes: Matrix
-    absent: Matrix
+    missing_slopes: Matrix
     intercept: float
 
     def score(self, matrix: Matrix) -> Floats:
@@ -49,14 +49,14 @@ class FittedLogistic:
         z, missing = _design_matrix(matrix, self.centre, self.scale)
         total = (
             z.astype(np.float64) @ self.slopes
-            + missing.astype(np.float64) @ self.absent
+            + missing.astype(np.float64) @ self.missing_slopes
             + self.intercept
         )
         return 1.0 / (1.0 + np.exp(-total))
 
     def importance(self) -> dict[str, float]:
         """Return each column's share of the absolute slopes, largest first."""
-        size = np.abs(self.slopes) + np.abs(self.absent)
+        size = np.abs(self.slopes) + np.abs(self.missing_slopes)
         share = size / max(float(size.sum()), 1e-12)
         return {self.columns[i]: float(share[i]) for i in np.argsort(-share, kind="stable")}
 
@@ -87,24 +87,29 @@ def fit_logistic(
     logs = _signed_log(matrix)
     is_present = np.isfinite(logs)
     count = np.maximum(row_weights @ is_present, 1e-9)
-    filled = np.where(is_present, logs, 0.0).astype(np.float64)
-    centre = row_weights @ filled / count
+    finite_logs = np.where(is_present, logs, 0.0).astype(np.float64)
+    centre = row_weights @ finite_logs / count
     scale = np.sqrt(
-        np.maximum(row_weights @ (np.where(is_present, filled - centre, 0.0) ** 2) / count, 1e-12)
+        np.maximum(
+            row_weights @ (np.where(is_present, finite_logs - centre, 0.0) ** 2) / count, 1e-12
+        )
     )
     scale[scale < 1e-5] = 1.0
     centre, scale = centre.astype(np.float32), scale.astype(np.float32)
     z, missing = _design_matrix(matrix, centre, scale)
-    used = np.array([name not in ignore for name in columns])
-    has_missing = used & (missing.min(axis=0) != missing.max(axis=0))
-    design = np.concatenate([z[:, used], missing[:, has_missing]], axis=1).astype(np.float64)
+    is_used = np.array([name not in ignore for name in columns])
+    has_missing = is_used & (missing.min(axis=0) != missing.max(axis=0))
+    design = np.concatenate([z[:, is_used], missing[:, has_missing]], axis=1).astype(np.float64)
     fitted = LogisticRegression(C=1.0 / penalty, max_iter=ITERATIONS).fit(
         design, label > 0, sample_weight=row_weights
     )
-    slopes, absent = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.float32)
-    slopes[used], absent[has_missing] = fitted.coef_[0, : used.sum()], fitted.coef_[0, used.sum() :]
+    slopes, missing_slopes = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.float32)
+    slopes[is_used], missing_slopes[has_missing] = (
+        fitted.coef_[0, : is_used.sum()],
+        fitted.coef_[0, is_used.sum() :],
+    )
     return FittedLogistic(
-        tuple(columns), centre, scale, slopes, absent, float(fitted.intercept_[0])
+        tuple(columns), centre, scale, slopes, missing_slopes, float(fitted.intercept_[0])
     )
 
 
@@ -114,7 +119,7 @@ def logistic_to_onnx(model: FittedLogistic) -> bytes:
         "centre": model.centre,
         "scale": model.scale,
         "slopes": model.slopes[:, None],
-        "absent": model.absent[:, None],
+        "absent": model.missing_slopes[:, None],
         "intercept": np.array([model.intercept], np.float32),
         "one": np.array(1, np.float32),
         "none": np.array(0, np.float32),

@@ -38,7 +38,7 @@ def check_hours(day: Day) -> Check:
         if len(day.earlier_days) < 3
         else f"no hour that is over has {ROWS_MIN} events as a rule"
     )
-    burst = _median([profile.hour_burst for profile in day.earlier_days])
+    typical_burst = _median([profile.hour_burst for profile in day.earlier_days])
     for hour in range(24):
         before = [profile.hours[hour] for profile in day.earlier_days]
         typical_count = _median(before) if len(before) >= 3 else 0.0
@@ -51,7 +51,7 @@ def check_hours(day: Day) -> Check:
             typical_count,
             *([day.week_ago.hours[hour]] if day.week_ago is not None else []),
         ]
-        if _is_unusual(count, expected, HOUR_LOW, HOUR_HIGH, burst):
+        if _is_unusual(count, expected, HOUR_LOW, HOUR_HIGH, typical_burst):
             problems.append(f"{hour:02}:00 has {count:,} events, {typical_count:,.0f} are usual")
     return build_check(
         "hours",
@@ -83,8 +83,8 @@ def check_total(day: Day) -> Check:
         )
         return build_check("total", 1, [f"the day has no event at all, {context}"], 0.0, low, "")
     is_judged = len(day.earlier_days) >= 3 and typical_count >= ROWS_MIN
-    burst = _median([profile.day_burst for profile in day.earlier_days])
-    unusual = is_judged and _is_unusual(rows, expected, low, high, burst)
+    typical_burst = _median([profile.day_burst for profile in day.earlier_days])
+    unusual = is_judged and _is_unusual(rows, expected, low, high, typical_burst)
     problems = [f"the day's events are {rows:,}, {typical_count:,.0f} are usual"] if unusual else []
     skip_reason = (
         "no three days before to compare with"
@@ -133,11 +133,11 @@ def check_freshness(day: Day, expectations: DayExpectations) -> Check:
         ]
         newest = max(newest_times, default=day.start - HISTORY_DAYS * DAY)
         if day.until - newest > limit_us:
-            when = (
+            newest_time = (
                 to_iso(newest) if newest_times else f"{HISTORY_DAYS} days before the day, or older"
             )
             problems.append(
-                f"the newest {type_} is of {when}; one within {format_duration(limit_us)} is declared"
+                f"the newest {type_} is of {newest_time}; one within {format_duration(limit_us)} is declared"
             )
     return build_check(
         "freshness",
@@ -151,11 +151,12 @@ def check_freshness(day: Day, expectations: DayExpectations) -> Check:
 
 
 def _is_unusual(
-    count: int, expected: Sequence[float], low: float, high: float, burst: float
+    count: int, expected: Sequence[float], low: float, high: float, typical_burst: float
 ) -> bool:
     """Return whether a count is outside the limits of each expected count by more than chance."""
     return not any(
-        low * value <= count <= high * value or _deviance(count, value) <= DEVIANCE_MAX * burst
+        low * value <= count <= high * value
+        or _deviance(count, value) <= DEVIANCE_MAX * typical_burst
         for value in expected
     )
 

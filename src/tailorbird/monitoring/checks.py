@@ -199,7 +199,7 @@ def check_orphans(day: Day) -> Check:
         clicks["request_id"], value_set=pa.array(sorted(day.answered_requests), pa.string())
     )
     share = 1 - (pc.sum(has_answer).as_py() or 0) / clicks.num_rows
-    seen = _seen_items(day.events)
+    seen_pairs = _seen_items(day.events)
     problems = (
         [f"{share:.0%} of the clicks name an answer that is not in the lake"]
         if share > ORPHANS_MAX
@@ -207,18 +207,18 @@ def check_orphans(day: Day) -> Check:
     )
     if problems and _is_mostly_in(
         clicks.filter(pc.invert(has_answer))["request_id"].to_pylist(),
-        {request for request, _ in seen},
+        {request for request, _ in seen_pairs},
     ):
         problems[0] += (
             "; most of these were reported as seen: answers were lost, or another system "
             "gives some (leave their request_id out)"
         )
-    if seen and not problems:
+    if seen_pairs and not problems:
         matched = clicks.filter(has_answer)
         pairs = list(
             zip(matched["request_id"].to_pylist(), matched["item_id"].to_pylist(), strict=True)
         )
-        unseen = sum(pair not in seen for pair in pairs) / max(1, len(pairs))
+        unseen = sum(pair not in seen_pairs for pair in pairs) / max(1, len(pairs))
         if unseen > UNSEEN_MAX:
             problems.append(f"{unseen:.0%} of the clicks are on items without an impression")
     return build_check(
@@ -386,10 +386,10 @@ def _is_mostly_in(values: Sequence[str], members: Collection[str]) -> bool:
 
 
 def _seen_items(events: pa.Table) -> set[tuple[str, str]]:
-    shown = events.filter(pc.equal(events["type"], "impression"))
+    impressions = events.filter(pc.equal(events["type"], "impression"))
     pairs: set[tuple[str, str]] = set()
     for request, item, items in zip(
-        *(shown[name].to_pylist() for name in ("request_id", "item_id", "items")), strict=True
+        *(impressions[name].to_pylist() for name in ("request_id", "item_id", "items")), strict=True
     ):
         pairs.update((request, item) for item in (items or []))
         if item is not None:

@@ -51,22 +51,22 @@ def outcome_steps(
     arms = [criteria.arm, *([criteria.control] if criteria.control else [])]
     steps: list[Step] = []
     periods = sorted({start for arm in arms for start in _starts(cells[arm], criteria.period)})
-    pending: dict[str, _Sums] = {}
+    pending_sums: dict[str, _Sums] = {}
     first: int | None = None
     for start in periods:
         first = start if first is None else first
         inside = (pc.field("minute") >= start) & (pc.field("minute") < start + criteria.period)
         for arm in arms:
             sums = _Sums.of(cells[arm].filter(inside), criteria.measure, delays)
-            pending[arm] = pending[arm] + sums if arm in pending else sums
-        if any(pending[arm].outcomes < criteria.clicks_min for arm in arms):
+            pending_sums[arm] = pending_sums[arm] + sums if arm in pending_sums else sums
+        if any(pending_sums[arm].outcomes < criteria.clicks_min for arm in arms):
             continue
-        variances = [pending[arm].variance_of_log for arm in arms]
+        variances = [pending_sums[arm].variance_of_log for arm in arms]
         if not all(math.isfinite(variance) for variance in variances):
             continue
-        values = [math.log(pending[arm].moments.ratio) for arm in arms]
+        values = [math.log(pending_sums[arm].moments.ratio) for arm in arms]
         steps.append(Step(first, values[0] - sum(values[1:]), sum(variances)))
-        pending, first = {}, None
+        pending_sums, first = {}, None
     return steps
 
 
@@ -90,11 +90,11 @@ class _Sums:
             )
         share, log_variance = delays.share_known(ages_of(cells))
         is_usable = (share >= KNOWN_SHARE_MIN) & (denominator > 0)
-        corrected = numerator[is_usable] / share[is_usable]
+        corrected_totals = numerator[is_usable] / share[is_usable]
         shared_error = float(
-            (corrected * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum()
+            (corrected_totals * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum()
         )
-        moments = Moments.from_totals(corrected, denominator[is_usable])
+        moments = Moments.from_totals(corrected_totals, denominator[is_usable])
         return cls(moments, float(outcomes_counted[is_usable].sum()), shared_error)
 
     def __add__(self, other: "_Sums") -> "_Sums":

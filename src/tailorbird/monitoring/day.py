@@ -268,12 +268,12 @@ def _count_refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, 
         ["raw_offset"],
         of_imports & (ds.field("received_at") < pa.scalar(start, TIME)),
     )["raw_offset"]
-    imported = lake.rows(
+    imported_rows = lake.rows(
         "events", of_imports & (offset > (pc.max(before).as_py() or -1)) & (offset <= last)
     )
     return _value_counts(rows["code"]), events.filter(
         pc.not_equal(events["raw_partition"], IMPORT_PARTITION)
-    ).num_rows + imported
+    ).num_rows + imported_rows
 
 
 def _newest_day(lake: Lake, end: int) -> int | None:
@@ -334,12 +334,12 @@ def _row_numbers(rows: pa.Table) -> np.ndarray:
 
 def _group_sizes(events: pa.Table, by: list[str]) -> np.ndarray:
     """Return the number of events by group, without bots and unknown persons."""
-    human = events.filter(
+    human_events = events.filter(
         pc.and_(
             pc.is_valid(events["person"]), pc.fill_null(pc.not_equal(events["agent"], "bot"), True)
         )
     )
-    return human.group_by(by).aggregate([([], "count_all")])["count_all"].to_numpy()
+    return human_events.group_by(by).aggregate([([], "count_all")])["count_all"].to_numpy()
 
 
 def _burst_size(group_sizes: np.ndarray) -> float:

@@ -100,11 +100,11 @@ def figures_frame(results: Mapping[str, Mapping[str, float | None]]) -> Frame:
 
     `_low` and `_high` are the ends of 95 % intervals over people.
     """
-    ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
-    names = list(dict.fromkeys(name for _, figures in ranked for name in figures))
+    ranked_results = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
+    names = list(dict.fromkeys(name for _, figures in ranked_results for name in figures))
     return Frame.from_rows(
         ["model", *names],
-        [(model, *(figures.get(name) for name in names)) for model, figures in ranked],
+        [(model, *(figures.get(name) for name in names)) for model, figures in ranked_results],
     )
 
 
@@ -125,14 +125,14 @@ def plot_figures(
     }
     if not values:
         raise UsageError(f"no model has the metric {metric!r}", where="plot")
-    ranked = sorted(values.items(), key=lambda pair: pair[1][0])
-    figure = Figure(figsize=(7, 0.4 * len(ranked) + 1), layout="constrained")
+    ranked_results = sorted(values.items(), key=lambda pair: pair[1][0])
+    figure = Figure(figsize=(7, 0.4 * len(ranked_results) + 1), layout="constrained")
     axes = figure.subplots()
-    for row, (_, (value, low, high)) in enumerate(ranked):
+    for row, (_, (value, low, high)) in enumerate(ranked_results):
         axes.plot(value, row, "o", color="tab:blue")
         if low is not None and high is not None:
             axes.plot([low, high], [row, row], color="tab:blue")
-    axes.set_yticks(range(len(ranked)), [model for model, _ in ranked])
+    axes.set_yticks(range(len(ranked_results)), [model for model, _ in ranked_results])
     axes.set_xlabel(f"{metric}, 95 % interval over people")
     return figure
 

@@ -198,11 +198,11 @@ def watch_champion(
     """Compare the champion with the previous version."""
     aliases, lake = registry.aliases(), Lake(project.paths.lake)
     window_from = max(promoted_at, now - WINDOW_US)
-    new = lake.responses(RESPONSES, window_from, now)
+    new_responses = lake.responses(RESPONSES, window_from, now)
     compare_clicks = now - promoted_at < COMPARE_US
     new_events = lake.events(COLUMNS, window_from, now) if compare_clicks else None
-    champion = _measure_service(project, new, new_events, aliases.champion, now)
-    holdout = _measure_service(project, new, None, aliases.previous, now)
+    champion = _measure_service(project, new_responses, new_events, aliases.champion, now)
+    holdout = _measure_service(project, new_responses, None, aliases.previous, now)
     before = _service_before(project, aliases.previous, promoted_at, now)
     champion_all, holdout_all = _long_run(
         project, aliases.champion, aliases.previous, promoted_at, now
@@ -246,13 +246,13 @@ def _measure_service(
         pc.fill_null(pc.equal(responses["assigned_version"], version), False)
     )
     failure = version_responses["failure"]
-    failed = {
+    failed_counts = {
         name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
         for name in ("error", "not_finite", "breaker_open")
     }
     is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_responses["items"]), 0), 0)
     has_answered = pc.is_null(failure)
-    empty = int(pc.sum(pc.and_(is_empty, has_answered)).as_py() or 0)
+    empty_count = int(pc.sum(pc.and_(is_empty, has_answered)).as_py() or 0)
     clicks = NO_CLICKS
     if events is not None:
         requests = version_responses.filter(
@@ -260,7 +260,7 @@ def _measure_service(
         )["request_id"]
         denominators = {name: slot.denominator for name, slot in project.slots.items()}
         clicks = clicks_per_person(events, requests, denominators, HORIZON_US)
-    return Service(version_responses.num_rows, {**failed, "empty": empty}, clicks)
+    return Service(version_responses.num_rows, {**failed_counts, "empty": empty_count}, clicks)
 
 
 def _long_run(
@@ -388,11 +388,11 @@ def _rollout_limits(project: Project) -> Limits:
 
 def _next_step(project: Project, registry: Registry, now: int) -> Step:
     newest = registry.newest(NEWEST_VERSIONS) if project.settings.rollout.staged else []
-    accepted = [info.version for info in reversed(newest) if info.metrics.get("accepted")]
+    accepted_versions = [info.version for info in reversed(newest) if info.metrics.get("accepted")]
     return next_step(
         registry.aliases(),
         registry.audit(),
-        accepted,
+        accepted_versions,
         now,
         _rollout_limits(project),
         authors=AUTHORS,

@@ -37,7 +37,7 @@ class TrainOptions:
         requests: maximum number of requests to learn from; 0 takes all.
         rows: learn from logged answers, or from clicks with the candidates of that time.
         arm: learn from the answers of one EXPERIMENT:ARM alone; such a model is never promoted.
-        architecture: `gbdt`, `logistic`, `mlp`, `dcn`, `shared`, `mmoe`, `auto` or an estimator of
+        architecture: `gbdt`, `logistic`, `mlp`, `dcn`, `shared_names`, `mmoe`, `auto` or an estimator of
             models.py; "" takes the tuned one, or `gbdt` and the estimators of models.py beside it.
         retrieval: source of candidates; "" takes `train.retrieval`.
         incremental: continue from the weights of the last net, or from the champion's trees.
@@ -127,11 +127,11 @@ class TrainOptions:
     def slot_only_options(self) -> list[str]:
         """Return the given options that do not apply to a churn model."""
         default = TrainOptions()
-        shared = ("quick", "leave_out", "seed")
+        shared_names = ("quick", "leave_out", "seed")
         return [
             name
             for name in self.__dataclass_fields__
-            if name not in shared and getattr(self, name) != getattr(default, name)
+            if name not in shared_names and getattr(self, name) != getattr(default, name)
         ]
 
     @classmethod
@@ -193,11 +193,11 @@ def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ..
         *(transform.output for transform in features.transforms),
         *(f"{source.name}_{suffix}" for source in own_sources() for suffix in ("rank", "score")),
     )
-    if unknown := [
+    if unknown_columns := [
         name for name in names if name not in columns and not CANDIDATE_COLUMN.fullmatch(name)
     ]:
-        fix = suggest_name(unknown[0], columns, "tailorbird features list")
-        raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
+        fix = suggest_name(unknown_columns[0], columns, "tailorbird features list")
+        raise UsageError(f"there is no column {unknown_columns[0]!r}", where="--leave-out", fix=fix)
     return tuple(names)
 
 

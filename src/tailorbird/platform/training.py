@@ -215,12 +215,14 @@ def evaluate(
     declaration = project.slot(slot)
     clock = clock_as_of(as_of, project, notify=notify)
     registry = Registry(project.paths.registry, clock=clock)
-    selected, note = _versions_to_evaluate(registry, versions)
-    learned_until = {version: to_iso(registry.verify(version).window.ts_to) for version in selected}
+    selected_versions, note = _versions_to_evaluate(registry, versions)
+    learned_until = {
+        version: to_iso(registry.verify(version).window.ts_to) for version in selected_versions
+    }
     evaluation = evaluate_versions(
         project.features,
         declaration,
-        tuple(selected),
+        tuple(selected_versions),
         lake=project.paths.lake,
         registry=project.paths.registry,
         clock=clock,
@@ -248,16 +250,16 @@ def _versions_to_evaluate(registry: Registry, versions: Sequence[str]) -> tuple[
             else "tailorbird train makes one"
         )
         raise NotReadyError("there is no champion to judge yet", where=str(registry.path), fix=fix)
-    selected = [registry.resolve(name).name for name in versions or ("champion",)]
-    if versions or registry.info(selected[0]).heads:
-        return selected, ""
+    selected_versions = [registry.resolve(name).name for name in versions or ("champion",)]
+    if versions or registry.info(selected_versions[0]).heads:
+        return selected_versions, ""
     models = [info.version for info in registry.versions() if info.heads]
     if not models:
-        problem = f"{selected[0]} has no model, and no other version has one"
+        problem = f"{selected_versions[0]} has no model, and no other version has one"
         raise NotReadyError(problem, where=str(registry.path), fix="tailorbird train")
     return (
         models[-1:],
-        f"{selected[0]} answers, by a baseline that stands among the others. Judged is the "
+        f"{selected_versions[0]} answers, by a baseline that stands among the others. Judged is the "
         f"newest model, {models[-1]}.",
     )
 

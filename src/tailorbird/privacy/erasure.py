@@ -197,23 +197,24 @@ class _Erasure:
     def _suppress(self) -> dict[str, Any]:
         shared = [("a", id_) for id_ in self._people.shared]
         own_subjects = [subject for subject in self._people.subjects if subject not in shared]
-        suppressed = SuppressionList.load(self._data)
-        suppressed = suppressed.with_people(own_subjects, self._journal.begun_at, shared)
-        listed, key = suppressed.encoded()
+        suppression_list = SuppressionList.load(self._data).with_people(
+            own_subjects, self._journal.begun_at, shared
+        )
+        suppression_bytes, key = suppression_list.encoded()
         write_private(self._data / FOLDER / KEY_FILE, key)
         faults.at("erase.suppression_key")
-        write_private(self._data / FOLDER / FILE, listed)
-        durable.replace(self._project.paths.lake / MARK_FILE, suppressed.mark())
+        write_private(self._data / FOLDER / FILE, suppression_bytes)
+        durable.replace(self._project.paths.lake / MARK_FILE, suppression_list.mark())
         return {"events by type": self._footprint.types}
 
     def _erase_archive(self) -> dict[str, Any]:
         rewriter = ArchiveRewriter(
             self._people, self._footprint, self._rewriter, self._plan, self._mentions
         )
-        files, before, after = self._writers.lake.rewriting().bodies(
+        files, chain_before, chain_after = self._writers.lake.rewriting().bodies(
             rewriter.change, self._make_counter("archive")
         )
-        chain = {"chain before": before, "chain after": after}
+        chain = {"chain before": chain_before, "chain after": chain_after}
         return {"archive": {"files": files, "rows": rewriter.rows, **chain}}
 
     def _erase_tables(self) -> dict[str, Any]:
@@ -237,7 +238,7 @@ class _Erasure:
 
     def _erase_router(self) -> dict[str, Any]:
         people, footprint = self._people, self._footprint
-        erased: dict[str, Any] = {
+        erasure_arguments: dict[str, Any] = {
             "users": people.users,
             "visitors": people.devices,
             "events": [event for event in footprint.events if event[1] in people.ids],
@@ -245,25 +246,27 @@ class _Erasure:
             "mentions": self._mentions,
         }
         topics, routed = self._writers.topics, self._writers.routed
-        forgotten = [] if topics is None else topics.routed.erase(**erased)
+        erased_counts = [] if topics is None else topics.routed.erase(**erasure_arguments)
         if routed is not None:
-            released = read_released(self._project.paths.lake).routed_position()
-            forgotten.append(erase_router(routed, released, **erased))
+            released_positions = read_released(self._project.paths.lake).routed_position()
+            erased_counts.append(erase_router(routed, released_positions, **erasure_arguments))
         names = ErasedCounts.__struct_fields__
         return {
-            "router": {name: sum(getattr(counts, name) for counts in forgotten) for name in names}
+            "router": {
+                name: sum(getattr(counts, name) for counts in erased_counts) for name in names
+            }
         }
 
     def _erase_logs(self) -> dict[str, Any]:
-        released = read_released(self._project.paths.lake)
+        released_positions = read_released(self._project.paths.lake)
         count = 0
         for producer, log in self._writers.raw.items():
-            count += log.prune(released.raw_position(producer))
+            count += log.prune(released_positions.raw_position(producer))
             erase_paths(log)
             log.shrink()
             faults.at("erase.raw_log")
         for producer, log in self._writers.response_logs.items():
-            count += log.prune(released.responses_position(producer))
+            count += log.prune(released_positions.responses_position(producer))
             log.shrink()
         if (scores := self._writers.scores) is not None:
             count += scores.prune(scores.end())
@@ -294,13 +297,13 @@ class _Erasure:
 
     def _state(self, features: FeatureSet) -> dict[str, Any]:
         schema, paths, workers = features.schema_hash, self._project.paths, self._project.workers
-        active = [feature.schema_hash for feature in self._features]
+        active_hashes = [feature.schema_hash for feature in self._features]
         parts = all_parts(workers)
         names = {part.name for part in parts}
         for key in list(self._writers.states):
-            if key[0] not in active or key[0] == schema or key[1] not in names:
+            if key[0] not in active_hashes or key[0] == schema or key[1] not in names:
                 self._writers.states.pop(key).release()
-        schemas.prune(paths.state, active, workers=workers)
+        schemas.prune(paths.state, active_hashes, workers=workers)
         remake = partial(
             remake_state,
             paths.state,
@@ -365,9 +368,9 @@ class _Erasure:
 
     def _finish(self, searched: SearchReport) -> Receipt:
         journal, footprint = self._journal, self._footprint
-        suppressed = SuppressionList.load(self._data)
+        suppression_list = SuppressionList.load(self._data)
         receipt = Receipt(
-            people=sorted(suppressed.hash(*subject) for subject in self._people.subjects),
+            people=sorted(suppression_list.hash(*subject) for subject in self._people.subjects),
             begun_at=journal.begun_at,
             finished_at=self._clock.now(),
             counts=journal.counts,
@@ -382,7 +385,7 @@ class _Erasure:
         write_receipt(receipt)
         faults.at("erase.receipt")
         if self._writers.topics is not None:
-            self._writers.topics.publish(self._data, *suppressed.encoded())
+            self._writers.topics.publish(self._data, *suppression_list.encoded())
         destroy_journal(self._data)
         return receipt
 

@@ -69,7 +69,7 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
         "shared": sorted(people.shared),
         "pseudonyms": project.pseudonyms() is not None,
     }
-    sets = active_schemas(project)
+    feature_sets = active_schemas(project)
     mentions = Mentions(people.ids, attribute_names(project.plan))
     waiting = list(
         _read_waiting_rows(project, mentions)
@@ -84,7 +84,7 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
             **{name: value for name, value in row.items() if value is not None},
         }
     for row in responses:
-        yield {"source": "answer", **_with_features(row, sets)}
+        yield {"source": "answer", **_with_features(row, feature_sets)}
     yield from _list_arms(responses)
     sessions = {row["session_id"] for row in events}
     refused = set(find_refused(lake, mentions, sessions, {row["request_id"] for row in events}))
@@ -102,7 +102,7 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
         if _may_read(body, people):
             text = body.decode(errors="replace")
             yield {"source": "waiting", "producer": producer, "body": text}
-    yield from _read_features(project, people, sets, events, clock)
+    yield from _read_features(project, people, feature_sets, events, clock)
     yield from _read_scores(project, people)
     suppressed = project.suppression_list()
     for kind, id_ in people.subjects:
@@ -131,15 +131,17 @@ def _to_plain(value: Any) -> Any:
 
 def _may_read(body: str | bytes, people: People) -> bool:
     """Return whether a row as it came in names these people or nobody, and no other user."""
-    whose = read_row_subject(body.encode() if isinstance(body, str) else body)
-    if whose is None or whose.user_id is None:
+    row_subject = read_row_subject(body.encode() if isinstance(body, str) else body)
+    if row_subject is None or row_subject.user_id is None:
         return True
-    return str(whose.user_id) in people.users
+    return str(row_subject.user_id) in people.users
 
 
-def _with_features(row: Record, sets: Sequence[FeatureSet]) -> Record:
+def _with_features(row: Record, feature_sets: Sequence[FeatureSet]) -> Record:
     """Return an answer with its features by name, item by item, if its schema is known."""
-    features = next((entry for entry in sets if entry.schema_hash == row["schema_hash"]), None)
+    features = next(
+        (entry for entry in feature_sets if entry.schema_hash == row["schema_hash"]), None
+    )
     record = {name: value for name, value in row.items() if name != "sequences"}
     items, numeric = row["items"] or [], row["numeric"] or []
     if features is None or not items or len(numeric) != len(items) * len(features.numeric):
@@ -224,11 +226,15 @@ def _read_waiting_rows(project: Project, mentions: Mentions) -> Iterator[tuple[s
 
 
 def _read_features(
-    project: Project, people: People, sets: Sequence[FeatureSet], events: list[Record], clock: Clock
+    project: Project,
+    people: People,
+    feature_sets: Sequence[FeatureSet],
+    events: list[Record],
+    clock: Clock,
 ) -> Iterator[Record]:
     newest = sorted(events, key=lambda row: row["ts"], reverse=True)
     items = list(dict.fromkeys(row["item_id"] for row in newest if row["item_id"]))[:_ITEMS_READ]
-    for features in sets if items else ():
+    for features in feature_sets if items else ():
         reader = _open_reader(project, features)
         if reader is None:
             continue

@@ -65,30 +65,30 @@ def find_footprint(lake: Lake, people: People, known: Collection[str]) -> Footpr
     sessions: set[str] = set()
     if lake.exists("events"):
         rows = lake.table("events", list(_EVENT), people.filter())
-        owned = rows.filter(people.owns(rows))
+        owned_rows = rows.filter(people.owns(rows))
         footprint.events = [
             (*subject_of(user, device), id_)
             for user, device, id_ in zip(
-                *(owned[name].to_pylist() for name in ("user_id", "anonymous_id", "event_id")),
+                *(owned_rows[name].to_pylist() for name in ("user_id", "anonymous_id", "event_id")),
                 strict=True,
             )
         ]
-        footprint.places = row_keys(owned)
-        footprint.types = dict(Counter(owned["type"].to_pylist()))
-        times = micros(owned["ts"])[micros(owned["ts"]) > 0]
+        footprint.places = row_keys(owned_rows)
+        footprint.types = dict(Counter(owned_rows["type"].to_pylist()))
+        times = micros(owned_rows["ts"])[micros(owned_rows["ts"]) > 0]
         if len(times):
             footprint.first, footprint.last = int(times.min()), int(times.max())
-        sessions = set(owned["session_id"].drop_null().to_pylist())
-        footprint.requests = _find_requests(lake, people, owned)
+        sessions = set(owned_rows["session_id"].drop_null().to_pylist())
+        footprint.requests = _find_requests(lake, people, owned_rows)
         _find_affected(lake, people, mentions, footprint)
     footprint.refused_rows = find_refused(lake, mentions, sessions, footprint.requests)
     return footprint
 
 
-def _find_requests(lake: Lake, people: People, owned: pa.Table) -> list[str]:
+def _find_requests(lake: Lake, people: People, owned_rows: pa.Table) -> list[str]:
     """Return the requests of these people: not those that somebody else asked and they followed."""
     columns = ["request_id", "user_id", "anonymous_id", "person"]
-    requests = set(owned["request_id"].drop_null().to_pylist())
+    requests = set(owned_rows["request_id"].drop_null().to_pylist())
     if lake.exists("answers"):
         rows = lake.table("answers", columns, one_of("request_id", requests) | people.filter())
         owns = people.owns(rows)

@@ -27,10 +27,10 @@ _NUMBER_BEFORE = re.compile(rb"[:,\[]\s?-?\Z|[0-9]\.\Z")  # of JSON, without quo
 def encoded_forms(text: str) -> set[bytes]:
     """Return the text as it is, as JSON escapes it and as URLs encode it."""
     raw = text.encode(errors="surrogatepass")
-    escaped = json.dumps(text)[1:-1]
+    escaped_text = json.dumps(text)[1:-1]
     quoted = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
     lower = [re.sub("%..", lambda digits: digits[0].lower(), text) for text in quoted]
-    texts = [escaped, escaped.replace("/", "\\/"), *quoted, *lower]
+    texts = [escaped_text, escaped_text.replace("/", "\\/"), *quoted, *lower]
     return {raw, msgspec.json.encode(text)[1:-1], *(text.encode() for text in texts)}
 
 

@@ -173,16 +173,18 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
     merges = merges_of(rows)
     newest = dict(merges)
     into: dict[str, set[str]] = {}
-    for (former, merge), properties in zip(merges, rows["properties"].to_pylist(), strict=True):
+    for (former_user, merge), properties in zip(
+        merges, rows["properties"].to_pylist(), strict=True
+    ):
         is_erased = msgspec.json.decode(properties or "{}").get(INTO_ERASED) is True
-        is_gone = is_erased and merge.into == former
-        into.setdefault(former, set()).add(f"{_ERASED}{merge.p}" if is_gone else merge.into)
+        is_gone = is_erased and merge.into == former_user
+        into.setdefault(former_user, set()).add(f"{_ERASED}{merge.p}" if is_gone else merge.into)
     known_users = {*into, *(user for value in into.values() for user in value)}
     now = {user: survivor(user, newest.get)[0] for user in known_users}
     groups = [
-        {former, *value}
-        for former, value in into.items()
-        if {now[user] for user in (former, *value - {former})} == {now[former]}
+        {former_user, *value}
+        for former_user, value in into.items()
+        if {now[user] for user in (former_user, *value - {former_user})} == {now[former_user]}
     ]
     result = set(users)
     while more := {user for group in groups if group & result for user in group - result}:

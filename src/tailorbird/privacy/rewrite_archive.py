@@ -50,15 +50,18 @@ class ArchiveRewriter:
         receipt, body = _receipt(stored.block.receipt), stored.block.payload
         parts = [bytes(part) for part in split_body(body, receipt.encoding)]
         may_mention = self._mentions.may_be_in(body)
-        new = [
+        new_values = [
             self._rewrite_row(part, (file.partition, stored.offset, row), receipt, may_mention)
             for row, part in enumerate(parts)
         ]
-        count = sum(value is not None for value in new)
+        count = sum(value is not None for value in new_values)
         if not count:
             return None
         self.rows += count
-        rows = [old if value is None else value for old, value in zip(parts, new, strict=True)]
+        rows = [
+            old_value if value is None else value
+            for old_value, value in zip(parts, new_values, strict=True)
+        ]
         return msgspec.structs.replace(
             stored.block, payload=join_rows(rows, body, receipt.encoding)
         )
@@ -74,16 +77,18 @@ class ArchiveRewriter:
             return ERASED_BODY if may_mention and self._mentions.in_body(part) else None
         if self._is_owned(subject, place):
             return self._rewrite_body(part, receipt)
-        old: Any = _decode(part)
-        new = self._mentions.of_another(old) if may_mention else old
+        old_value: Any = _decode(part)
+        new_value = self._mentions.of_another(old_value) if may_mention else old_value
         if isinstance(subject.request_id, str) and subject.request_id in self._rewriter.requests:
-            new = new | {"request_id": self._rewriter.rename_request(subject.request_id)}
-        properties = old.get("properties")
-        if isinstance(properties, dict) and old.get("type") == "merge":
+            new_value = new_value | {
+                "request_id": self._rewriter.rename_request(subject.request_id)
+            }
+        properties = old_value.get("properties")
+        if isinstance(properties, dict) and old_value.get("type") == "merge":
             into = properties.get(MERGED_INTO)
             if isinstance(into, str) and into in self._people.users:
-                new = self._rewriter.rewrite_raw_merge(new)
-        return None if new == old else _encode(new)
+                new_value = self._rewriter.rewrite_raw_merge(new_value)
+        return None if new_value == old_value else _encode(new_value)
 
     def _is_owned(self, subject: RowSubject, place: Place) -> bool:
         return (
@@ -102,5 +107,5 @@ class ArchiveRewriter:
             return ERASED_BODY
         event = accepted[0].event
         subject = (*subject_of(event.user_id, event.anonymous_id), event.event_id)
-        new = self._rewriter.rewrite_raw_event(_decode(part), subject, accepted[0].ts)
-        return _encode(self._mentions.of_another(new) if event.type == "item" else new)
+        new_value = self._rewriter.rewrite_raw_event(_decode(part), subject, accepted[0].ts)
+        return _encode(self._mentions.of_another(new_value) if event.type == "item" else new_value)

@@ -35,25 +35,25 @@ def remove_mentions(version: Path, mentions: Mentions) -> None:
     """Remove mentions from the indexes of a version, also where that was cut off before."""
     for index in _rewrite_indexes(version):
         table = _read_table(index)
-        new = {
+        new_columns = {
             name: _without_mentioned(name, column, mentions)
             for name, column in _rewrite_attributes(table)
         }
-        retained = {name: column for name, column in new.items() if column is not None}
+        kept_columns = {name: column for name, column in new_columns.items() if column is not None}
         arrays = {
             name: table[name] for name in table.column_names if not name.startswith(_OF_ITEMS)
         }
-        arrays |= {f"{_OF_ITEMS}{name}": to_arrow(column) for name, column in retained.items()}
+        arrays |= {f"{_OF_ITEMS}{name}": to_arrow(column) for name, column in kept_columns.items()}
         fields = [
             table.schema.field(name).with_type(column.type) for name, column in arrays.items()
         ]  # with what is marked at them
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, pa.schema(fields)) as writer:
+        buffer = pa.BufferOutputStream()
+        with pa.ipc.new_file(buffer, pa.schema(fields)) as writer:
             writer.write_table(pa.table(arrays, schema=pa.schema(fields)))
-        durable.replace(index / _ITEMS, sink.getvalue().to_pybytes())
+        durable.replace(index / _ITEMS, buffer.getvalue().to_pybytes())
         faults.at("erase.model_items")
         shutil.rmtree(index / _TEXT, ignore_errors=True)
-        write_text_index(index / _TEXT, documents_of(retained, np.arange(table.num_rows)))
+        write_text_index(index / _TEXT, documents_of(kept_columns, np.arange(table.num_rows)))
         for path in (index / _TEXT).iterdir():
             durable.sync_file(path)
         durable.sync_folder(index / _TEXT)
@@ -85,10 +85,10 @@ def _without_mentioned(name: str, column: Column, mentions: Mentions) -> Column 
             if mentions.without({name: int(whole_number)}) != {name: int(whole_number)}
         ]
         return np.where(np.isin(column, erased_values), np.nan, column) if erased_values else column
-    new = [_text_without(value, mentions) for value in column.values]
-    if new == list(column.values):
+    new_texts = [_text_without(value, mentions) for value in column.values]
+    if new_texts == list(column.values):
         return column
-    return text_column(new[code] if code >= 0 else None for code in column.codes.tolist())
+    return text_column(new_texts[code] if code >= 0 else None for code in column.codes.tolist())
 
 
 def _text_without(text: str, mentions: Mentions) -> str:

@@ -78,12 +78,12 @@ class TableRewriter:
         changed = np.flatnonzero(_mask(changed_rows(rows, self._people, self._mentions, requests)))
         if not len(changed):
             return None
-        old = rows.take(pa.array(changed))
-        owned = _mask(self._people.owns(old)).tolist()
-        decided = _mask(self._people.decided(old)).tolist()
-        renames = self._choose_renames(old, REFERENCE_COLUMNS)
+        old_rows = rows.take(pa.array(changed))
+        owned = _mask(self._people.owns(old_rows)).tolist()
+        decided = _mask(self._people.decided(old_rows)).tolist()
+        renames = self._choose_renames(old_rows, REFERENCE_COLUMNS)
         new: list[dict[str, Any]] = []
-        for row, is_owned, is_decided in zip(old.to_pylist(), owned, decided, strict=True):
+        for row, is_owned, is_decided in zip(old_rows.to_pylist(), owned, decided, strict=True):
             if is_owned:
                 subject = subject_of(row["user_id"], row["anonymous_id"], row["item_id"])
                 row = self._rewriter.rewrite_row(row, (*subject, row["event_id"]))
@@ -121,8 +121,8 @@ class TableRewriter:
             return None
         self.counts["quarantine"] += len(changed)
         blank = {"path": "$", "message": "", "body": ERASED_BODY}
-        old = rows.take(pa.array(changed)).to_pylist()
-        return _put(rows, changed, [row | blank for row in old])
+        old_rows = rows.take(pa.array(changed)).to_pylist()
+        return _put(rows, changed, [row | blank for row in old_rows])
 
     def duplicates(self, rows: pa.Table) -> pa.Table | None:
         """Return repeats with hashes in place of the ids of their events."""
@@ -185,16 +185,16 @@ class TableRewriter:
 
     def _responses_of_others(self, rows: pa.Table) -> pa.Table | None:
         renames = self._choose_renames(rows, ("request_id", "session_id"))
-        exempt = self._mark_exempt(rows)
+        is_exempt = self._mark_exempt(rows)
         decided = _mask(self._people.decided(rows))
         mentioned = self._mentions.in_column(rows["query"]) | self._reads_ids(rows)
         for name, new_ids in renames.items():
             mentioned |= _mask(is_any(rows[name], new_ids.keys()))
-        changed = np.flatnonzero(exempt | decided | mentioned)
+        changed = np.flatnonzero(is_exempt | decided | mentioned)
         if not len(changed):
             return None
         self.counts["mentions"] += int(mentioned.sum())
-        self.counts["exempt from parity"] += int(exempt.sum())
+        self.counts["exempt from parity"] += int(is_exempt.sum())
         new = rows.take(pa.array(changed)).to_pylist()
         for index, row in zip(changed.tolist(), new, strict=True):
             if decided[index]:
@@ -203,7 +203,7 @@ class TableRewriter:
                 row["query"] = None
             if mentioned[index]:
                 self._remove_hashes(row)
-            if exempt[index] and ERASED_EXEMPTION not in (row["degraded"] or ()):
+            if is_exempt[index] and ERASED_EXEMPTION not in (row["degraded"] or ()):
                 row["degraded"] = [*(row["degraded"] or ()), ERASED_EXEMPTION]
         return _put(rows, changed, [_replace_values(row, renames) for row in new])
 
@@ -212,36 +212,39 @@ class TableRewriter:
         footprint, sensitivity = self._footprint, self._sensitivity
         if sensitivity.attributes.intersection(footprint.attributes):
             return np.ones(len(rows), bool)
-        exempt = np.full(len(rows), sensitivity.beyond_items)
-        exempt &= micros(rows["ts"]) >= footprint.since
+        is_exempt = np.full(len(rows), sensitivity.beyond_items)
+        is_exempt &= micros(rows["ts"]) >= footprint.since
         items = {*footprint.mentioning_items, *(footprint.items if sensitivity.by_item else ())}
         shown = _mask(is_any(pc.list_flatten(rows["items"]), items))
-        exempt[np.asarray(pc.list_parent_indices(rows["items"].combine_chunks()))[shown]] = True
-        exempt |= self._mentions.in_column(rows["query"])
+        is_exempt[np.asarray(pc.list_parent_indices(rows["items"].combine_chunks()))[shown]] = True
+        is_exempt |= self._mentions.in_column(rows["query"])
         for name in ("user_id", "person"):
-            exempt |= _mask(is_any(rows[name], footprint.users))
-        return exempt | self._reads_ids(rows)
+            is_exempt |= _mask(is_any(rows[name], footprint.users))
+        return is_exempt | self._reads_ids(rows)
 
     def _reads_ids(self, rows: pa.Table) -> np.ndarray:
         """Return which answers read an erased id as a category, an item's seller, say."""
         values = pc.list_flatten(rows["categorical"])
         owners = np.asarray(pc.list_parent_indices(rows["categorical"].combine_chunks()))
-        reads = np.zeros(len(rows), bool)
+        is_reader = np.zeros(len(rows), bool)
         hashes = pa.array(sorted(self._hashes), values.type)
-        reads[owners[_mask(pc.fill_null(pc.is_in(values, value_set=hashes), False))]] = True
-        return reads
+        is_reader[owners[_mask(pc.fill_null(pc.is_in(values, value_set=hashes), False))]] = True
+        return is_reader
 
     def _remove_hashes(self, row: dict[str, Any]) -> None:
         """Put a missing value in place of hashes of erased ids."""
-        removed = self._hashes | {hash_ % (1 << 64) for hash_ in self._hashes}
+        removed_hashes = self._hashes | {hash_ % (1 << 64) for hash_ in self._hashes}
         if row["categorical"] is not None:
-            row["categorical"] = [0 if value in removed else value for value in row["categorical"]]
+            row["categorical"] = [
+                0 if value in removed_hashes else value for value in row["categorical"]
+            ]
         if row["sequences"]:
             sequences = unpack_sequences(row["sequences"]).items()
             row["sequences"] = pack_sequences(
                 {
                     name: [
-                        [0 if value in removed else value for value in column] for column in columns
+                        [0 if value in removed_hashes else value for value in column]
+                        for column in columns
                     ]
                     for name, columns in sequences
                 }

@@ -305,10 +305,10 @@ def _packing_suffix(path: Path) -> str:
 
 def _read_overlapping(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
-        before = b""
+        overlapping_bytes = b""
         while chunk := file.read(_CHUNK):
-            yield "the file", before + chunk
-            before = (before + chunk)[-overlap:]
+            yield "the file", overlapping_bytes + chunk
+            overlapping_bytes = (overlapping_bytes + chunk)[-overlap:]
 
 
 def _unpack_file(suffix: str, source: "str | pa.BufferReader") -> Iterator[tuple[str, bytes]]:

@@ -160,19 +160,21 @@ def _lock_out_readers(path: Path) -> FileLock:
 def _require_in_lake(project: Project, writers: Writers, *, check_topics: bool) -> None:
     """Raise LagError where rows stand in the logs alone, which are emptied."""
     released = read_released(project.paths.lake)
-    behind = [name for name, log in writers.raw.items() if log.end() > released.raw_position(name)]
-    behind += [
+    logs_behind = [
+        name for name, log in writers.raw.items() if log.end() > released.raw_position(name)
+    ]
+    logs_behind += [
         name
         for name, log in writers.response_logs.items()
         if log.end() > released.responses_position(name)
     ]
     if writers.routed is not None and writers.routed.end() > max(released.routed_position(), 1):
-        behind.append("routed")
+        logs_behind.append("routed")
     if writers.topics is not None and check_topics:
-        behind += writers.topics.behind(released)
-    if behind:
+        logs_behind += writers.topics.behind(released)
+    if logs_behind:
         raise LagError(
-            f"rows of {', '.join(sorted(set(behind)))} are not yet in the lake",
+            f"rows of {', '.join(sorted(set(logs_behind)))} are not yet in the lake",
             where=str(project.paths.stream),
             fix="tailorbird lake erase brings them in",
         )
@@ -189,10 +191,10 @@ def _require_readable(stream: Path, lake: StoragePath) -> None:
     files = [*rows, *stream.glob("*.damaged-*")]
     if files:
         names = sorted(map(str, files))
-        more = f" and {len(names) - _SHOWN_MAX:,} more" if len(names) > _SHOWN_MAX else ""
+        more_names = f" and {len(names) - _SHOWN_MAX:,} more" if len(names) > _SHOWN_MAX else ""
         raise UsageError(
             f"{len(files)} files were set aside, and nobody can tell whose data are in them",
             where=str(lake / "set-aside" if rows else stream),
             fix="take out of them what is needed, then delete them: "
-            f"{', '.join(names[:_SHOWN_MAX])}{more}",
+            f"{', '.join(names[:_SHOWN_MAX])}{more_names}",
         )

@@ -16,7 +16,7 @@ def features_text(facts: Facts, reasons: Reasons) -> str:
     """Return features.py."""
     lines = list(_propose_declarations(facts, reasons))
     why = {name: reason for name, kind, reason in reasons if kind == "feature"}
-    used = sorted(
+    used_functions = sorted(
         {
             line.split(" = ")[1].split("(")[0]
             for line in lines
@@ -29,7 +29,7 @@ def features_text(facts: Facts, reasons: Reasons) -> str:
     )
     return (
         head
-        + f"from tailorbird.features import {', '.join(used)}\n\n"
+        + f"from tailorbird.features import {', '.join(used_functions)}\n\n"
         + "\n".join(_with_reason(line, why) for line in lines)
         + "\n"
     )
@@ -42,7 +42,7 @@ def _with_reason(line: str, why: dict[str, str]) -> str:
 
 
 def _propose_declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
-    kind, short, long = facts.type, *_choose_windows(facts)
+    kind, short_window, long_window = facts.type, *_choose_windows(facts)
     yield 'user = entity("user")'
     yield 'item = entity("item")'
     if facts.has_repeats:
@@ -51,7 +51,7 @@ def _propose_declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
         yield f'category = entity("item.{facts.category}")'
         yield f'user_category = entity("user", "item.{facts.category}")'
     yield f"\n# items; windows chosen for {facts.log.span_days:.0f} days of data"
-    for window in (short, long):
+    for window in (short_window, long_window):
         yield f'item_{window} = count("item_{window}", item, "{kind}", window="{window}")'
         reasons.append(
             (
@@ -60,17 +60,17 @@ def _propose_declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
                 f"popularity over {window}: the data covers {facts.log.span_days:.0f} days",
             )
         )
-    yield from _user_declarations(facts, reasons, long)
+    yield from _user_declarations(facts, reasons, long_window)
     if facts.has_price:
-        paid = "purchase" if "purchase" in facts.types else kind
+        paid_type = "purchase" if "purchase" in facts.types else kind
         spend_expression = "price * quantity" if facts.has_quantity else "price"
         yield (
-            f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="{spend_expression}", '
-            f'unit=0.01, max=100_000, window="{long}")'
+            f'user_spend_{long_window} = total("user_spend_{long_window}", user, "{paid_type}", of="{spend_expression}", '
+            f'unit=0.01, max=100_000, window="{long_window}")'
         )
         yield (
-            f'item_price_{long} = mean("item_price_{long}", item, "{paid}", of="price", '
-            f'unit=0.01, max=100_000, window="{long}")'
+            f'item_price_{long_window} = mean("item_price_{long_window}", item, "{paid_type}", of="price", '
+            f'unit=0.01, max=100_000, window="{long_window}")'
         )
         reasons.append(
             (
@@ -81,10 +81,10 @@ def _propose_declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
         )
     if facts.category:
         yield (
-            f'user_category_{long} = count("user_category_{long}", user_category, "{kind}", '
-            f'window="{long}")'
+            f'user_category_{long_window} = count("user_category_{long_window}", user_category, "{kind}", '
+            f'window="{long_window}")'
         )
-        yield f'category_{long} = count("category_{long}", category, "{kind}", window="{long}")'
+        yield f'category_{long_window} = count("category_{long_window}", category, "{kind}", window="{long_window}")'
         yield (
             f'user_category_favourite = favourite("user_category_favourite", user, "{kind}", '
             f'of="item.{facts.category}")'
@@ -100,10 +100,10 @@ def _propose_declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
     if "price" in facts.numeric and facts.has_price:
         yield "\n# from the others"
         yield (
-            f'user_price_{long} = mean("user_price_{long}", user, "{kind}", of="price", '
-            f'unit=0.01, max=100_000, window="{long}")'
+            f'user_price_{long_window} = mean("user_price_{long_window}", user, "{kind}", of="price", '
+            f'unit=0.01, max=100_000, window="{long_window}")'
         )
-        yield f'price_to_habit = derived("price_to_habit", "price / user_price_{long}")'
+        yield f'price_to_habit = derived("price_to_habit", "price / user_price_{long_window}")'
         reasons.append(
             (
                 "price_to_habit",
@@ -124,25 +124,25 @@ def _choose_windows(facts: Facts) -> tuple[str, str]:
     )
 
 
-def _user_declarations(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:
+def _user_declarations(facts: Facts, reasons: Reasons, long_window: str) -> Iterator[str]:
     kind = facts.type
     yield "\n# people: habits and the last things they did"
-    yield f'user_{long} = count("user_{long}", user, "{kind}", window="{long}")'
+    yield f'user_{long_window} = count("user_{long_window}", user, "{kind}", window="{long_window}")'
     repeat_share = (
         f"{facts.log.repeats:.1%} of the events are about an item that the person had before"
     )
     if facts.has_repeats:
         yield f'user_item_ever = count("user_item_ever", user_item, "{kind}")'
-        yield f'user_item_{long} = count("user_item_{long}", user_item, "{kind}", window="{long}")'
+        yield f'user_item_{long_window} = count("user_item_{long_window}", user_item, "{kind}", window="{long_window}")'
         yield f'user_item_since = time_since("user_item_since", user_item, "{kind}")'
         reasons.append(("user_item_ever", "feature", repeat_share))
     yield f'user_since = time_since("user_since", user, "{kind}")'
-    followed = [
+    followed_types = [
         kind,
         *(name for name in ("cart", "purchase") if name in facts.types and name != kind),
     ]
     length = _choose_length(facts)
-    yield f'recent = sequence("recent", user, {json.dumps(followed)}, length={length})'
+    yield f'recent = sequence("recent", user, {json.dumps(followed_types)}, length={length})'
     reasons.append(
         (
             "recent",
@@ -162,7 +162,7 @@ def _user_declarations(facts: Facts, reasons: Reasons, long: str) -> Iterator[st
             )
         )
     if not facts.has_repeats:
-        yield f'user_seen = seen("user_seen", user, {json.dumps(followed)})'
+        yield f'user_seen = seen("user_seen", user, {json.dumps(followed_types)})'
         reasons.append(
             (
                 "user_seen",
@@ -172,7 +172,7 @@ def _user_declarations(facts: Facts, reasons: Reasons, long: str) -> Iterator[st
         )
     yield (
         f'user_hour_share = share("user_hour_share", entity("user", "local_hour"), "{kind}", '
-        f'within=user, window="{long}")'
+        f'within=user, window="{long_window}")'
     )
     if facts.has_session:
         yield f'session_events = session("session_events", "{kind}")'

@@ -40,10 +40,10 @@ def slots_text(facts: Facts, reasons: Reasons) -> str:
         if chosen.columns
         else ""
     )
-    hidden = ", ".join(f'"{name}"' for name in hidden_types) + (
+    hidden_literals = ", ".join(f'"{name}"' for name in hidden_types) + (
         "," if len(hidden_types) == 1 else ""
     )
-    worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
+    objective_items = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
     return f'''"""The slots of the site, proposed from data; `tailorbird check` validates them."""
 
 from tailorbird.ranking import Explore, Slot
@@ -53,8 +53,8 @@ home = Slot(
     size=12,
     sources={{  # where candidates come from, and how many each adds
 {sources}    }},
-{columns}    objective={{{worth}}},
-    hide_seen=({hidden}),  # as far as the sequences of features.py reach
+{columns}    objective={{{objective_items}}},
+    hide_seen=({hidden_literals}),  # as far as the sequences of features.py reach
     denominator="answer",
     explore=Explore(rate=0.1, pool=50),
     # To measure the model's effect, show popular items to half of the users:
@@ -129,12 +129,16 @@ def _board_windows(facts: Facts) -> list[int]:
     """Return leaderboard windows: the best, one about ten times as long, and close runners-up."""
     window_shares = facts.log.window_shares or {}
     best = facts.log.best_window
-    longer = [
+    longer_windows = [
         window
         for window in WINDOWS
         if 10 * best < window <= max(facts.log.span_days * DAY, 365 * DAY)
     ]
-    long_window = longer[0] if longer else max(window for window in WINDOWS if 10 * window < best)
+    long_window = (
+        longer_windows[0]
+        if longer_windows
+        else max(window for window in WINDOWS if 10 * window < best)
+    )
     close_windows = [
         window
         for window, share in window_shares.items()
@@ -165,8 +169,8 @@ def _propose_columns(
         best = boards[0]
         yield f"popular:{window_text(best)}:{segment}"
         if facts.is_fast_moving:
-            longer = next(window for window in WINDOWS if window > best)
-            yield f"popular:{window_text(longer)}:{segment}"
+            longer_window = next(window for window in WINDOWS if window > best)
+            yield f"popular:{window_text(longer_window)}:{segment}"
         reasons.append(
             (
                 f"popular:{window_text(best)}:{segment}",
@@ -201,12 +205,12 @@ def train_window(facts: Facts, reasons: Reasons) -> str:
         _TRAIN_WINDOWS[-1],
     )
     if days == _TRAIN_WINDOWS[-1] and days * visits < _FEW_VISITS:
-        sufficient = (
+        sufficient_days = (
             days
             for days in _LONG_WINDOWS
             if days * visits >= _FEW_VISITS or days >= facts.log.span_days
         )
-        days = next(sufficient, _LONG_WINDOWS[-1])
+        days = next(sufficient_days, _LONG_WINDOWS[-1])
     if days > _TRAIN_WINDOWS[0]:
         reasons.append(
             (

@@ -166,11 +166,11 @@ def _read_sample(
             batch = batch.filter(pc.is_in(batch.column(type_).cast(pa.string()), pa.array(values)))
         if sample_every > 1:
             people = batch.column(names[1]).cast(pa.string()).dictionary_encode()
-            drawn = np.append(
+            pseudonyms = np.append(
                 hash64s(people.dictionary.to_pylist()) % np.uint64(sample_every) == 0, False
             )
             batch = batch.filter(
-                pa.array(drawn[pc.fill_null(people.indices, len(drawn) - 1).to_numpy()])
+                pa.array(pseudonyms[pc.fill_null(people.indices, len(pseudonyms) - 1).to_numpy()])
             )
         yield pa.record_batch(
             [batch.column(name) for name in names], [str(column) for column in range(len(names))]
@@ -246,13 +246,13 @@ def _new_items(ts: Ints, items: Ints) -> float:
 def _window_shares(ts: Ints, items: Ints) -> dict[int, float]:
     """Measure how well the top items of each window predict the next events."""
     span, item_count = int(ts[-1] - ts[0]), int(items.max()) + 1
-    ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBE_MOMENTS).astype(np.int64))
+    probe_ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBE_MOMENTS).astype(np.int64))
     by_window: dict[int, float] = {}
     for window in WINDOWS:
         if by_window and window > 0.75 * span:
             break
         shares = []
-        for end in ends.tolist():
+        for end in probe_ends.tolist():
             begin = int(np.searchsorted(ts, ts[end] - window))
             count = np.bincount(items[begin:end], minlength=item_count)
             top = np.argsort(-count, kind="stable")[:_TOP_ITEMS]

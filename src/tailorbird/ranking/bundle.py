@@ -333,50 +333,27 @@ def write_bundle(
     """
     calibration = dict(calibration or {})
     folder.mkdir(parents=True)
-    for name, data in models.items():
+    tower_files = {f"{TOWER}/{name}": data for name, data in (tower or {}).items()}
+    for name, data in {**models, **tower_files, **(extra or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    for name, data in (tower or {}).items():
-        (folder / TOWER).mkdir(exist_ok=True)
-        (folder / TOWER / name).write_bytes(data)
     if index is not None:
         shutil.copytree(index, folder / "index")
-    for name, data in (extra or {}).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
     write_trees(folder, trees or {})
     if features is not None:
         (folder / DECLARED).write_bytes(encode_features(features))
         schema_hash = features.schema_hash
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
     (folder / CALIBRATION).write_bytes(msgspec.json.encode(calibration, order="sorted"))
-    sessions = {
-        name: open_session(bytes(data), width=len(encoder.names), where=name)
-        for name, data in models.items()
-    }
-    golden_rows = (
-        np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
-        if heads
-        else np.zeros(0, np.intp)
-    )
-    rows = np.ascontiguousarray(golden[golden_rows], np.float32)
-    raw = (
-        np.column_stack(list(run_heads(sessions, heads, rows).values()))
-        if heads
-        else np.zeros((0, 0))
-    )
-    write_array(folder / "golden_input.npy", rows)
-    write_array(folder / "golden_raw.npy", raw)
+    golden_count = _write_golden(folder, models, heads, golden)
     calibrated_heads = tuple(
         msgspec.structs.replace(head, calibration=calibration[head.name].name)
         if head.name in calibration
         else head
         for head in heads
     )
-    if card:
-        (folder / CARD).write_text(
-            card, encoding="utf-8"
-        )  # a copy of the manifest's card for readers of the folder
+    if card:  # a copy of the manifest's card for readers of the folder
+        (folder / CARD).write_text(card, encoding="utf-8")
     manifest = Manifest(
         created_at=created_at,
         schema_hash=schema_hash,
@@ -386,7 +363,7 @@ def write_bundle(
         window=window or Window(),
         metrics=dict(metrics or {}),
         libraries={"onnxruntime": ort.__version__, "numpy": np.__version__, **(libraries or {})},
-        golden_rows=len(rows),
+        golden_rows=golden_count,
         engine=__version__,
         index_as_of=0 if index is None else Index.open(index).as_of,
         sources=(*encoder.live.sources, *(name for name in baseline.split("+") if name)),
@@ -394,3 +371,22 @@ def write_bundle(
         card=card,
     )
     return seal(folder, manifest)
+
+
+def _write_golden(
+    folder: Path, models: Mapping[str, bytes], heads: Sequence[Head], matrix: Matrix
+) -> int:
+    """Write evenly chosen rows of a matrix with their raw scores, and return their number."""
+    row_count = GOLDEN_ROWS if heads else 0
+    chosen = np.unique(np.linspace(0, len(matrix) - 1, row_count).astype(np.intp))
+    rows = np.ascontiguousarray(matrix[chosen], np.float32)
+    raw_scores = np.zeros((0, 0))
+    if heads:
+        sessions = {
+            name: open_session(bytes(data), width=matrix.shape[1], where=name)
+            for name, data in models.items()
+        }
+        raw_scores = np.column_stack(list(run_heads(sessions, heads, rows).values()))
+    write_array(folder / "golden_input.npy", rows)
+    write_array(folder / "golden_raw.npy", raw_scores)
+    return len(rows)

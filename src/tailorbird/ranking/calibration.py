@@ -133,42 +133,46 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
     """
     weight = np.ones(raw.size) if weight is None else weight
     x, position = np.unique(raw, return_inverse=True)
-    mass = np.bincount(position, weights=weight).astype(np.float64)
-    y = np.bincount(position, weights=weight * label) / mass
-    starts = _pool_blocks(y, mass)
-    if starts.size > BLOCKS_MAX:  # neighbours become one: the mean stays right
-        starts = starts[np.linspace(0, starts.size, BLOCKS_MAX, endpoint=False).astype(np.intp)]
-    total = np.add.reduceat(mass, starts)
-    level = np.maximum.accumulate(np.add.reduceat(mass * y, starts) / total)
+    position_weights = np.bincount(position, weights=weight).astype(np.float64)
+    y = np.bincount(position, weights=weight * label) / position_weights
+    block_starts = _pool_blocks(y, position_weights)
+    if block_starts.size > BLOCKS_MAX:  # neighbours become one: the mean stays right
+        block_starts = block_starts[
+            np.linspace(0, block_starts.size, BLOCKS_MAX, endpoint=False).astype(np.intp)
+        ]
+    total = np.add.reduceat(position_weights, block_starts)
+    level = np.maximum.accumulate(np.add.reduceat(position_weights * y, block_starts) / total)
     low, high = 0.5 / (total + 1), (total + 0.5) / (total + 1)
     if level.size > 1:
         low[0], high[-1] = min(low[0], level[1]), max(high[-1], level[-2])
     level = np.where(level <= 0, low, np.where(level >= 1, high, level))
-    block_start, block_stop = x[starts], x[np.append(starts[1:], x.size) - 1]
+    block_start, block_stop = x[block_starts], x[np.append(block_starts[1:], x.size) - 1]
     single = block_start == block_stop
     knots = np.column_stack([block_start, block_stop]).ravel()
-    is_knot = ~np.column_stack([np.zeros(starts.size, bool), single]).ravel()
+    is_knot = ~np.column_stack([np.zeros(block_starts.size, bool), single]).ravel()
     return Isotonic(knots[is_knot].tolist(), np.repeat(level, 2)[is_knot].tolist())
 
 
-def _pool_blocks(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
+def _pool_blocks(y: Floats, position_weights: Floats) -> npt.NDArray[np.intp]:
     """Return the start of each block of the isotonic fit.
 
     A plain loop, O(n), since it runs offline.
     """
-    starts: list[int] = []
+    block_starts: list[int] = []
     sums: list[float] = []
-    masses: list[float] = []
-    for row, (value, share) in enumerate(zip(y.tolist(), mass.tolist(), strict=True)):
-        starts.append(row)
+    block_weights: list[float] = []
+    for row, (value, share) in enumerate(zip(y.tolist(), position_weights.tolist(), strict=True)):
+        block_starts.append(row)
         sums.append(value * share)
-        masses.append(share)
-        while len(starts) > 1 and sums[-2] * masses[-1] >= sums[-1] * masses[-2]:
-            starts.pop()
-            value, share = sums.pop(), masses.pop()
+        block_weights.append(share)
+        while (
+            len(block_starts) > 1 and sums[-2] * block_weights[-1] >= sums[-1] * block_weights[-2]
+        ):
+            block_starts.pop()
+            value, share = sums.pop(), block_weights.pop()
             sums[-1] += value
-            masses[-1] += share
-    return np.array(starts, np.intp)
+            block_weights[-1] += share
+    return np.array(block_starts, np.intp)
 
 
 def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt:
@@ -180,13 +184,13 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt
     positive, negative = float(np.sum(weight * label)), float(np.sum(weight * (1 - label)))
     target = label * (positive + 1) / (positive + 2) + (1 - label) / (negative + 2)
     mean = float(np.average(target, weights=weight))
-    flat = Platt(0.0, float(np.log(mean / (1 - mean))))
+    constant = Platt(0.0, float(np.log(mean / (1 - mean))))
     scale = float(np.std(raw))
     if scale <= 1e-12 * float(np.abs(raw).max(initial=0.0)):
-        return flat
+        return constant
     centre = float(np.average(raw, weights=weight))
     slope, intercept = _fit_logistic([(raw - centre) / scale], target, weight).tolist()
-    return Platt(slope / scale, intercept - slope / scale * centre) if slope > 0 else flat
+    return Platt(slope / scale, intercept - slope / scale * centre) if slope > 0 else constant
 
 
 def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
@@ -196,16 +200,16 @@ def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
     """
     p = np.clip(raw, _EDGE, 1 - _EDGE)
     columns = [np.log(p), -np.log1p(-p)]
-    used = [0, 1]
-    while used:
-        coefficients = _fit_logistic([columns[index] for index in used], label, weight)
-        worst = int(np.argmin(coefficients[:-1]))
-        if coefficients[worst] >= 0:
+    used_columns = [0, 1]
+    while used_columns:
+        coefficients = _fit_logistic([columns[index] for index in used_columns], label, weight)
+        most_negative = int(np.argmin(coefficients[:-1]))
+        if coefficients[most_negative] >= 0:
             break
-        del used[worst]
+        del used_columns[most_negative]
     else:
         coefficients = _fit_logistic([], label, weight)
-    slopes = dict(zip(used, coefficients[:-1].tolist(), strict=True))
+    slopes = dict(zip(used_columns, coefficients[:-1].tolist(), strict=True))
     return Beta(slopes.get(0, 0.0), slopes.get(1, 0.0), float(coefficients[-1]))
 
 

@@ -148,7 +148,7 @@ def checked_scores(
             where=where,
             fix='return {"click": array of shape (n,)}',
         )
-    checked = {}
+    columns_by_head = {}
     for head in heads:
         if head not in scores:
             raise OutputError(
@@ -170,8 +170,8 @@ def checked_scores(
                 where=where,
                 fix="missing values of the matrix are NaN: replace them",
             )
-        checked[head] = column
-    return checked
+        columns_by_head[head] = column
+    return columns_by_head
 
 
 @dataclass(frozen=True)

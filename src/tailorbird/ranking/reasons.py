@@ -198,14 +198,16 @@ def _find_anchors(
     newest = slice(-1, -RECENT_MAX - 1, -1)
     recent_rows, keys = index.find(recent.item[newest]), index.keys[rows]
     neighbours, traffic_shares = lists.neighbours_of(recent.item[newest]), lists.shares(keys)
-    pull = np.zeros((recent_rows.size, rows.size))
+    attraction = np.zeros((recent_rows.size, rows.size))
     for age in range(recent_rows.size):
         share = neighbours.list_for(age).scores_of(keys)
-        pull[age] = np.where(share >= LIFT_MIN * traffic_shares, share, 0.0) * _DECAY**age
-    best = np.argmax(pull, axis=0)
-    is_related = pull[best, np.arange(rows.size)] > 0
+        attraction[age] = np.where(share >= LIFT_MIN * traffic_shares, share, 0.0) * _DECAY**age
+    strongest_cause = np.argmax(attraction, axis=0)
+    is_related = attraction[strongest_cause, np.arange(rows.size)] > 0
     return (
-        np.where(is_related & (recent_rows[best] >= 0), recent_rows[best], -1),
-        recent.type[newest][best].tolist(),
+        np.where(
+            is_related & (recent_rows[strongest_cause] >= 0), recent_rows[strongest_cause], -1
+        ),
+        recent.type[newest][strongest_cause].tolist(),
         is_related,
     )

@@ -227,16 +227,16 @@ class Space:
 
         Items of the sequence are left out unless users repeat items.
         """
-        excluded = np.zeros(0, np.intp)
+        excluded_rows = np.zeros(0, np.intp)
         if not self.tower.plan.repeats and query.sequence is not None:
-            excluded = self.index.find(query.sequence.item)
-            excluded = excluded[excluded >= 0]
+            excluded_rows = self.index.find(query.sequence.item)
+            excluded_rows = excluded_rows[excluded_rows >= 0]
         if query.probe is not None:
-            return self._nearest_inverted(query, query.probe, excluded, n)
+            return self._nearest_inverted(query, query.probe, excluded_rows, n)
         values = query.products
-        if excluded.size:
+        if excluded_rows.size:
             values = values.copy()
-            values[excluded] = -np.inf
+            values[excluded_rows] = -np.inf
         if self.index.shown is not None:
             values = np.where(self.index.shown, values, -np.inf)
         rows = largest_indices(values, n)
@@ -244,7 +244,7 @@ class Space:
         return SearchResult(rows, values[rows].astype(np.float64) - query.total)
 
     def _nearest_inverted(
-        self, query: UserQuery, probe: ProbeResult, excluded: Rows, n: int
+        self, query: UserQuery, probe: ProbeResult, excluded_rows: Rows, n: int
     ) -> SearchResult:
         """Return the nearest items by an inverted file.
 
@@ -256,17 +256,19 @@ class Space:
             if self.index.shown is None
             else self.index.shown.copy()
         )
-        shown[excluded] = False
-        visible, inverted = int(np.count_nonzero(shown)), self.vectors.inverted
+        shown[excluded_rows] = False
+        visible_count, inverted = int(np.count_nonzero(shown)), self.vectors.inverted
         assert inverted is not None
-        if visible <= max(probe.rows.size, PROBE_FACTOR_MIN * n):
+        if visible_count <= max(probe.rows.size, PROBE_FACTOR_MIN * n):
             rows = np.flatnonzero(shown)
             products = self.vectors.vectors[rows] @ query.user
         else:
-            required = max(PROBE_FACTOR_MIN * n, visible * inverted.measured.share / 2)
+            required_candidates = max(
+                PROBE_FACTOR_MIN * n, visible_count * inverted.measured.share / 2
+            )
             rows, products = _shown_items(probe, shown)
             while (
-                rows.size < required
+                rows.size < required_candidates
                 and (next_probe := inverted.further(probe, query.user)) is not None
             ):
                 probe = next_probe

@@ -176,14 +176,14 @@ class _Paths:
         contributions = np.zeros((len(lefts), columns))
         if not self.cover_share.size:
             return contributions
-        followed = self.follows_path(lefts).astype(np.float64)
-        factor = followed[:, :, None] * self.quadrature_nodes + self.cover_share[:, None] * (
+        follows = self.follows_path(lefts).astype(np.float64)
+        factor = follows[:, :, None] * self.quadrature_nodes + self.cover_share[:, None] * (
             1.0 - self.quadrature_nodes
         )
         remaining = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
         share = (
             (remaining @ self.quadrature_weights)
-            * (followed - self.cover_share)
+            * (follows - self.cover_share)
             * self.leaf_value[self.leaf]
         )
         contributions[:, self.features] = np.add.reduceat(
@@ -232,11 +232,11 @@ def _paths_of(trees: Trees) -> _Paths:
             if feature[node_id] >= 0:
                 share_before, branches = path.get(feature[node_id], (1.0, []))
                 for child, is_left in ((trees.right[node_id], False), (trees.left[node_id], True)):
-                    extended = (
+                    extended_path = (
                         share_before * cover[child] / cover[node_id],
                         [*branches, (node_index[node_id], is_left)],
                     )
-                    stack.append((child, {**path, feature[node_id]: extended}))
+                    stack.append((child, {**path, feature[node_id]: extended_path}))
                 continue
             leaf_starts.append(len(z))
             for column, (share, path_steps) in path.items():

@@ -106,22 +106,23 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 experiment of another layer.
         """
         where = f"experiment {new.name}"
-        if (old := self.get(new.name)) is not None:
-            problem = f"it is {old.state} already"
-            if old.digest != new.digest and old.state == "running":
-                changed = [
+        if (existing := self.get(new.name)) is not None:
+            problem = f"it is {existing.state} already"
+            if existing.digest != new.digest and existing.state == "running":
+                changed_fields = [
                     field
                     for field, value in new.declaration.items()
-                    if msgspec.json.encode(old.declaration.get(field)) != msgspec.json.encode(value)
+                    if msgspec.json.encode(existing.declaration.get(field))
+                    != msgspec.json.encode(value)
                 ]
-                problem = f"its declaration changed while it runs: {', '.join(changed)}"
+                problem = f"its declaration changed while it runs: {', '.join(changed_fields)}"
             raise UsageError(problem, where=where, fix="declare a new one under another name")
-        for other in self.running(new.slot):
-            if other.layer != new.layer:
+        for other_experiment in self.running(new.slot):
+            if other_experiment.layer != new.layer:
                 raise UsageError(
-                    f"slot {new.slot} runs {other.name} in the layer {other.layer!r}",
+                    f"slot {new.slot} runs {other_experiment.name} in the layer {other_experiment.layer!r}",
                     where=where,
-                    fix=f"set layer={other.layer!r}, so that they share no units",
+                    fix=f"set layer={other_experiment.layer!r}, so that they share no units",
                 )
         first_bucket = self._free_buckets(new)
         _require_ramp(new.ramp, where)
@@ -132,9 +133,9 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def ramp(self, name: str, share: float, *, by: str, why: str, at: int) -> "Experiments":
         """Let another share of its units take part."""
-        old = self._require(name, "running")
+        existing = self._require(name, "running")
         _require_ramp(share, f"experiment {name}")
-        new = msgspec.structs.replace(old, ramp=share)
+        new = msgspec.structs.replace(existing, ramp=share)
         return self._replace(_with_change(new, "ramp", by=by, why=why, at=at))
 
     def stop(self, name: str, *, by: str, why: str, at: int) -> "Experiments":
@@ -146,13 +147,13 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def decide(self, name: str, arm: str, *, by: str, why: str, at: int) -> "Experiments":
         """Record which arm was chosen."""
-        old = self._require(name, "stopped")
-        arms = list(old.declaration["arms"])
+        existing = self._require(name, "stopped")
+        arms = list(existing.declaration["arms"])
         if arm not in arms:
             raise UsageError(
                 f"{arm!r} is no arm", where=f"experiment {name}", fix=f"one of {', '.join(arms)}"
             )
-        new = msgspec.structs.replace(old, state="decided", decided_at=at, decision=arm)
+        new = msgspec.structs.replace(existing, state="decided", decided_at=at, decision=arm)
         return self._replace(_with_change(new, "decide", by=by, why=why, at=at))
 
     def _require(self, name: str, state: str) -> StartedExperiment:
@@ -168,13 +169,13 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _free_buckets(self, new: StartedExperiment) -> int:
         first_bucket = 0
-        for other in sorted(
+        for other_experiment in sorted(
             (experiment for experiment in self.running() if experiment.layer == new.layer),
             key=lambda experiment: experiment.first,
         ):
-            if other.first - first_bucket >= new.size:
+            if other_experiment.first - first_bucket >= new.size:
                 break
-            first_bucket = other.first + other.size
+            first_bucket = other_experiment.first + other_experiment.size
         if first_bucket + new.size > BUCKETS:
             running = ", ".join(
                 experiment.name for experiment in self.running() if experiment.layer == new.layer

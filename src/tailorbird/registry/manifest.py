@@ -181,12 +181,12 @@ def read_sealed(folder: Path, *, maps_arrays: bool = False) -> SealedBundle:
     try:
         manifest, digest = _read_manifest(root, folder)
         _check_names(manifest, folder)
-        present = set(_walk(root, folder, ""))
-        if missing := sorted(manifest.files.keys() - present):
+        present_files = set(_walk(root, folder, ""))
+        if missing := sorted(manifest.files.keys() - present_files):
             raise BundleError(
                 f"{missing[0]} is missing", where=str(folder), fix="add the bundle again"
             )
-        if extra := sorted(present - manifest.files.keys() - {MANIFEST, DIGEST}):
+        if extra := sorted(present_files - manifest.files.keys() - {MANIFEST, DIGEST}):
             raise BundleError(
                 f"{extra[0]} is not in the manifest",
                 where=str(folder),
@@ -288,19 +288,23 @@ def _read(
     No part of its path can therefore be a link.
     """
     *parents, last = name.split("/")
-    opened: list[int] = []
-    current = root
+    open_descriptors: list[int] = []
+    folder_descriptor = root
     try:
         for part in parents:
-            current = os.open(
-                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current
+            folder_descriptor = os.open(
+                part,
+                os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
+                dir_fd=folder_descriptor,
             )
-            opened.append(current)
-        current = os.open(
-            last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=current
+            open_descriptors.append(folder_descriptor)
+        folder_descriptor = os.open(
+            last,
+            os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+            dir_fd=folder_descriptor,
         )
-        opened.append(current)
-        status = os.fstat(current)
+        open_descriptors.append(folder_descriptor)
+        status = os.fstat(folder_descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BundleError(f"{name} is not a plain file", where=str(folder))
         if status.st_nlink != 1:
@@ -310,8 +314,8 @@ def _read(
                 fix="copy the file instead of linking it",
             )
         if is_mapped and MAPPED_BYTES_MIN <= status.st_size <= bytes_max:
-            return memoryview(mmap.mmap(current, 0, access=mmap.ACCESS_READ))
-        with os.fdopen(os.dup(current), "rb") as file:
+            return memoryview(mmap.mmap(folder_descriptor, 0, access=mmap.ACCESS_READ))
+        with os.fdopen(os.dup(folder_descriptor), "rb") as file:
             data = file.read(bytes_max + 1)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -324,7 +328,7 @@ def _read(
             ) from error
         raise StorageError(f"{name} cannot be read: {error.strerror}", where=str(folder)) from error
     finally:
-        for descriptor in opened:
+        for descriptor in open_descriptors:
             os.close(descriptor)
     if len(data) > bytes_max:
         raise BundleError(f"{name} is longer than its manifest says", where=str(folder))

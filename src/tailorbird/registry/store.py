@@ -72,14 +72,14 @@ class Registry:
         """Copy a sealed bundle into the registry and return its version, such as `v0001`."""
         sealed = read_sealed(folder)
         with lock_for_change(self.path):
-            incoming = self.path / ".incoming"
-            shutil.rmtree(incoming, ignore_errors=True)  # left by a crashed `add`
+            incoming_folder = self.path / ".incoming"
+            shutil.rmtree(incoming_folder, ignore_errors=True)  # left by a crashed `add`
             newest = max((version_number(name) for name in self._version_names()), default=0)
             version = f"v{newest + 1:04d}"
-            digest = write_bundle(incoming, sealed, version)
+            digest = write_bundle(incoming_folder, sealed, version)
             self._append_audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
             faults.at("registry.before_rename")
-            os.rename(incoming, self.path / version)
+            os.rename(incoming_folder, self.path / version)
             sync_folder(self.path)
             faults.at("registry.after_rename")
         return version
@@ -121,11 +121,11 @@ class Registry:
                     f"{version} is {', '.join(names)}", where=str(self.path), fix="keep it"
                 )
             self._append_audit(AuditEntry(self._clock.now(), "remove", version, by, why))
-            leaving = self.path / ".leaving"
-            shutil.rmtree(leaving, ignore_errors=True)  # left by a crashed `remove`
-            os.rename(self.path / version, leaving)
+            leaving_folder = self.path / ".leaving"
+            shutil.rmtree(leaving_folder, ignore_errors=True)  # left by a crashed `remove`
+            os.rename(self.path / version, leaving_folder)
             sync_folder(self.path)
-            shutil.rmtree(leaving)
+            shutil.rmtree(leaving_folder)
 
     def promote(self, version: str, *, by: str, why: str) -> None:
         """Make a version the champion, after verifying it."""
@@ -170,10 +170,10 @@ class Registry:
                 AuditEntry(self._clock.now(), "canary", version, by, f"{share:g}: {why}")
             )
             since = aliases.canary_at if aliases.canary == version else self._clock.now()
-            changed = msgspec.structs.replace(
+            changed_aliases = msgspec.structs.replace(
                 aliases, canary=version, share=share, canary_at=since, automatic=automatic
             )
-            self._write_aliases(changed)
+            self._write_aliases(changed_aliases)
 
     def end_canary(self, *, by: str, why: str) -> str:
         """End the canary, and return its version.
@@ -335,12 +335,12 @@ class Registry:
             raise BundleError(
                 f"its manifest says version {sealed.manifest.version!r}", where=str(sealed.path)
             )
-        added = [
+        added_digests = [
             entry.digest
             for entry in self.audit()
             if entry.action in ("add", "amend") and entry.version == name
         ]
-        if added and added[-1] != sealed.digest:
+        if added_digests and added_digests[-1] != sealed.digest:
             raise BundleError(
                 "its manifest is not the one that was added",
                 where=str(sealed.path),

@@ -145,10 +145,10 @@ def _item_profiles(
 
 def _first_seen(ids: Sequence[str], valid_from: dict[str, int], row: _Ints, ts: _Ints) -> _Ints:
     """Return when each item appeared: its first dated version or event; 0 if it has neither."""
-    never = np.iinfo(np.int64).max
-    first_seen = np.array([valid_from.get(item_id, never) for item_id in ids], np.int64)
+    never_seen = np.iinfo(np.int64).max
+    first_seen = np.array([valid_from.get(item_id, never_seen) for item_id in ids], np.int64)
     np.minimum.at(first_seen, row, ts)
-    first_seen[first_seen == never] = 0
+    first_seen[first_seen == never_seen] = 0
     return first_seen
 
 

@@ -123,13 +123,13 @@ def find_clusters(attributes: Mapping[str, Column], rows: int, *, seed: int = 0)
         if len(known_rows) <= SAMPLE_SIZE
         else np.sort(rng.choice(known_rows, SAMPLE_SIZE, replace=False))
     ]
-    distinct = np.unique(sample, axis=0)
-    if not len(distinct):
+    distinct_rows = np.unique(sample, axis=0)
+    if not len(distinct_rows):
         return Clusters(np.full(rows, -1, np.int16), np.zeros((0, WIDTH), np.float32))
-    centroids = distinct[
+    centroids = distinct_rows[
         rng.choice(
-            len(distinct),
-            min(CLUSTERS, len(distinct), max(rows // ITEMS_PER_CLUSTER, 1)),
+            len(distinct_rows),
+            min(CLUSTERS, len(distinct_rows), max(rows // ITEMS_PER_CLUSTER, 1)),
             replace=False,
         )
     ]

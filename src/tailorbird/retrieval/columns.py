@@ -111,24 +111,24 @@ def columns_of(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
 
 
 def select_names(
-    profiles: Iterable[Mapping[str, Any]], existing: Collection[str] = ()
+    profiles: Iterable[Mapping[str, Any]], known_names: Collection[str] = ()
 ) -> list[str]:
     """Return the sorted names of attributes that become columns.
 
     Existing columns come first, then the most frequent names until the limit. Dropped names are
     logged.
     """
-    counts = Counter(name for profile in profiles for name in profile if name not in existing)
+    counts = Counter(name for profile in profiles for name in profile if name not in known_names)
     new_names = sorted(counts, key=lambda name: (-counts[name], name))
-    free_columns = max(0, ATTRIBUTES_MAX - len(existing))
+    free_columns = max(0, ATTRIBUTES_MAX - len(known_names))
     if left_out := new_names[free_columns:]:
         summary = (
-            f"items have {len(existing) + len(new_names)} attributes, and {ATTRIBUTES_MAX} "
+            f"items have {len(known_names) + len(new_names)} attributes, and {ATTRIBUTES_MAX} "
             "are kept: "
             f"{len(left_out)} that few have are left out"
         )
         log.warning("%s, such as %s", summary, ", ".join(repr(name[:40]) for name in left_out[:3]))
-    return sorted([*existing, *new_names[:free_columns]])
+    return sorted([*known_names, *new_names[:free_columns]])
 
 
 def truths_in(profiles: Iterable[Mapping[str, Any]]) -> frozenset[str]:

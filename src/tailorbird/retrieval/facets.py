@@ -35,13 +35,17 @@ def facet_of(index: Index, rows: Rows, name: str) -> Facet | None:
         return None
     if not isinstance(column, TextColumn):
         numbers = column[rows]
-        present = numbers[~np.isnan(numbers)]
-        low, high = (float(present.min()), float(present.max())) if present.size else (None, None)
-        return Facet({}, int(numbers.size - present.size), low, high)
+        present_numbers = numbers[~np.isnan(numbers)]
+        low, high = (
+            (float(present_numbers.min()), float(present_numbers.max()))
+            if present_numbers.size
+            else (None, None)
+        )
+        return Facet({}, int(numbers.size - present_numbers.size), low, high)
     codes = column.codes[rows]
-    present, counts = np.unique(codes[codes >= 0], return_counts=True)
+    present_numbers, counts = np.unique(codes[codes >= 0], return_counts=True)
     parts: Counter[str] = Counter()
-    for code, count in zip(present.tolist(), counts.tolist(), strict=True):
+    for code, count in zip(present_numbers.tolist(), counts.tolist(), strict=True):
         for part in dict.fromkeys(column.values[code].split("|")):
             parts[part] += count
     most_frequent = sorted(parts.items(), key=lambda entry: (-entry[1], entry[0]))[:VALUES_MAX]

@@ -75,14 +75,14 @@ class Inverted:
         vectors: float32 (n, width), list by list.
         rows: rows of the index, int32 (n,).
         offsets: int64 (k + 1,): where each list begins.
-        stale: bool (rows of the index,): items to compare in addition to the lists.
+        is_stale: bool (rows of the index,): items to compare in addition to the lists.
     """
 
     vectors: Matrix
     rows: npt.NDArray[np.int32]
     begin: npt.NDArray[np.int64]
     measured: Calibration
-    stale: npt.NDArray[np.bool_] | None = None
+    is_stale: npt.NDArray[np.bool_] | None = None
 
     @cached_property
     def _moments(self) -> tuple[Matrix, Matrix]:
@@ -98,7 +98,7 @@ class Inverted:
 
     @cached_property
     def _stale_rows(self) -> Rows:
-        return np.flatnonzero(self.stale) if self.stale is not None else np.zeros(0, np.intp)
+        return np.flatnonzero(self.is_stale) if self.is_stale is not None else np.zeros(0, np.intp)
 
     def probe_lists(self, user: Matrix, all_vectors: Matrix) -> ProbeResult:
         """Probe as many lists as the calibration requires.
@@ -157,11 +157,11 @@ class Inverted:
     def extended(self, changed: Rows, total: int) -> "Inverted":
         """Return the file for `total` rows, with changed rows and new ones at the end."""
         is_stale = np.zeros(total, np.bool_)
-        if self.stale is not None:
-            is_stale[: self.stale.size] = self.stale
+        if self.is_stale is not None:
+            is_stale[: self.is_stale.size] = self.is_stale
         is_stale[len(self.rows) :] = True
         is_stale[changed] = True
-        extended = replace(self, stale=is_stale)
+        extended = replace(self, is_stale=is_stale)
         extended.__dict__["_moments"] = self._moments
         return extended
 
@@ -175,9 +175,9 @@ class Inverted:
         ):
             np.dot(self.vectors[start:stop], user, out=products[low:high])
             rows[low:high] = self.rows[start:stop]
-        if self.stale is None:
+        if self.is_stale is None:
             return rows, products
-        is_current = ~self.stale[rows]
+        is_current = ~self.is_stale[rows]
         return rows[is_current], products[is_current]
 
     # Files of an index

@@ -144,13 +144,13 @@ def _encode_cached(model: TextEncoder, texts: Sequence[str], cache: Path | None)
     keys = hash64s([f"{model.digest}\n{text}" for text in texts])
     cached_keys, cached = _read_cache(cache)
     cached_row_of = {key: row for row, key in enumerate(cached_keys.tolist())}
-    missing = [row for row, key in enumerate(keys.tolist()) if key not in cached_row_of]
-    if not missing:
+    missing_rows = [row for row, key in enumerate(keys.tolist()) if key not in cached_row_of]
+    if not missing_rows:
         return cached[[cached_row_of[key] for key in keys.tolist()]]
-    new_vectors = model.encode([texts[row] for row in missing])
+    new_vectors = model.encode([texts[row] for row in missing_rows])
     vectors = np.zeros((len(texts), new_vectors.shape[1]), np.float32)
-    vectors[missing] = new_vectors
-    hits = np.setdiff1d(np.arange(len(texts)), missing)
+    vectors[missing_rows] = new_vectors
+    hits = np.setdiff1d(np.arange(len(texts)), missing_rows)
     if hits.size:
         vectors[hits] = cached[[cached_row_of[key] for key in keys[hits].tolist()]]
     if cache is not None:
@@ -159,16 +159,16 @@ def _encode_cached(model: TextEncoder, texts: Sequence[str], cache: Path | None)
 
 
 def _read_cache(path: Path | None) -> tuple[npt.NDArray[np.uint64], Vectors]:
-    empty = np.zeros(0, np.uint64), np.zeros((0, 0), np.float32)
+    empty_cache = np.zeros(0, np.uint64), np.zeros((0, 0), np.float32)
     if path is None or not path.exists():
-        return empty
+        return empty_cache
     try:
         with pa.OSFile(str(path), "rb") as file:
             table = pa.ipc.open_file(file).read_all()
         values = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return table["key"].to_numpy(), values.reshape(table.num_rows, -1).astype(np.float32)
     except (OSError, ValueError, KeyError, pa.ArrowException):
-        return empty  # A damaged cache costs only the time to encode again.
+        return empty_cache  # A damaged cache costs only the time to encode again.
 
 
 def _write_cache(path: Path, keys: npt.NDArray[np.uint64], vectors: Vectors) -> None:

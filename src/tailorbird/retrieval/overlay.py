@@ -105,19 +105,19 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
     Args:
         texts: whether to update the text index too.
     """
-    unique = {item.id: item for item in items}
-    rows = dict(zip(unique, index.find_ids(list(unique)).tolist(), strict=True))
-    added = [item for item in unique.values() if rows[item.id] < 0]
+    item_by_id = {item.id: item for item in items}
+    rows = dict(zip(item_by_id, index.find_ids(list(item_by_id)).tolist(), strict=True))
+    added = [item for item in item_by_id.values() if rows[item.id] < 0]
     total = len(index) + len(added)
     for offset, item in enumerate(added):
         rows[item.id] = len(index) + offset
-    changed = np.array(sorted(row for row in rows.values() if row < len(index)), np.intp)
+    changed_rows = np.array(sorted(row for row in rows.values() if row < len(index)), np.intp)
     attributes: dict[str, Column] = {}
-    for name in select_names((item.attributes for item in unique.values()), index.attributes):
-        values = {rows[item.id]: item.attributes.get(name) for item in unique.values()}
+    for name in select_names((item.attributes for item in item_by_id.values()), index.attributes):
+        values = {rows[item.id]: item.attributes.get(name) for item in item_by_id.values()}
         attributes[name] = extend_column(index.attributes.get(name), len(index), values, total)
     old_attributes, item_clusters, vectors = index.attributes, index.item_clusters, index.vectors
-    updated = replace(
+    updated_index = replace(
         index,
         ids=(*index.ids, *(item.id for item in added)),
         keys=np.concatenate([index.keys, hash64s(item.id for item in added)]),
@@ -125,50 +125,52 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
             [index.first_seen, np.array([item.first_seen for item in added], np.int64)]
         ),
         attributes=attributes,
-        truths=_boolean_names(index, unique.values()),
+        truths=_boolean_names(index, item_by_id.values()),
         shown=None,
         item_clusters=item_clusters.extended(old_attributes, attributes, total)
         if item_clusters is not None
         else None,
-        vectors=vectors.extended(old_attributes, attributes, changed, total)
+        vectors=vectors.extended(old_attributes, attributes, changed_rows, total)
         if vectors is not None
         else None,
-        text=_update_texts(index, attributes, changed, total) if texts else index.text,
-        meaning=_update_text_vectors(index, attributes, changed, total) if texts else index.meaning,
+        text=_update_texts(index, attributes, changed_rows, total) if texts else index.text,
+        meaning=_update_text_vectors(index, attributes, changed_rows, total)
+        if texts
+        else index.meaning,
     )
     # Changed attributes such as a price do not affect these orders.
     if not added and index.shown is None:
-        updated.prepare(
+        updated_index.prepare(
             index,
             same_categories=is_same_column(
                 old_attributes.get("category"), attributes.get("category")
             ),
         )
     else:
-        updated.prepare()
-    return updated
+        updated_index.prepare()
+    return updated_index
 
 
 def _boolean_names(index: Index, items: Collection[NewItem]) -> frozenset[str]:
     """Return the attributes that stay boolean or are new and boolean."""
-    updated = {
+    updated_values = {
         name for item in items for name, value in item.attributes.items() if value is not None
     }
     boolean = truths_in(item.attributes for item in items)
-    return (index.truths - updated) | {
+    return (index.truths - updated_values) | {
         name for name in boolean if name in index.truths or name not in index.attributes
     }
 
 
 def _update_text_vectors(
-    index: Index, attributes: Mapping[str, Column], changed: npt.NDArray[np.intp], total: int
+    index: Index, attributes: Mapping[str, Column], changed_rows: npt.NDArray[np.intp], total: int
 ) -> Meaning | None:
     """Return the text vectors of an index, updated for items whose texts are new or changed."""
     if index.meaning is None:
         return None
     rows = np.concatenate(
         [
-            rows_with_changed_text(index.attributes, attributes, changed),
+            rows_with_changed_text(index.attributes, attributes, changed_rows),
             np.arange(len(index), total),
         ]
     ).astype(np.intp)
@@ -177,14 +179,14 @@ def _update_text_vectors(
 
 
 def _update_texts(
-    index: Index, attributes: Mapping[str, Column], changed: npt.NDArray[np.intp], total: int
+    index: Index, attributes: Mapping[str, Column], changed_rows: npt.NDArray[np.intp], total: int
 ) -> TextIndex | None:
     """Return the text index, updated for items whose texts are new or changed."""
     text = index.text if index.text is not None else TextIndex.empty()
     updated_rows = np.concatenate(
         [
             text.overlay_rows,
-            rows_with_changed_text(index.attributes, attributes, changed),
+            rows_with_changed_text(index.attributes, attributes, changed_rows),
             np.arange(len(index), total),
         ]
     )

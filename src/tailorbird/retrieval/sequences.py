@@ -35,12 +35,12 @@ def recent_windows(offsets: Ints, row: Ints, ts: Ints, length: int) -> tuple[Int
         row, ts = np.zeros(1, np.int64), np.zeros(1, np.int64)
     stop, start = offsets[1:, None], offsets[:-1, None]
     positions = stop + np.arange(-length, 0)[None, :]
-    inside = positions >= start
+    is_inside = positions >= start
     clipped = np.clip(positions, 0, len(row) - 1)
-    rows = np.where(inside, row[clipped], np.where(positions == start - 1, START, PAD))
+    rows = np.where(is_inside, row[clipped], np.where(positions == start - 1, START, PAD))
     gap = np.where(positions > start, gap_of(ts[clipped] - ts[np.maximum(clipped - 1, 0)]), NO_GAP)
     gap[:, 0] = NO_GAP
-    return rows, np.where(inside, gap, NO_GAP)
+    return rows, np.where(is_inside, gap, NO_GAP)
 
 
 def gap_of(elapsed_us: Ints) -> Ints:

@@ -51,13 +51,15 @@ class Spelling:
         self, terms: Iterable[tuple[str, int]], count_elsewhere: Callable[[str], int]
     ) -> "Spelling":
         """Return it with stems whose item counts have grown."""
-        added: dict[str, int] = {}
+        merged_counts: dict[str, int] = {}
         for stem, count in terms:
             if stem.isalpha():
-                added[stem] = max(count, added.get(stem) or self.counts.get(stem, 0))
+                merged_counts[stem] = max(
+                    count, merged_counts.get(stem) or self.counts.get(stem, 0)
+                )
         return Spelling(
-            {**self.counts, **added},
-            "".join(sorted(set(self.letters).union(*added))),
+            {**self.counts, **merged_counts},
+            "".join(sorted(set(self.letters).union(*merged_counts))),
             count_elsewhere,
         )
 
@@ -84,11 +86,11 @@ def suggest_corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
             - {own_stem}
         }
         count_min = max(1, FREQUENCY_RATIO * item_count)
-        best = sorted(
+        nearest_stems = sorted(
             (stem for stem, count in variants.items() if count >= count_min),
             key=lambda stem: (-variants[stem], stem),
         )
-        stems.update(dict.fromkeys(best[:VARIANTS_MAX]))
+        stems.update(dict.fromkeys(nearest_stems[:VARIANTS_MAX]))
     return list(stems)
 
 
@@ -99,10 +101,10 @@ def _stem_word(word: str) -> str:
 def _edit_variants(word: str, letters: str) -> Iterator[str]:
     """Yield all variants at edit distance one."""
     for position in range(len(word) + 1):
-        head, tail = word[:position], word[position:]
-        yield from (head + letter + tail for letter in letters)
-        if tail:
-            yield head + tail[1:]
-            yield from (head + letter + tail[1:] for letter in letters)
-        if len(tail) > 1:
-            yield head + tail[1] + tail[0] + tail[2:]
+        head, rest = word[:position], word[position:]
+        yield from (head + letter + rest for letter in letters)
+        if rest:
+            yield head + rest[1:]
+            yield from (head + letter + rest[1:] for letter in letters)
+        if len(rest) > 1:
+            yield head + rest[1] + rest[0] + rest[2:]

@@ -22,7 +22,7 @@ class Synonyms:
             ValueError: a group has fewer than two phrases, or a phrase has no word or more than
                 `WORDS_MAX`.
         """
-        linked: dict[Phrase, dict[Phrase, None]] = {}
+        synonyms_by_phrase: dict[Phrase, dict[Phrase, None]] = {}
         for group in groups:
             if isinstance(group, str) or len(group) < 2:
                 raise ValueError(f"{group!r} is no group of two phrases or more")
@@ -30,28 +30,28 @@ class Synonyms:
             for phrase, words in zip(group, phrases, strict=True):
                 if not 0 < len(words) <= WORDS_MAX:
                     raise ValueError(f"{phrase!r} is no phrase of 1 to {WORDS_MAX} words")
-                linked.setdefault(words, {}).update(
+                synonyms_by_phrase.setdefault(words, {}).update(
                     (other, None) for other in phrases if other != words
                 )
-        return cls({words: tuple(synonyms) for words, synonyms in linked.items()})
+        return cls({words: tuple(synonyms) for words, synonyms in synonyms_by_phrase.items()})
 
     def phrases_for(self, query: str) -> list[Phrase]:
         """Return the synonyms of phrases in a query, each once, without those it contains."""
         if not self.synonyms_of:
             return []
         words = split_words(query)
-        contained = {
+        contained_phrases = {
             words[start : start + length]
             for length in range(1, WORDS_MAX + 1)
             for start in range(len(words) - length + 1)
         }
-        ordered = sorted(contained & self.synonyms_of.keys())
+        ordered = sorted(contained_phrases & self.synonyms_of.keys())
         return [
             other
             for other in dict.fromkeys(
                 other for phrase in ordered for other in self.synonyms_of[phrase]
             )
-            if other not in contained
+            if other not in contained_phrases
         ]
 
 

@@ -240,21 +240,23 @@ class TextIndex:
             replaced_count, 10 + 2 * limit * replaced_count // max(self.built.documents, 1)
         )
         with _panics_as_errors():
-            parsed, _ = self.index.parse_query_lenient(words, list(FIELDS), FIELDS, fuzzy_fields)
+            text_query, _ = self.index.parse_query_lenient(
+                words, list(FIELDS), FIELDS, fuzzy_fields
+            )
             if corrected_stems:
-                parsed = tantivy.Query.boolean_query(
-                    [(tantivy.Occur.Should, parsed), *self._correction_clauses(corrected_stems)]
+                text_query = tantivy.Query.boolean_query(
+                    [(tantivy.Occur.Should, text_query), *self._correction_clauses(corrected_stems)]
                 )
             searcher = self.index.searcher()
             while True:  # Repeat until enough matches are current documents or there are no more.
-                hits = searcher.search(parsed, depth, count=False).hits
+                hits = searcher.search(text_query, depth, count=False).hits
                 rows = self._to_rows(
                     searcher.fast_field_values("row", [address for _, address in hits])
                 )
-                current = np.flatnonzero(rows >= 0)[:limit]
-                if current.size == limit or len(hits) < depth:
-                    return rows[current], np.array([score for score, _ in hits], np.float64)[
-                        current
+                current_hits = np.flatnonzero(rows >= 0)[:limit]
+                if current_hits.size == limit or len(hits) < depth:
+                    return rows[current_hits], np.array([score for score, _ in hits], np.float64)[
+                        current_hits
                     ]
                 depth *= 4
 

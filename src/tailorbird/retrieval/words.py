@@ -68,15 +68,15 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         read_values, table = self.__dict__.get("_read", ((), np.zeros((1, self.width), np.float32)))
         if read_values is values:
             return table
-        unchanged = len(read_values) if values[: len(read_values)] == read_values else 0
-        new_codes = np.zeros((len(values) - unchanged, self.width), np.float32)
-        for row, value in enumerate(values[unchanged:]):
+        unchanged_count = len(read_values) if values[: len(read_values)] == read_values else 0
+        new_codes = np.zeros((len(values) - unchanged_count, self.width), np.float32)
+        for row, value in enumerate(values[unchanged_count:]):
             words = self.cut(value)[: self.width]
             if words:
                 new_codes[row, : len(words)] = 2 + (
                     hash64s(words) % np.uint64(self.buckets)
                 ).astype(np.float32)
-        table = np.concatenate([table[: unchanged + 1], new_codes])
+        table = np.concatenate([table[: unchanged_count + 1], new_codes])
         self.__dict__["_read"] = values, table  # One assignment, as several threads may run this.
         return table
 

@@ -48,7 +48,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.project_registry = CollectorRegistry()  # Facts that every process reads alike.
         self._process = ""
-        self._others: Callable[[], Iterable[bytes]] = tuple
+        self._other_processes: Callable[[], Iterable[bytes]] = tuple
         self._requests = Counter(
             "tailorbird_requests",
             "Requests by route and status.",
@@ -70,7 +70,7 @@ class Metrics:
             ["part"],
             registry=self.registry,
         )
-        self._loads = Counter(
+        self._bundle_loads = Counter(
             "tailorbird_bundle_loads", "Bundles loaded and swapped in.", registry=self.registry
         )
         self._load_failures = Counter(
@@ -147,7 +147,7 @@ class Metrics:
                 self._bundle.remove(self._version)
             self._bundle.labels(version).set(1)
             self._version = version
-        self._loads.inc()
+        self._bundle_loads.inc()
 
     def bundle_refused(self) -> None:
         self._load_failures.inc()
@@ -163,9 +163,9 @@ class Metrics:
     def churn_refused(self, name: str) -> None:
         self._load_failures.inc()
 
-    def watch_breakers(self, states: Callable[[], Iterable[BreakerState]]) -> None:
+    def watch_breakers(self, breaker_states: Callable[[], Iterable[BreakerState]]) -> None:
         """Export the state of the circuit breakers."""
-        self.registry.register(BreakerCollector(states))
+        self.registry.register(BreakerCollector(breaker_states))
 
     def watch_hedge(self, hedge: Hedge) -> None:
         """Export how many reads were hedged."""
@@ -179,9 +179,9 @@ class Metrics:
         """Export the figures of the event collector."""
         self.registry.register(CollectorMetrics(figures))
 
-    def watch_features(self, compared: Callable[[], ParityTotals | None]) -> None:
+    def watch_features(self, parity_totals: Callable[[], ParityTotals | None]) -> None:
         """Export the result of comparing served features with the lake."""
-        self.project_registry.register(FeaturesCollector(compared))
+        self.project_registry.register(FeaturesCollector(parity_totals))
 
     def watch_workers(self, figures: Callable[[], Iterable[Figures]]) -> None:
         """Export the figures of the feature workers."""
@@ -212,7 +212,7 @@ class Metrics:
 
     def name_process(self, name: str, others: Callable[[], Iterable[bytes]]) -> None:
         """Label what this process counts, and answer for `others`, which `encode` made."""
-        self._process, self._others = name, others
+        self._process, self._other_processes = name, others
 
     def encode(self) -> bytes:
         """Return the metrics of this process alone for `text` of another one."""
@@ -222,5 +222,5 @@ class Metrics:
         """Return the exposition that `/metrics` answers with, of all servers of this machine."""
         if not self._process:
             return generate_latest(self.registry) + generate_latest(self.project_registry)
-        families = merge_families([self.encode(), *self._others()])
+        families = merge_families([self.encode(), *self._other_processes()])
         return families + generate_latest(self.project_registry)

@@ -281,7 +281,7 @@ def _assemble(
     )
     formulas = LiveFormulas(registry, options.slots)
     experiments = LiveExperiments(registry, options.slots, versions=rollout.arms)
-    editors = None if options.lists_file is None else LiveLists(options.lists_file)
+    editorial_lists = None if options.lists_file is None else LiveLists(options.lists_file)
     build_pipeline = partial(
         Pipeline,
         slots=options.slots,
@@ -289,7 +289,7 @@ def _assemble(
         feature_provider=schemas,
         catalogue=catalogue,
         clock=clock,
-        editorial_lists=editors,
+        editorial_lists=editorial_lists,
         tables=tables,
     )
     pipeline = build_pipeline(
@@ -320,7 +320,7 @@ def _assemble(
         for task in (
             Pruner(collector, options.lake) if options.lake is not None else None,
             lag_watch,
-            editors,
+            editorial_lists,
         )
         if task is not None
     ]

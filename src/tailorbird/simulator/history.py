@@ -66,18 +66,22 @@ class History:
         return self._network.injected
 
     def __iter__(self) -> Iterator[Arrival]:
-        pending = self._initial_profiles()
+        pending_arrivals = self._initial_profiles()
         for day in range(self._days):
-            pending += self._simulate_day(day)
-            pending.sort()
+            pending_arrivals += self._simulate_day(day)
+            pending_arrivals.sort()
             midnight = self._start + (day + 1) * DAY
-            ready = next(
-                (i for i, arrival in enumerate(pending) if arrival.received_at >= midnight),
-                len(pending),
+            ready_count = next(
+                (
+                    i
+                    for i, arrival in enumerate(pending_arrivals)
+                    if arrival.received_at >= midnight
+                ),
+                len(pending_arrivals),
             )
-            yield from pending[:ready]
-            pending = pending[ready:]
-        yield from pending
+            yield from pending_arrivals[:ready_count]
+            pending_arrivals = pending_arrivals[ready_count:]
+        yield from pending_arrivals
 
     def write(self, path: Path) -> int:
         """Write all of it as JSONL; returns the number of lines."""
@@ -102,22 +106,22 @@ class History:
     def _simulate_day(self, day: int) -> list[Arrival]:
         rng, taste = self._rng, self._taste
         weekday = (self._start // DAY + day + EPOCH_WEEKDAY) % 7
-        available = taste.items.available(float(day))
-        self._policy.open_day(available)
+        available_items = taste.items.available(float(day))
+        self._policy.open_day(available_items)
         visits = draw_visits(rng, taste.users, self.population, day, weekday)
-        requests = draw_requests(rng, visits, taste, self._search_box, available)
-        shown = self._policy.choose(rng, requests)
-        outcome = draw_reactions(rng, taste, self._search_box, requests, shown.items)
+        requests = draw_requests(rng, visits, taste, self._search_box, available_items)
+        slates = self._policy.choose(rng, requests)
+        outcome = draw_reactions(rng, taste, self._search_box, requests, slates.items)
         self._policy.learn(
-            shown.items[np.arange(shown.items.shape[1]) < outcome.seen[:, None]],
-            shown.items[outcome.click],
+            slates.items[np.arange(slates.items.shape[1]) < outcome.seen[:, None]],
+            slates.items[outcome.click],
         )
         arrivals = catalogue_changes(self._network, self._event_factory, taste, self._start, day)
-        arrivals += self._simulate_requests(requests, shown, outcome)
+        arrivals += self._simulate_requests(requests, slates, outcome)
         arrivals += self._simulate_registrations(visits, requests)
-        arrivals += self._simulate_bot(day, available)
+        arrivals += self._simulate_bot(day, available_items)
         self.population.update_satisfaction(
-            requests.user, list_pleasures(taste, shown.items, outcome)
+            requests.user, list_pleasures(taste, slates.items, outcome)
         )
         self.population.remove_leavers(rng, np.unique(visits.user))
         self._visits += len(visits.user)
@@ -125,7 +129,7 @@ class History:
         return arrivals
 
     def _simulate_requests(
-        self, requests: Requests, shown: Slates, outcome: Outcome
+        self, requests: Requests, slates: Slates, outcome: Outcome
     ) -> list[Arrival]:
         """Return the events of a day's requests.
 
@@ -133,8 +137,8 @@ class History:
         """
         event_factory, send = self._event_factory, self._network.send
         ids, logged_in = event_factory.item_ids, self.population.logged_in.tolist()
-        items, propensities = shown.items.tolist(), np.round(shown.propensity, 9).tolist()
-        seen_counts, counts = outcome.seen.tolist(), (shown.items >= 0).sum(axis=1).tolist()
+        items, propensities = slates.items.tolist(), np.round(slates.propensity, 9).tolist()
+        seen_counts, counts = outcome.seen.tolist(), (slates.items >= 0).sum(axis=1).tolist()
         clicks = [np.flatnonzero(row).tolist() for row in outcome.click]
         times = (self._start + requests.day * DAY).astype(np.int64).tolist()
         arrivals: list[Arrival] = []
@@ -210,14 +214,14 @@ class History:
                 )
         return arrivals
 
-    def _simulate_bot(self, day: int, available: Ints) -> list[Arrival]:
+    def _simulate_bot(self, day: int, available_items: Ints) -> list[Arrival]:
         arrivals: list[Arrival] = []
         for when in (
             np.sort(self._rng.uniform(0, DAY, self._rng.poisson(self._dirt.bot_views_per_day)))
             .astype(np.int64)
             .tolist()
         ):
-            item = self._event_factory.item_ids[int(self._rng.choice(available))]
+            item = self._event_factory.item_ids[int(self._rng.choice(available_items))]
             kind = "click" if when % 3 == 0 else "view"
             arrivals += self._network.send_bot(
                 {"type": kind, "ts": self._start + day * DAY + when, "item_id": item}
@@ -293,14 +297,14 @@ def catalogue_changes(
     arrivals: list[Arrival] = []
     for hour in range(hour_from, hour_from + hours):
         now = day + (hour + 1) / 24
-        arrived = np.flatnonzero((items.arrival > now - 1 / 24) & (items.arrival <= now))
-        existing = np.arange(np.searchsorted(items.arrival, now - 1 / 24, side="right"))
+        arrived_items = np.flatnonzero((items.arrival > now - 1 / 24) & (items.arrival <= now))
+        existing_items = np.arange(np.searchsorted(items.arrival, now - 1 / 24, side="right"))
         before, after = now - 1 / 24, now
-        changed = existing[
-            (items.on_sale(existing, before) != items.on_sale(existing, after))
-            | (items.in_stock(existing, before) != items.in_stock(existing, after))
+        changed_items = existing_items[
+            (items.on_sale(existing_items, before) != items.on_sale(existing_items, after))
+            | (items.in_stock(existing_items, before) != items.in_stock(existing_items, after))
         ]
-        for item in np.concatenate([changed, arrived]).tolist():
+        for item in np.concatenate([changed_items, arrived_items]).tolist():
             arrivals += network.send(
                 event_factory.item(item, start + day * DAY + (hour + 1) * HOUR, now)
             )

@@ -50,21 +50,23 @@ class HousePolicy:
 
     def choose(self, rng: np.random.Generator, requests: Requests) -> Slates:
         n, k = len(requests.user), self._size
-        ranked = self._ranked
-        pool = min(POOL_SIZE, len(ranked))
+        ranked_items = self._ranked
+        pool = min(POOL_SIZE, len(ranked_items))
         mixture_draw = rng.random(n)
-        items = np.broadcast_to(ranked[:k], (n, k)).copy()
+        items = np.broadcast_to(ranked_items[:k], (n, k)).copy()
         is_random = (mixture_draw >= BEST_SHARE) & (mixture_draw < BEST_SHARE + POOL_SHARE)
-        items[is_random] = ranked[_draw_distinct(rng, int(is_random.sum()), k, pool)]
+        items[is_random] = ranked_items[_draw_distinct(rng, int(is_random.sum()), k, pool)]
         is_random = mixture_draw >= BEST_SHARE + POOL_SHARE
-        items[is_random] = ranked[_draw_distinct(rng, int(is_random.sum()), k, len(ranked))]
+        items[is_random] = ranked_items[
+            _draw_distinct(rng, int(is_random.sum()), k, len(ranked_items))
+        ]
         rank = np.empty(len(self._clicks), np.int64)
-        rank[ranked] = np.arange(len(ranked))
+        rank[ranked_items] = np.arange(len(ranked_items))
         position = rank[items]
         propensity = (
             BEST_SHARE * (position == np.arange(k))
             + POOL_SHARE * (position < pool) / pool
-            + ANY_SHARE / len(ranked)
+            + ANY_SHARE / len(ranked_items)
         )
         for row, query in enumerate(requests.query):
             if query:
@@ -93,7 +95,7 @@ def _draw_distinct(rng: np.random.Generator, n: int, k: int, size: int) -> Ints:
     draws = rng.integers(0, size, (n, k))
     while True:  # redrawing rows with a repeat keeps the rest uniform
         ordered = np.sort(draws, axis=1)
-        repeated = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
-        if not len(repeated):
+        rows_with_repeats = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+        if not len(rows_with_repeats):
             return draws
-        draws[repeated] = rng.integers(0, size, (len(repeated), k))
+        draws[rows_with_repeats] = rng.integers(0, size, (len(rows_with_repeats), k))

@@ -23,27 +23,27 @@ class SearchBox:
         # A typo drops the third letter. It is understood, unless it is itself a word.
         word_of_typo = {make_typo(word): n for word, n in number.items()}
         self._word_of_form = word_of_typo | number
-        self._has = np.zeros((items.count, len(vocabulary)), bool)
+        self._has_word = np.zeros((items.count, len(vocabulary)), bool)
         for item, words in enumerate(self._words):
-            self._has[item, [number[word] for word in words]] = True
+            self._has_word[item, [number[word] for word in words]] = True
 
     def draw(self, rng: np.random.Generator, item: int) -> str:
         """Draw a query for an item: its noun, and sometimes its material or adjective."""
         words = self._words[item]
         chance = rng.random()
-        chosen = (
+        query_words = (
             words[-1:] if chance < 0.45 else words[-2:] if chance < 0.8 else [words[0], words[-1]]
         )
         if rng.random() < TYPO_CHANCE:
-            chosen = [*chosen[:-1], make_typo(chosen[-1])]
-        return " ".join(chosen)
+            query_words = [*query_words[:-1], make_typo(query_words[-1])]
+        return " ".join(query_words)
 
     def find(self, query: str) -> Ints:
         """Return items whose titles contain all words exactly; a typo matches nothing."""
         words = query.lower().split()
         if not words or any(word not in self._number for word in words):
             return np.empty(0, np.int64)
-        return np.flatnonzero(self._has[:, [self._number[word] for word in words]].all(axis=1))
+        return np.flatnonzero(self._has_word[:, [self._number[word] for word in words]].all(axis=1))
 
     def match(self, query: str, items: Ints | slice = slice(None)) -> Floats:
         """Return the share of the query's words in each item's title, shape of items."""
@@ -51,8 +51,8 @@ class SearchBox:
             self._word_of_form[word] for word in query.lower().split() if word in self._word_of_form
         ]
         if not word_numbers:
-            return np.zeros(self._has[items].shape[:-1])
-        return self._has[items][..., word_numbers].mean(axis=-1)
+            return np.zeros(self._has_word[items].shape[:-1])
+        return self._has_word[items][..., word_numbers].mean(axis=-1)
 
     def relevance(self, query: str, items: Ints) -> Floats:
         """Return the utility that the query adds to each item."""

@@ -64,7 +64,7 @@ def next_era(
     strength: float,
 ) -> Era:
     """Return the era after a shift: strength 0 changes nothing, 1 replaces all tastes."""
-    new = _draw_era(rng, users, items, start=start, thrift=-1.0, novelty=-0.3)
+    new_era = _draw_era(rng, users, items, start=start, thrift=-1.0, novelty=-0.3)
     common_strength = 0.3 * strength  # Common preferences change less.
 
     def mix(a: Floats, b: Floats, share: float) -> Floats:
@@ -78,13 +78,13 @@ def next_era(
 
     return Era(
         start=start,
-        base=mix(previous.base, new.base, common_strength),
-        season=mix(previous.season, new.season, common_strength),
-        group=reverse(previous.group, new.group),
-        own=reverse(previous.own, new.own),
-        style=reverse(previous.style, new.style),
-        thrift=(1 - strength) * previous.thrift + strength * new.thrift,
-        novelty=(1 - strength) * previous.novelty + strength * new.novelty,
+        base=mix(previous.base, new_era.base, common_strength),
+        season=mix(previous.season, new_era.season, common_strength),
+        group=reverse(previous.group, new_era.group),
+        own=reverse(previous.own, new_era.own),
+        style=reverse(previous.style, new_era.style),
+        thrift=(1 - strength) * previous.thrift + strength * new_era.thrift,
+        novelty=(1 - strength) * previous.novelty + strength * new_era.novelty,
     )
 
 

@@ -109,10 +109,10 @@ def item_id(item: int) -> str:
 
 def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: int) -> Items:
     """Draw the initial catalogue and the arrivals of the following `days`."""
-    later = round(per_day * days)
-    count = at_start + later
+    arrivals_later = round(per_day * days)
+    count = at_start + arrivals_later
     before = -rng.exponential(60.0, at_start) - 0.5
-    arrival = np.sort(np.concatenate([before, rng.uniform(0, days, later)]))
+    arrival = np.sort(np.concatenate([before, rng.uniform(0, days, arrivals_later)]))
     category = rng.choice(len(CATEGORY_WORDS), count, p=_zipf_weights(len(CATEGORY_WORDS), 0.5))
     # A brand covers a few categories only, so brand and category are both informative.
     brand = (category * 3 + rng.integers(0, 9, count)) % len(BRANDS)
@@ -150,16 +150,18 @@ def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: in
 
 def draw_users(rng: np.random.Generator, at_start: int, per_day: float, days: int) -> Users:
     """Draw the initial users and those who join in the following `days`."""
-    later = round(per_day * days)
-    count = at_start + later
+    arrivals_later = round(per_day * days)
+    count = at_start + arrivals_later
     return Users(
         joined=np.sort(
-            np.concatenate([-rng.exponential(120.0, at_start) - 0.01, rng.uniform(0, days, later)])
+            np.concatenate(
+                [-rng.exponential(120.0, at_start) - 0.01, rng.uniform(0, days, arrivals_later)]
+            )
         ),
         device=rng.choice(len(DEVICES), count, p=DEVICE_SHARES),
         country=rng.choice(len(COUNTRIES), count, p=COUNTRY_SHARES),
         age_group=rng.choice(len(AGE_GROUPS), count, p=(0.15, 0.28, 0.25, 0.18, 0.14)),
-        member=np.concatenate([rng.random(at_start) < 0.7, np.zeros(later, bool)]),
+        member=np.concatenate([rng.random(at_start) < 0.7, np.zeros(arrivals_later, bool)]),
         visits_a_day=np.clip(rng.gamma(0.9, 0.45, count), 0.02, 4.0),
         price_sensitivity=rng.gamma(4.0, 0.25, count),
         drift=(np.pi / 2) / 90 * rng.uniform(0.3, 1.5, count),

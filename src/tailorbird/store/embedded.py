@@ -34,38 +34,38 @@ class _Environment:
     def __init__(self, lmdb_environment: lmdb.Environment) -> None:
         self.lmdb = lmdb_environment
         self.stores = 1
-        self._gate = threading.Condition()
+        self._growth_condition = threading.Condition()
         self._snapshots = 0
-        self._growing = False
-        self._checked = time.monotonic()
+        self._is_growing = False
+        self._checked_at = time.monotonic()
 
     def enter(self) -> None:
-        with self._gate:
-            while self._growing:
-                self._gate.wait()
+        with self._growth_condition:
+            while self._is_growing:
+                self._growth_condition.wait()
             self._snapshots += 1
 
     def leave(self) -> None:
-        with self._gate:
+        with self._growth_condition:
             self._snapshots -= 1
-            if self._growing:
-                self._gate.notify_all()
+            if self._is_growing:
+                self._growth_condition.notify_all()
 
     def resize(self, size: int) -> None:
         """Set the map size (0: as another process set it) once no snapshot is open here."""
-        with self._gate:
-            self._growing = True
+        with self._growth_condition:
+            self._is_growing = True
             try:
-                self._gate.wait_for(lambda: self._snapshots == 0)
+                self._growth_condition.wait_for(lambda: self._snapshots == 0)
                 self.lmdb.set_mapsize(size)
             finally:
-                self._growing = False
-                self._gate.notify_all()
+                self._is_growing = False
+                self._growth_condition.notify_all()
 
     def check_readers(self) -> None:
         """Clear the slots of dead readers from time to time; each blocks the reuse of pages."""
-        if time.monotonic() - self._checked > READER_CHECK_S:
-            self._checked = time.monotonic()
+        if time.monotonic() - self._checked_at > READER_CHECK_S:
+            self._checked_at = time.monotonic()
             self.lmdb.reader_check()
 
 

@@ -39,7 +39,7 @@ class Hedge:
         self._share = share
         self._seconds: deque[float] = deque(maxlen=READS_MAX)
         self._wait_s: float | None = None
-        self._credit = 0.0
+        self._hedge_credit = 0.0
         self._lock = threading.Lock()
         self.reads = self.hedged = self.won = 0
 
@@ -50,9 +50,9 @@ class Hedge:
     def try_hedge(self) -> bool:
         """Return whether a second request may be sent now, and count it."""
         with self._lock:
-            if self._credit < 1:
+            if self._hedge_credit < 1:
                 return False
-            self._credit -= 1
+            self._hedge_credit -= 1
             self.hedged += 1
             return True
 
@@ -61,7 +61,7 @@ class Hedge:
         with self._lock:
             self.reads += 1
             self.won += won
-            self._credit = min(CREDIT_MAX, self._credit + self._share)
+            self._hedge_credit = min(CREDIT_MAX, self._hedge_credit + self._share)
             self._seconds.append(seconds)
             if self.reads % REFRESH_READS == 0 and len(self._seconds) >= READS_MIN:
                 self._wait_s = max(

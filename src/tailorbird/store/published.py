@@ -71,20 +71,20 @@ class PublishStatus:
 
 @dataclass
 class _PendingChanges:
-    """Keys changed since the head, with old values as far as known; `all` copies everything."""
+    """Keys changed since the head, with old values as far as known; `copies_all` copies everything."""
 
-    old: dict[bytes, tuple[bool, bytes | None]]
+    old_values: dict[bytes, tuple[bool, bytes | None]]
     old_bytes: int = 0
-    all: bool = False
+    copies_all: bool = False
 
     def add(self, key: bytes, has_old: bool, old: bytes | None) -> None:
-        if self.all or key in self.old:
+        if self.copies_all or key in self.old_values:
             return
         has_old = has_old and self.old_bytes < OLD_BYTES_MAX
-        self.old[key] = has_old, old if has_old else None
+        self.old_values[key] = has_old, old if has_old else None
         self.old_bytes += len(old or b"") if has_old else 0
-        if len(self.old) > KEYS_MAX:
-            self.old, self.all = {}, True
+        if len(self.old_values) > KEYS_MAX:
+            self.old_values, self.copies_all = {}, True
 
 
 class PublishedStore:
@@ -103,14 +103,14 @@ class PublishedStore:
         skip: tuple[bytes, ...] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._local, self._copies, self._skip = local, copies, (*skip, OWN_PREFIX)
+        self._local, self._copies, self._skipped_prefixes = local, copies, (*skip, OWN_PREFIX)
         self._commit_lock = threading.Lock()  # keeps commits and pending changes consistent
         self._wake, self._stopping = threading.Event(), threading.Event()
-        self._settled = threading.Condition()
+        self._settled_condition = threading.Condition()
         self._token = os.urandom(8)
         self._servers: tuple[str, ...] = ()
         self._head: Head | None = None
-        self._pending = _PendingChanges({}, all=True)
+        self._pending_changes = _PendingChanges({}, copies_all=True)
         self.problem = ""
         self._now = now
         self._current_at = now()
@@ -132,15 +132,15 @@ class PublishedStore:
         with self._commit_lock:
 
             def write_recorded(transaction: Transaction) -> tuple[T, RecordingTransaction]:
-                recording = RecordingTransaction(transaction, self._skip)
+                recording = RecordingTransaction(transaction, self._skipped_prefixes)
                 result = change(recording)
-                keys = list(recording.old)
+                keys = list(recording.old_values)
                 sequence = self._sequence + 1
-                packed = pack_keys(keys) if len(keys) <= KEYS_MAX else b"*"
+                packed_keys = pack_keys(keys) if len(keys) <= KEYS_MAX else b"*"
                 transaction.put_many(
                     [
                         (COMMIT_KEY, _STATE.pack(self._epoch, sequence)),
-                        (changed_key(sequence), packed),
+                        (changed_key(sequence), packed_keys),
                     ]
                 )
                 transaction.delete_many(
@@ -152,8 +152,8 @@ class PublishedStore:
 
             result, recording = self._local.write(write_recorded)
             self._sequence += 1
-            for key, old in recording.old.items():
-                self._pending.add(key, True, old)
+            for key, old in recording.old_values.items():
+                self._pending_changes.add(key, True, old)
         self._wake.set()
         return result
 
@@ -164,7 +164,10 @@ class PublishedStore:
     def status(self) -> PublishStatus:
         """Return the state of publishing, for metrics."""
         return PublishStatus(
-            int(self._current_at * 1e6), self.commits_behind(), len(self._pending.old), self.problem
+            int(self._current_at * 1e6),
+            self.commits_behind(),
+            len(self._pending_changes.old_values),
+            self.problem,
         )
 
     def wait_until_copied(self, timeout_s: float) -> bool:
@@ -179,9 +182,9 @@ class PublishedStore:
                 and not self.problem
             )
 
-        with self._settled:
+        with self._settled_condition:
             self._wake.set()
-            return self._settled.wait_for(is_copied, timeout_s)
+            return self._settled_condition.wait_for(is_copied, timeout_s)
 
     def republish(self, progress: Progress | None = None) -> int:
         """Copy everything again and return the number of records; `progress` gets it meanwhile.
@@ -193,7 +196,7 @@ class PublishedStore:
         self._stop()
         self._claim()
         with self._commit_lock:
-            self._pending = _PendingChanges({}, all=True)
+            self._pending_changes = _PendingChanges({}, copies_all=True)
         copied = self._copy_all(progress)
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
@@ -236,8 +239,8 @@ class PublishedStore:
                 self.problem = str(error) or type(error).__name__
                 self._stopping.wait(RETRY_S)
                 self._wake.set()
-            with self._settled:
-                self._settled.notify_all()
+            with self._settled_condition:
+                self._settled_condition.notify_all()
 
     def _claim(self) -> None:
         if not self._copies.claim(self._token, CLAIM_MS):
@@ -259,30 +262,32 @@ class PublishedStore:
         head = self._copies.head()
         if restarted or head is None or head.epoch != self._epoch or head.sequence > self._sequence:
             with self._commit_lock:
-                self._pending, self._head = _PendingChanges({}, all=True), None
+                self._pending_changes, self._head = _PendingChanges({}, copies_all=True), None
         elif head != self._head:
             with self._commit_lock:
-                self._pending, self._head = self._since(head.sequence), head
+                self._pending_changes, self._head = self._since(head.sequence), head
         self._servers = servers
 
     def _since(self, sequence: int) -> _PendingChanges:
         """Return the keys changed by the commits after `sequence`, as recorded locally."""
-        waiting = _PendingChanges({}, all=sequence < self._sequence - COMMITS_RETAINED)
+        waiting_changes = _PendingChanges(
+            {}, copies_all=sequence < self._sequence - COMMITS_RETAINED
+        )
         with self._local.snapshot() as snapshot:
             for changed_sequence in range(sequence + 1, self._sequence + 1):
-                packed = snapshot.get(changed_key(changed_sequence))
-                if packed is None or packed == b"*":
-                    return _PendingChanges({}, all=True)
-                for key in unpack_keys(packed):
-                    waiting.add(key, False, None)
-        return waiting
+                packed_keys = snapshot.get(changed_key(changed_sequence))
+                if packed_keys is None or packed_keys == b"*":
+                    return _PendingChanges({}, copies_all=True)
+                for key in unpack_keys(packed_keys):
+                    waiting_changes.add(key, False, None)
+        return waiting_changes
 
     def _push(self) -> None:
-        if self._pending.all:
+        if self._pending_changes.copies_all:
             self._copy_all(None)
             return
         started_at = self._now()
-        waiting, sequence, changes = self._take()
+        waiting_changes, sequence, changes = self._take()
         head = self._head
         if head is not None and sequence == head.sequence:
             if started_at - head.at / 1e6 >= RENEW_S:
@@ -299,23 +304,23 @@ class PublishedStore:
             self._current_at = started_at
         except BaseException:
             with self._commit_lock:
-                newer, self._pending = self._pending, waiting
-                for key, (has_old, old) in newer.old.items():
-                    self._pending.add(key, has_old, old)
-                self._pending.all |= newer.all
+                newer_changes, self._pending_changes = self._pending_changes, waiting_changes
+                for key, (has_old, old) in newer_changes.old_values.items():
+                    self._pending_changes.add(key, has_old, old)
+                self._pending_changes.copies_all |= newer_changes.copies_all
             raise
 
     def _take(self) -> tuple[_PendingChanges, int, list[Change]]:
         """Take the pending changes; return them, their commit, and the records as of it."""
         with self._commit_lock:
-            waiting, self._pending = self._pending, _PendingChanges({})
+            waiting_changes, self._pending_changes = self._pending_changes, _PendingChanges({})
             with self._local.snapshot() as snapshot:
                 return (
-                    waiting,
+                    waiting_changes,
                     self._sequence,
                     [
                         Change(key, snapshot.get(key), old[1], old[0])
-                        for key, old in waiting.old.items()
+                        for key, old in waiting_changes.old_values.items()
                     ],
                 )
 
@@ -333,14 +338,16 @@ class PublishedStore:
                     [(COMMIT_KEY, _STATE.pack(epoch, self._sequence))]
                 )
             )
-            self._epoch, self._head, self._pending = epoch, None, _PendingChanges({})
+            self._epoch, self._head, self._pending_changes = epoch, None, _PendingChanges({})
             sequence = self._sequence
         copied, after = 0, b""
         try:
             while records := self._read_chunk(after):
                 after = records[-1][0]
                 changes = [
-                    Change(key, value) for key, value in records if not key.startswith(self._skip)
+                    Change(key, value)
+                    for key, value in records
+                    if not key.startswith(self._skipped_prefixes)
                 ]
                 self._claim()
                 self._copies.publish(changes, epoch, sequence, 0)
@@ -350,7 +357,7 @@ class PublishedStore:
             self._push()
         except BaseException:
             with self._commit_lock:
-                self._pending = _PendingChanges({}, all=True)
+                self._pending_changes = _PendingChanges({}, copies_all=True)
             raise
         self._copies.drop_other_epochs(epoch)
         return copied

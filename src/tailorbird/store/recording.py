@@ -40,7 +40,7 @@ class RecordingTransaction(PublicSnapshot):
     def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
         super().__init__(transaction)
         self._transaction, self._skip = transaction, skip
-        self.old: dict[bytes, bytes | None] = {}
+        self.old_values: dict[bytes, bytes | None] = {}
 
     def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         listed = list(records)
@@ -54,8 +54,8 @@ class RecordingTransaction(PublicSnapshot):
 
     def _remember(self, keys: Iterable[bytes]) -> None:
         for key in keys:
-            if key not in self.old and not key.startswith(self._skip):
-                self.old[key] = self._transaction.get(key)
+            if key not in self.old_values and not key.startswith(self._skip):
+                self.old_values[key] = self._transaction.get(key)
 
 
 def pack_keys(keys: Iterable[bytes]) -> bytes:
@@ -68,10 +68,10 @@ def changed_key(sequence: int) -> bytes:
     return _CHANGED_PREFIX + sequence.to_bytes(8, "big")
 
 
-def unpack_keys(packed: bytes) -> Iterator[bytes]:
+def unpack_keys(packed_keys: bytes) -> Iterator[bytes]:
     """Yield the keys that `pack_keys` packed."""
     start = 0
-    while start < len(packed):
-        length = int.from_bytes(packed[start : start + 2], "big")
-        yield packed[start + 2 : start + 2 + length]
+    while start < len(packed_keys):
+        length = int.from_bytes(packed_keys[start : start + 2], "big")
+        yield packed_keys[start + 2 : start + 2 + length]
         start += 2 + length

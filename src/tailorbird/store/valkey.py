@@ -117,18 +117,18 @@ class ValkeyCopies:
 
     def drop_other_epochs(self, epoch: int) -> int:
         """Delete the records of other epochs and return their number."""
-        dropped = 0
+        dropped_count = 0
         with self._guarded():
             for keys in self._client.keys(self._prefix + b"."):
                 values = self._client.read(keys)
-                stale = [
+                stale_keys = [
                     key
                     for key, value in zip(keys, values, strict=True)
                     if value is None or not is_of_epoch(value, epoch)
                 ]
-                self._client.delete(stale)
-                dropped += len(stale)
-        return dropped
+                self._client.delete(stale_keys)
+                dropped_count += len(stale_keys)
+        return dropped_count
 
     def wipe(self) -> int:
         """Delete head and records under this name, and return their number.
@@ -136,12 +136,12 @@ class ValkeyCopies:
         No publisher may run.
         """
         self.drop_head()
-        dropped = 0
+        dropped_count = 0
         with self._guarded():
             for keys in self._client.keys(self._prefix + b"."):
                 self._client.delete(keys)
-                dropped += len(keys)
-        return dropped
+                dropped_count += len(keys)
+        return dropped_count
 
     def prune(self, project: str, keep: Collection[str], *, unnamed: bool) -> dict[str, int]:
         """Delete copies that are not kept by scanning the server's keys, see `CopyTarget.prune`."""

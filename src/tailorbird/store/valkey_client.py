@@ -70,11 +70,11 @@ class ValkeyClient:
     """A `store.valkey.Client`."""
 
     def __init__(self, make: Callable[[], Any], *, cluster: bool, timeout_s: float = 1.0) -> None:
-        self._made, self._cluster, self._timeout_s = make, cluster, timeout_s
+        self._make_client, self._cluster, self._timeout_s = make, cluster, timeout_s
 
     @cached_property
     def _client(self) -> Any:
-        return self._made()  # a cluster client connects at once, so create it lazily
+        return self._make_client()  # a cluster client connects at once, so create it lazily
 
     @property
     def pool(self) -> Any:
@@ -205,12 +205,12 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
     try:
         if password:
             base_url = _without_password(base_url)
-        single = redis.Redis.from_url(
+        server_client = redis.Redis.from_url(
             base_url, retry=Retry(NoBackoff(), 0), **options, **password_option
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
-    _require_options(single.connection_pool)
+    _require_options(server_client.connection_pool)
     if cluster:
         return ValkeyClient(
             lambda: RedisCluster.from_url(
@@ -218,7 +218,7 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
             ),
             cluster=True,
         )
-    return ValkeyClient(lambda: single, cluster=False, timeout_s=timeout_s)
+    return ValkeyClient(lambda: server_client, cluster=False, timeout_s=timeout_s)
 
 
 def _require_options(pool: Any) -> None:

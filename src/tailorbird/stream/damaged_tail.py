@@ -37,13 +37,13 @@ def find_damaged_tail(connection: apsw.Connection, path: Path) -> int | None:
         return None
     rows.reverse()
     if len(rows) > _TAIL_BLOCKS:
-        previous = rows.pop(0)[3]
+        previous_crc = rows.pop(0)[3]
     else:
-        previous = log_row(connection)[3]
+        previous_crc = log_row(connection)[3]
     damaged_from: int | None = None
     for row in rows:
-        is_intact = decode_block(row, previous) is not None
-        previous = row[3]
+        is_intact = decode_block(row, previous_crc) is not None
+        previous_crc = row[3]
         if is_intact and damaged_from is not None:
             raise damaged_block_error(path, damaged_from)
         if not is_intact and damaged_from is None:
@@ -66,8 +66,8 @@ def cut_tail(connection: apsw.Connection, path: Path, offset: int) -> Path:
         if head is not None
         else rows[-1][0] + (rows[-1][2] if isinstance(rows[-1][2], int) else 1)
     )
-    aside = path.with_name(f"{path.name}.damaged-{offset}")
-    sqlite.write_synced(aside, msgspec.msgpack.encode(rows))
+    aside_path = path.with_name(f"{path.name}.damaged-{offset}")
+    sqlite.write_synced(aside_path, msgspec.msgpack.encode(rows))
     with connection:
         connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
         connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
@@ -79,9 +79,9 @@ def cut_tail(connection: apsw.Connection, path: Path, offset: int) -> Path:
         path,
         offset,
         end,
-        aside,
+        aside_path,
     )
-    return aside
+    return aside_path
 
 
 def repair_head(connection: apsw.Connection, path: Path, damaged_tail: str) -> Path | None:
@@ -96,7 +96,7 @@ def repair_head(connection: apsw.Connection, path: Path, damaged_tail: str) -> P
     Raises:
         DamageError: the log ends before its record.
     """
-    aside = None
+    aside_path = None
     end, crc = last_block(connection)
     head = head_row(connection)
     if head == (end, crc):
@@ -104,7 +104,7 @@ def repair_head(connection: apsw.Connection, path: Path, damaged_tail: str) -> P
     if head is not None and head[0] > end:
         if damaged_tail == "stop":
             raise lost_tail_error(path, end, head[0])
-        aside = cut_tail(connection, path, end)
+        aside_path = cut_tail(connection, path, end)
     elif head is not None:  # the chain is intact beyond it, so the record is stale
         log.critical(
             "%s: the note of the last block was not what was written, the blocks are: "
@@ -113,7 +113,7 @@ def repair_head(connection: apsw.Connection, path: Path, damaged_tail: str) -> P
         )
     with connection:
         write_head(connection, *last_block(connection))
-    return aside
+    return aside_path
 
 
 def write_head(connection: apsw.Connection, end: int, crc: int) -> None:
@@ -128,13 +128,13 @@ def set_lost_log_aside(path: Path, end: int, expected_end: int, note: bytes | No
         The file that it was set aside in.
     """
     number = end
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists() and note is None:
+    while (aside_path := path.with_name(f"{path.name}.damaged-{number}")).exists() and note is None:
         number += 1
     if note is None:
-        path.rename(aside)
+        path.rename(aside_path)
         sqlite.sync_folder(path.parent)
     else:
-        sqlite.write_synced(aside, note)
+        sqlite.write_synced(aside_path, note)
     log.critical(
         "%s: the log %s, but was read up to %d before: it was lost, or is an older copy. "
         "A new one begins at %d, so that nothing is "
@@ -144,6 +144,6 @@ def set_lost_log_aside(path: Path, end: int, expected_end: int, note: bytes | No
         f"ends at {end}" if note is None else "is not there",
         expected_end,
         expected_end,
-        aside,
+        aside_path,
     )
-    return aside
+    return aside_path

@@ -200,16 +200,16 @@ class EmbeddedWriter:
         self._commit(before)
 
     def _commit(self, before: tuple[int, int]) -> None:
-        committed = False
+        is_committed = False
         try:
             faults.at("stream.before_commit")
             with sqlite.translate_errors(self.path):
                 self.connection.execute("COMMIT")
-            committed = True
+            is_committed = True
             faults.at("stream.after_commit")
             self._checkpoint_if_due()
         except BaseException as error:
-            if committed and _is_full(error):
+            if is_committed and _is_full(error):
                 # The appended blocks are durable in the WAL. The next transaction retries the
                 # checkpoint before it writes.
                 log.warning(
@@ -218,10 +218,10 @@ class EmbeddedWriter:
                     self.path,
                 )
                 return
-            if not committed:  # committed blocks keep their offsets
+            if not is_committed:  # committed blocks keep their offsets
                 self._end, self._crc = before
                 self._roll_back()
-            if committed or not _is_full(error):
+            if is_committed or not _is_full(error):
                 self._failure = str(error) or type(error).__name__
             if isinstance(error, OSError):
                 raise StorageError(

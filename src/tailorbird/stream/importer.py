@@ -67,7 +67,7 @@ class ImportReport:
         left_out: kind of record → number of skipped records, which concern no users or items.
         examples: messages for the first refused rows, with file and line.
         resumed_at: number of rows done by an earlier, interrupted import of the same files.
-        already: whether these files were imported before.
+        is_repeated: whether these files were imported before.
         set_aside: files with a damaged end of the log, or a log that lost rows; rows of earlier
             imports may be missing.
     """
@@ -79,7 +79,7 @@ class ImportReport:
     left_out: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     resumed_at: int = 0
-    already: bool = False
+    is_repeated: bool = False
     set_aside: list[str] = field(default_factory=list)
 
 
@@ -143,8 +143,8 @@ def import_files(
             plan,
             pseudonym_key_id,
         )
-        if log.finished:
-            report.already = True
+        if log.is_finished:
+            report.is_repeated = True
             return report
         report.resumed_at = log.rows_done
         shutil.rmtree(folder, ignore_errors=True)  # left by an import that died
@@ -155,7 +155,7 @@ def import_files(
             hide = partial(
                 pseudonyms.pseudonymise_line, foreign=format_ == "gorse", types=log.plan.event_types
             )
-        collect = _Collector(
+        collector = _Collector(
             receipt,
             log.plan,
             hide,
@@ -166,26 +166,30 @@ def import_files(
             report,
         )
         for batch in read(digests, options):
-            collect.add(batch)
+            collector.add(batch)
             progress("read and check", report.rows, None)
-        if report.rows == 0:
-            content = (
-                "only records that say nothing about people and items: "
-                f"{', '.join(report.left_out)}"
-                if report.left_out
-                else "no row"
-            )
-            raise InputError(
-                f"{content} was found in it",
-                where=str(path),
-                fix="look at the file, or choose another format",
-            )
+        _require_rows(report, path)
         _append(log, runs, refused, receipt, report.rows, progress)
         log.finish(clock.now())
         return report
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         writer.close()
+
+
+def _require_rows(report: ImportReport, path: Path) -> None:
+    if report.rows:
+        return
+    content = (
+        f"only records that say nothing about people and items: {', '.join(report.left_out)}"
+        if report.left_out
+        else "no row"
+    )
+    raise InputError(
+        f"{content} was found in it",
+        where=str(path),
+        fix="look at the file, or choose another format",
+    )
 
 
 def erase_paths(log: EmbeddedWriter) -> None:
@@ -234,28 +238,28 @@ class _Collector:
 
     receipt: Receipt
     plan: RoutePlan
-    hide: Callable[[bytes], bytes] | None
+    hide_line: Callable[[bytes], bytes] | None
     ordered_hidden: bool
-    stopped: SuppressionList | None
+    suppression_list: SuppressionList | None
     runs: ExternalSort
     refused: RefusedLines
     report: ImportReport
 
     def add(self, batch: Batch) -> None:
         _check_length(batch)
-        hidden = batch.lines if self.hide is None else [self.hide(line) for line in batch.lines]
-        checked = hidden if self.ordered_hidden else batch.lines
-        accepted, refusals = check(b"\n".join(checked), self.receipt, self.plan)
-        lines = (
-            hidden
-            if self.stopped is None
-            else [self.stopped.filter_line(line, self.receipt) for line in hidden]
-        )
+        hidden_lines = batch.lines
+        if self.hide_line is not None:
+            hidden_lines = [self.hide_line(line) for line in batch.lines]
+        checked_lines = hidden_lines if self.ordered_hidden else batch.lines
+        accepted, refusals = check(b"\n".join(checked_lines), self.receipt, self.plan)
+        lines, suppression_list = hidden_lines, self.suppression_list
+        if suppression_list is not None:
+            lines = [suppression_list.filter_line(line, self.receipt) for line in hidden_lines]
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]
         self.runs.add(times, ids, [lines[row.row] for row in accepted], batch.file)
         self.refused.add([lines[refusal.row] for refusal in refusals])
-        if lines != checked:  # as the router will see them
+        if lines != checked_lines:  # as the router will see them
             accepted, refusals = check(b"\n".join(lines), self.receipt, self.plan)
         report = self.report
         for refusal in refusals:
@@ -288,7 +292,7 @@ def _append(
     rows: int,
     progress: Progress,
 ) -> None:
-    pending: list[Block] = []
+    pending_blocks: list[Block] = []
     done = size = 0
     encoded = msgspec.json.encode(receipt)
     for lines in _read_bodies(runs, refused):
@@ -297,13 +301,13 @@ def _append(
             continue
         if done - len(lines) < log.rows_done:
             lines = lines[log.rows_done - (done - len(lines)) :]
-        pending.append(Block("body", len(lines), b"\n".join(lines), encoded))
-        size += len(pending[-1].payload)
-        if len(pending) == COMMIT_BODIES or size >= COMMIT_BYTES:
-            log.append(pending, done)
-            pending, size = [], 0
+        pending_blocks.append(Block("body", len(lines), b"\n".join(lines), encoded))
+        size += len(pending_blocks[-1].payload)
+        if len(pending_blocks) == COMMIT_BODIES or size >= COMMIT_BYTES:
+            log.append(pending_blocks, done)
+            pending_blocks, size = [], 0
             progress("append", done, rows)
-    log.append(pending, done)
+    log.append(pending_blocks, done)
     progress("append", done, rows)
 
 
@@ -332,7 +336,7 @@ class _Progress:
         format_: str,
         now: int,
         plan: RoutePlan,
-        hiding: str,
+        hiding_key: str,
     ) -> None:
         self._writer = writer
         self._key = key
@@ -346,7 +350,7 @@ class _Progress:
             # and the router drops duplicates.
             if writer.set_aside:
                 connection.execute("DELETE FROM import")
-            row_values = (key, "", format_, now, msgspec.json.encode(plan), hiding)
+            row_values = (key, "", format_, now, msgspec.json.encode(plan), hiding_key)
             connection.execute(
                 "INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL, ?)", row_values
             )
@@ -358,19 +362,19 @@ class _Progress:
         self.started_at: int = row[0]
         self.plan = msgspec.json.decode(row[1], type=RoutePlan)
         self.rows_done: int = row[2]
-        self.finished = bool(row[3])
-        self._hiding: str | None = row[4]
+        self.is_finished = bool(row[3])
+        self._hiding_key: str | None = row[4]
         self._path = path
 
-    def is_ordered_by(self, hiding: str) -> bool:
+    def is_ordered_by(self, hiding_key: str) -> bool:
         """Return whether rows are ordered under this pseudonym key ("" is none), else under no key.
 
         Raises:
             ConfigError: they are ordered under another key.
         """
-        if self._hiding in (None, hiding):
+        if self._hiding_key in (None, hiding_key):
             return True
-        if self._hiding:
+        if self._hiding_key:
             message = (
                 f"the import of {self._path} was cut short, and began with another key of "
                 "pseudonyms"

@@ -137,14 +137,14 @@ class LagMeter:
                     yield Lag(reader, address.stem, 0, 0, 0, position)
                 continue
             self._readers[address] = log_reader
-            waiting = log_reader.backlog_after(position)
+            backlog = log_reader.backlog_after(position)
             yield Lag(
                 reader,
                 address.stem,
-                waiting.rows,
-                waiting.blocks,
-                _first_received_at(waiting.receipts),
-                waiting.rows_past_end,
+                backlog.rows,
+                backlog.blocks,
+                _first_received_at(backlog.receipts),
+                backlog.rows_past_end,
             )
 
     def _open(self, address: Address) -> BacklogReader:
@@ -221,13 +221,13 @@ def _router_positions(stream: Stream) -> dict[str, int] | None:
     return slowest
 
 
-def waiting_rows(released: ReleasedPositions, stream: Stream) -> dict[str, int]:
+def waiting_rows(released_positions: ReleasedPositions, stream: Stream) -> dict[str, int]:
     """Return the rows of raw and response logs that are in no table yet, by log name.
 
     Logs without such rows, and those that cannot be read, are left out.
     """
-    waiting: dict[str, int] = {}
-    responses = released.tables.get("answers", {})
+    backlog: dict[str, int] = {}
+    responses = released_positions.tables.get("answers", {})
     logs_of = log_set(stream)
     for kind, list_logs in (("raw", logs_of.raw_logs), ("answers", logs_of.response_logs)):
         try:
@@ -237,14 +237,14 @@ def waiting_rows(released: ReleasedPositions, stream: Stream) -> dict[str, int]:
         for log in logs.values():
             try:
                 with open_reader(log) as reader:
-                    reached = (
-                        released.routed.get(reader.partition, 0)
+                    reached_row = (
+                        released_positions.routed.get(reader.partition, 0)
                         if kind == "raw"
                         else responses.get(log.stem, 0)
                     )
-                    rows = reader.end() - max(reached, reader.start())
+                    rows = reader.end() - max(reached_row, reader.start())
             except (NotReadyError, StorageError):
                 continue
             if rows > 0:
-                waiting[log.stem] = rows
-    return waiting
+                backlog[log.stem] = rows
+    return backlog

@@ -53,28 +53,30 @@ def read_expected_ends(
     Positions that cannot be read are left out.
     """
     try:
-        routers = router_positions(stream)
+        positions_by_router = router_positions(stream)
     except (apsw.Error, TailorbirdError) as error:
         log.warning(
             "%s: how far the router is cannot be read, so a lost log would not be noticed here: %s",
             producer,
             error,
         )
-        routers = []
+        positions_by_router = []
     lake_has = None if lake is None else try_read_released(lake)
     logs = log_set(stream)
     raw, responses = logs.raw_stems(producer), logs.response_log(producer).stem
-    ends = dict.fromkeys([*raw, responses], 0)
-    for part in routers:
+    expected_ends = dict.fromkeys([*raw, responses], 0)
+    for part in positions_by_router:
         for stem, name in raw.items():
-            ends[stem] = max(ends[stem], part.get(name, 0))
+            expected_ends[stem] = max(expected_ends[stem], part.get(name, 0))
     if lake_has is not None:
         for stem, name in raw.items():
-            ends[stem] = max(
-                ends[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
+            expected_ends[stem] = max(
+                expected_ends[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
             )
-        ends[responses] = max(ends[responses], lake_has.tables.get("answers", {}).get(responses, 0))
-    return ends
+        expected_ends[responses] = max(
+            expected_ends[responses], lake_has.tables.get("answers", {}).get(responses, 0)
+        )
+    return expected_ends
 
 
 def set_short_logs_aside(stream: Stream, lake: StoragePath | None) -> list[Path]:
@@ -90,17 +92,19 @@ def set_short_logs_aside(stream: Stream, lake: StoragePath | None) -> list[Path]
     if logs.is_remote:
         return []
     paths = [*raw_logs(logs.folder).items(), *response_logs(logs.folder).items()]
-    ends = {producer: read_expected_ends(logs, producer, lake) for producer, _ in paths}
-    aside: list[Path] = []
+    expected_ends = {producer: read_expected_ends(logs, producer, lake) for producer, _ in paths}
+    aside_paths: list[Path] = []
     for producer, path in paths:
         try:
             with open_reader(path) as reader:
-                is_short = reader.end() < ends[producer][path.stem]
+                is_short = reader.end() < expected_ends[producer][path.stem]
             if is_short:
-                with open_writer(path, partition=producer, expected_ends=ends[producer]) as writer:
-                    aside += writer.set_aside
+                with open_writer(
+                    path, partition=producer, expected_ends=expected_ends[producer]
+                ) as writer:
+                    aside_paths += writer.set_aside
         except LockedError:
             continue  # Its writer set it aside, or does so now.
         except TailorbirdError as error:
             log.warning("not set aside: %s", error)
-    return aside
+    return aside_paths

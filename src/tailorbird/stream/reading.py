@@ -91,13 +91,13 @@ class EmbeddedReader:
                 "SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2",
                 (start,),
             )
-            preceding = [_require_integers(row) for row in query.fetchall()]
+            preceding_blocks = [_require_integers(row) for row in query.fetchall()]
             if (
-                preceding and preceding[0][0] + preceding[0][1] > start
+                preceding_blocks and preceding_blocks[0][0] + preceding_blocks[0][1] > start
             ):  # `start` lies within this block
-                start = preceding.pop(0)[0]
-            if preceding:
-                previous = preceding[0][2]
+                start = preceding_blocks.pop(0)[0]
+            if preceding_blocks:
+                previous = preceding_blocks[0][2]
             blocks = self._read_checked(start, previous, bytes_max)
         return blocks
 
@@ -153,12 +153,14 @@ class EmbeddedReader:
     def backlog_after(self, position: int) -> Backlog:
         with self.snapshot() as connection:
             end = self._last_end()
-            below = connection.execute(
+            blocks_below = connection.execute(
                 "SELECT offset, rows FROM block WHERE offset <= ? ORDER BY offset DESC LIMIT 1",
                 (position,),
             ).get
             first_block = (
-                position if below is None or sum(_require_integers(below)) <= position else below[0]
+                position
+                if blocks_below is None or sum(_require_integers(blocks_below)) <= position
+                else blocks_below[0]
             )  # a block may hold the position
             blocks = connection.execute(
                 "SELECT count(*) FROM block WHERE offset >= ?", (first_block,)
@@ -168,10 +170,10 @@ class EmbeddedReader:
                 (first_block, BACKLOG_RECEIPTS),
             )
             rows = max(0, end - max(position, log_row(connection)[2]))
-            waiting = Backlog(
+            backlog = Backlog(
                 rows, blocks, tuple(receipt for (receipt,) in receipts), max(0, position - end)
             )
-        return waiting
+        return backlog
 
     def _reopen_if_replaced(self) -> None:
         """Reopen the file where the writer replaced the log."""

@@ -116,13 +116,13 @@ def _disambiguate(rows: pa.Table) -> pa.ChunkedArray:
     if len(rows) < 2:
         return rows["line"]
     (ids, files), n = (rows[name].combine_chunks() for name in ("id", "file")), len(rows) - 1
-    same = pc.and_(pc.equal(ids[1:], ids[:n]), pc.equal(files[1:], files[:n]))
-    same = pc.and_(same, pc.starts_with(ids[1:], ROW_ID_PREFIX))
-    if not pc.any(same).as_py():
+    is_repeat = pc.and_(pc.equal(ids[1:], ids[:n]), pc.equal(files[1:], files[:n]))
+    is_repeat = pc.and_(is_repeat, pc.starts_with(ids[1:], ROW_ID_PREFIX))
+    if not pc.any(is_repeat).as_py():
         return rows["line"]
     lines: list[bytes] = rows["line"].to_pylist()
     number = 1
-    for row, repeats in enumerate(same.to_pylist(), 1):
+    for row, repeats in enumerate(is_repeat.to_pylist(), 1):
         number = number + 1 if repeats else 1
         if repeats and lines[row] != ERASED_BODY:
             fields = msgspec.json.decode(lines[row])

@@ -40,18 +40,18 @@ def connect_writer(path: Path) -> apsw.Connection:
     )
     connection.set_busy_timeout(_BUSY_MS)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-    for setting, value in (
+    for pragma, value in (
         ("journal_mode", "wal"),
         ("synchronous", 2),
         ("wal_autocheckpoint", 0),
         ("mmap_size", 0),
     ):
-        connection.execute(f"PRAGMA {setting} = {value}").fetchall()
-        actual = connection.execute(f"PRAGMA {setting}").get
-        if actual != value:
+        connection.execute(f"PRAGMA {pragma} = {value}").fetchall()
+        actual_value = connection.execute(f"PRAGMA {pragma}").get
+        if actual_value != value:
             connection.close()
             raise StorageError(
-                f"expected {setting} = {value}, SQLite says {actual}",
+                f"expected {pragma} = {value}, SQLite says {actual_value}",
                 where=str(path),
                 fix="put the data on a local disk (no network share)",
             )

@@ -38,11 +38,16 @@ from tailorbird.training.fit.estimator import encode_parts
 from tailorbird.training.fit.export import export_model
 from tailorbird.training.fit.fit import FittedModel, calibrate, sample_rows
 from tailorbird.training.fit.heads import FitInputs
-from tailorbird.training.fit.inputs import Parts, PreparedInputs, prepare_inputs
+from tailorbird.training.fit.inputs import PreparedInputs, SplitDatasets, prepare_inputs
 from tailorbird.training.fit.net_columns import build_layout
 from tailorbird.training.own import OwnModel
-from tailorbird.training.parts import CandidatePlan, build_parts, build_retrieval, split_requests
 from tailorbird.training.settings import TrainSettings
+from tailorbird.training.split_datasets import (
+    CandidatePlan,
+    build_retrieval,
+    build_split_datasets,
+    split_requests,
+)
 from tailorbird.training.stage_times import StageTimer
 
 Floats = npt.NDArray[np.float64]
@@ -129,7 +134,7 @@ class Dataset:
             retrieval,
             self.slot,
         )
-        parts, dropped = build_parts(
+        parts, dropped = build_split_datasets(
             material, features, material.data, split, plan, settings, timer
         )
         prepared = prepare_inputs(
@@ -169,7 +174,7 @@ class SplitData:
     dataset: Dataset
     split: Split
     plan: CandidatePlan
-    parts: Parts
+    parts: SplitDatasets
     prepared: PreparedInputs
     dropped: int = 0
 

@@ -15,9 +15,9 @@ from tailorbird.training.dataset.rows import Material
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation.gate import describe_unevaluated
 from tailorbird.training.fit.fit import FittedModel
-from tailorbird.training.fit.inputs import Parts
-from tailorbird.training.parts import CandidatePlan
+from tailorbird.training.fit.inputs import SplitDatasets
 from tailorbird.training.settings import TrainSettings
+from tailorbird.training.split_datasets import CandidatePlan
 
 
 def lake_provenance(lake: Lake, data: Dataset) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def describe_training(
     material: Material,
     data: Dataset,
     split: Split,
-    parts: Parts,
+    parts: SplitDatasets,
     plan: CandidatePlan,
     dropped: int,
     settings: TrainSettings,
@@ -94,11 +94,11 @@ def other_slot_notes(
 
 
 def comparison_notes(
-    champion: str, incumbent: Bundle | None, unjudged: str, test: Dataset, test_from: int
+    champion: str, incumbent: Bundle | None, unjudged_reason: str, test: Dataset, test_from: int
 ) -> list[str]:
     """Describe caveats of the comparison with the incumbent."""
-    if unjudged:
-        return [describe_unevaluated(champion, unjudged)]
+    if unjudged_reason:
+        return [describe_unevaluated(champion, unjudged_reason)]
     if incumbent is None or incumbent.manifest.window.ts_to <= test_from:
         return []
     share = float(np.mean(test.t < incumbent.manifest.window.ts_to))

@@ -22,7 +22,7 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.storage_paths import StoragePath
 from tailorbird.training.baseline_bundle import serve_best_baseline
-from tailorbird.training.bundle_files import bundle_heads, write_model_bundle
+from tailorbird.training.bundle_files import write_model_bundle
 from tailorbird.training.dataset.replay import select_live_columns
 from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.dataset.split import Split
@@ -30,7 +30,7 @@ from tailorbird.training.evaluation.estimate import ChampionEstimate
 from tailorbird.training.evaluation.gate import Decision, decide, describe_unevaluated
 from tailorbird.training.fit.fit import FittedModel, fit
 from tailorbird.training.fit.incremental import open_working_folder
-from tailorbird.training.fit.inputs import Parts
+from tailorbird.training.fit.inputs import SplitDatasets
 from tailorbird.training.fit.resume import UnfinishedRun
 from tailorbird.training.fit.retrieval import RetrievalChoice
 from tailorbird.training.fit.warm_trees import WarmTrees, find_warm_trees
@@ -43,16 +43,8 @@ from tailorbird.training.notes import (
     other_slot_notes,
     tuning_notes,
 )
-from tailorbird.training.parts import (
-    CandidatePlan,
-    build_parts,
-    build_retrieval,
-    sampling_notes,
-    split_requests,
-)
 from tailorbird.training.report.card import render_model_card
 from tailorbird.training.rivals import (
-    MODEL_NAME,
     Rivals,
     estimate_off_policy,
     evaluate_rivals,
@@ -61,6 +53,13 @@ from tailorbird.training.rivals import (
     recipe_hash,
 )
 from tailorbird.training.settings import Progress, TrainReport, TrainSettings
+from tailorbird.training.split_datasets import (
+    CandidatePlan,
+    build_retrieval,
+    build_split_datasets,
+    sampling_notes,
+    split_requests,
+)
 from tailorbird.training.stage_times import StageTimer
 
 
@@ -116,7 +115,14 @@ def train(
         model = _fit(task)
         judgement = _judge(task, model)
         report = _publish(task, model, judgement, unfinished, promote=promote)
-        return report if reports is None else _add_report(report, model, reports)
+        if reports is None:
+            return report
+        # Importing matplotlib takes half a second, so only reports do it.
+        from tailorbird.training.report.report import price_and_write
+
+        return price_and_write(
+            report, model.fitted, model.champion_bundle, len(model.material.codes), reports
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ class _Model:
     retrieval: RetrievalChoice
     rivals: Rivals
     plan: CandidatePlan
-    parts: Parts
+    parts: SplitDatasets
     dropped_requests: int
     fitted: FittedModel
     warm_trees: WarmTrees
@@ -187,7 +193,7 @@ def _fit(task: _Task) -> _Model:
     plan = CandidatePlan(
         select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
-    parts, dropped_requests = build_parts(
+    parts, dropped_requests = build_split_datasets(
         material, features, material.data, split, plan, settings, timer
     )
     fitted = fit(
@@ -385,32 +391,3 @@ def _describe(
         **({"off_policy": estimate.to_dict()} if estimate is not None else {}),
         **lake_provenance(task.lake, material.data),
     }
-
-
-def _add_report(report: TrainReport, model: _Model, reports: Path) -> TrainReport:
-    """Return the report with the cost of everything evaluated, and write its page."""
-    # Importing matplotlib takes half a second, so only reports do it.
-    from tailorbird.training.report.pareto import (
-        measure_baseline_us,
-        measure_bundle_us,
-        measure_model_us,
-        price_models,
-    )
-    from tailorbird.training.report.report import write_report
-
-    fitted = model.fitted
-    lookup_us = measure_baseline_us(len(model.material.codes))
-    us = {
-        name: lookup_us
-        for name in report.evaluation.figures
-        if name not in (MODEL_NAME, report.incumbent)
-    }
-    us[MODEL_NAME] = measure_model_us(fitted.exported, bundle_heads(fitted), fitted.golden)
-    if model.champion_bundle is not None:
-        us[report.incumbent] = measure_bundle_us(model.champion_bundle)
-    report = replace(
-        report, priced=tuple(price.to_dict() for price in price_models(report.evaluation, us))
-    )
-    return replace(
-        report, report=write_report(reports / f"{report.version}.html", report, fitted.models)
-    )

@@ -27,9 +27,9 @@ from tailorbird.training.evaluation.evaluate import (
 )
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.fit.fit import FittedModel
-from tailorbird.training.fit.inputs import Parts
-from tailorbird.training.parts import CandidatePlan
+from tailorbird.training.fit.inputs import SplitDatasets
 from tailorbird.training.settings import TrainSettings
+from tailorbird.training.split_datasets import CandidatePlan
 from tailorbird.training.stage_times import StageTimer
 
 MODEL_NAME = "tailorbird"
@@ -102,7 +102,7 @@ def load_rivals(
 def evaluate_rivals(
     material: Material,
     features: FeatureSet,
-    parts: Parts,
+    parts: SplitDatasets,
     plan: CandidatePlan,
     index_series: IndexSeries,
     fitted: FittedModel,

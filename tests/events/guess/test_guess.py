@@ -345,4 +345,4 @@ def test_a_mapping_is_tried_before_it_is_written(tmp_path: Path) -> None:
     assert (trial.rows, trial.refused) == (100, 40)
     assert "Of 100 rows tried, 40% would be refused" in trial.warning
     assert "fix:" in trial.warning
-    assert len(trial.shown) == 10
+    assert len(trial.sample_events) == 10

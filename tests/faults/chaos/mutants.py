@@ -122,7 +122,7 @@ def _the_routers_position_outside_its_transaction() -> None:
 
 def _identifies_are_remembered_until_it_dies() -> None:
     def save(self: identity.IdentityHistory, connection: apsw.Connection) -> None:
-        self._new = []
+        self._unsaved = []
         self.timeline.mark_saved()
 
     identity.IdentityHistory.save = save  # pyrefly: ignore

@@ -504,7 +504,7 @@ def test_addresses_do_not_fill_memory(monkeypatch):
         limiter.admit_request(
             Caller("k", public=True), "write", f"198.51.{number // 250}.{number % 250}"
         )
-    assert len(limiter._addresses) == 100
+    assert len(limiter._address_buckets) == 100
 
 
 def test_limits_hold_among_threads():

@@ -129,7 +129,7 @@ def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_in
 def test_the_model_is_compared_with_itself_with_less_data_fewer_columns_and_unseen_people(
     report: ValidationReport,
 ):
-    kinds = {one.other: one.kind for one in report.tests}
+    kinds = {one.competitor: one.kind for one in report.tests}
     assert kinds["unseen people"] == "people"
     assert kinds["columns that rank keeps"] == "columns"
     assert kinds["without columns of item"] == "columns"
@@ -138,9 +138,9 @@ def test_the_model_is_compared_with_itself_with_less_data_fewer_columns_and_unse
     for one in report.tests:
         assert one.gain.value == pytest.approx(
             report.evaluation.figures[MODEL_NAME]["ndcg_10"].value
-            - report.evaluation.figures[one.other]["ndcg_10"].value
+            - report.evaluation.figures[one.competitor]["ndcg_10"].value
         )
-        assert not one.p > one.adjusted
+        assert not one.p > one.p_adjusted
 
 
 def test_column_groups_hold_every_column_once(shop, report: ValidationReport):
@@ -406,7 +406,7 @@ def test_holm_matches_its_source():
         Interval(0.0, -0.01, 0.01),
     )
     tests_by_name = {
-        one.other: one
+        one.competitor: one
         for one in holm_adjust(
             [
                 ("weak", "", weak),
@@ -416,9 +416,9 @@ def test_holm_matches_its_source():
             ]
         )
     }
-    assert tests_by_name["clear"].adjusted == pytest.approx(3 * tests_by_name["clear"].p)
-    assert tests_by_name["weak"].adjusted == pytest.approx(2 * tests_by_name["weak"].p)
-    assert tests_by_name["weak"].p < 0.05 < tests_by_name["weak"].adjusted
+    assert tests_by_name["clear"].p_adjusted == pytest.approx(3 * tests_by_name["clear"].p)
+    assert tests_by_name["weak"].p_adjusted == pytest.approx(2 * tests_by_name["weak"].p)
+    assert tests_by_name["weak"].p < 0.05 < tests_by_name["weak"].p_adjusted
     assert [tests_by_name[name].verdict for name in ("clear", "weak", "none", "unknown")] == [
         "ahead",
         *["may be chance"] * 3,

@@ -86,12 +86,12 @@ def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
     # columns for nets change nothing of what trees learn, nor of how they are judged
     for name in ("ndcg_10", "recall_10", "mrr"):
         assert report.evaluation.figures[BOOSTED_TREES][name] == ours(trees)[name]
-    (test,) = (one for one in report.tests if one.other == BOOSTED_TREES)
+    (test,) = (one for one in report.tests if one.competitor == BOOSTED_TREES)
     assert test.kind == "architecture"
     assert test.gain.value == pytest.approx(
         ours(report)["ndcg_10"].value - ours(trees)["ndcg_10"].value
     )
-    assert test.p <= test.adjusted
+    assert test.p <= test.p_adjusted
     for one, other in zip(report.gaps, trees.gaps, strict=True):
         assert (one.origin, one.head) == (other.origin, other.head)
         assert one.log_loss != other.log_loss
@@ -105,7 +105,7 @@ def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
 
 
 def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report: ValidationReport):
-    kinds = {one.other: one.kind for one in report.tests}
+    kinds = {one.competitor: one.kind for one in report.tests}
     assert kinds["unseen people"] == "people"
     assert kinds["default settings"] == "settings"
     assert (
@@ -116,7 +116,7 @@ def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report: Va
     )
     assert set(report.curve) == {*SHARES, 1.0}
     assert report.curve[1.0] == ours(report)["ndcg_10"]
-    other_names = [one.other for one in report.tests if one.kind != "baseline"]
+    other_names = [one.competitor for one in report.tests if one.kind != "baseline"]
     different = {report.evaluation.figures[name]["ndcg_10"].value for name in other_names}
     assert len(different) == len(other_names), "each was fitted in another way"
     for name in ("long-tail items", "new items", "new users", "known users"):

@@ -205,9 +205,9 @@ class ItemKnnFold:
         retained = retained[retained < len(self._recent_ts)]
         for attribute in _BY_PERSON.values():
             array = getattr(self, attribute)
-            renumbered = np.zeros((people, *array.shape[1:]), array.dtype)
-            renumbered[row_map[retained]] = array[retained]
-            setattr(self, attribute, renumbered)
+            renumbered_array = np.zeros((people, *array.shape[1:]), array.dtype)
+            renumbered_array[row_map[retained]] = array[retained]
+            setattr(self, attribute, renumbered_array)
 
     def renumber_items(self, row_map: Int64s, items: int) -> None:
         """Renumber items; entries that name a dropped item are dropped."""
@@ -226,26 +226,30 @@ class ItemKnnFold:
         retained = np.flatnonzero(row_map >= 0)
         entries = entries[row_map[row_of_entry] >= 0]
         neighbours = neighbours[row_map[row_of_entry] >= 0]
-        renumbered = {
+        renumbered_arrays = {
             attribute: np.zeros(items, getattr(self, attribute).dtype)
             for attribute in _BY_ROW.values()
         }
-        renumbered["_size"][:] = size[retained]
-        renumbered["_capacity"][:] = size[retained]
-        renumbered["_start"][:] = np.cumsum(size[retained]) - size[retained]
-        renumbered["_weight_sum"][:], renumbered["_newest_ts"][:] = (
+        renumbered_arrays["_size"][:] = size[retained]
+        renumbered_arrays["_capacity"][:] = size[retained]
+        renumbered_arrays["_start"][:] = np.cumsum(size[retained]) - size[retained]
+        renumbered_arrays["_weight_sum"][:], renumbered_arrays["_newest_ts"][:] = (
             self._weight_sum[retained],
             self._newest_ts[retained],
         )
-        dirty = self._dirty[retained].copy()
+        dirty_items = self._dirty[retained].copy()
         pool = (
             np.zeros(max(len(self._neighbour), len(entries)), np.int32),
             np.zeros(max(len(self._neighbour), len(entries))),
         )
         pool[0][: len(entries)], pool[1][: len(entries)] = neighbours, self._weight[entries]
-        for attribute, array in renumbered.items():
+        for attribute, array in renumbered_arrays.items():
             setattr(self, attribute, array)
-        self._dirty, self._neighbour, self._weight, self._pool_end[0] = dirty, *pool, len(entries)
+        self._dirty, self._neighbour, self._weight, self._pool_end[0] = (
+            dirty_items,
+            *pool,
+            len(entries),
+        )
         self._drop_recent(row_map)
 
     def _drop_recent(self, row_map: Int64s) -> None:
@@ -264,19 +268,22 @@ class ItemKnnFold:
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
         self._compact()
-        used = int(self._pool_end[0])
+        used_entries = int(self._pool_end[0])
         names = _BY_PERSON | _BY_ROW | _OTHER_ARRAYS
         state = {name: getattr(self, attribute) for name, attribute in names.items()}
-        return state | {"entry": self._neighbour[:used], "weight": self._weight[:used]}
+        return state | {
+            "entry": self._neighbour[:used_entries],
+            "weight": self._weight[:used_entries],
+        }
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for name, attribute in (_BY_PERSON | _BY_ROW | _OTHER_ARRAYS).items():
             setattr(self, attribute, arrays[name].copy())
-        used = len(arrays["entry"])
-        size = max(_POOL_ENTRIES_MIN, 1 << (2 * used).bit_length())
+        used_entries = len(arrays["entry"])
+        size = max(_POOL_ENTRIES_MIN, 1 << (2 * used_entries).bit_length())
         self._neighbour, self._weight = np.zeros(size, np.int32), np.zeros(size)
-        self._neighbour[:used], self._weight[:used], self._pool_end[0] = (
+        self._neighbour[:used_entries], self._weight[:used_entries], self._pool_end[0] = (
             arrays["entry"],
             arrays["weight"],
-            used,
+            used_entries,
         )

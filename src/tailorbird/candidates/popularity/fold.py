@@ -58,12 +58,12 @@ class _Window:
         """Drop the tiles that left the window by `t`, and return the slots whose count changed."""
         self.now = max(self.now, t // self.hop_us)
         expired = [tile for tile in self.tiles if tile < self.now - TILES]
-        changed = [np.zeros(0, np.int64)]
+        changed_slots = [np.zeros(0, np.int64)]
         for tile in expired:
             for slot, counts in self.tiles.pop(tile):
                 self.count[slot] -= counts
-                changed.append(slot)
-        return np.concatenate(changed)
+                changed_slots.append(slot)
+        return np.concatenate(changed_slots)
 
     def renumber(self, slot_map: Int64s, slots: int) -> None:
         """Renumber slots: `slot_map` holds the new number of each old slot, −1 to drop it."""
@@ -143,11 +143,11 @@ class PopularityFold:
             if pairs is None:
                 self._add(name, item, ts, self._items.count)
                 continue
-            present = np.flatnonzero(segments[name] != 0)
+            has_segment = np.flatnonzero(segments[name] != 0)
             slot = pairs.slots(
-                segments[name][present], item[present], self._items.keys[item[present]]
+                segments[name][has_segment], item[has_segment], self._items.keys[item[has_segment]]
             )
-            self._add(name, slot, ts[present], pairs.pairs.count)
+            self._add(name, slot, ts[has_segment], pairs.pairs.count)
 
     def _add(self, name: str, slot: Int64s, ts: Int64s, slots: int) -> None:
         for board, window in self._windows.items():
@@ -166,7 +166,7 @@ class PopularityFold:
         for board, window in self._windows.items():
             self._mark_changed(board, window.advance(t))
 
-    def changed(self) -> list[tuple[Board, int]]:
+    def changed_slots(self) -> list[tuple[Board, int]]:
         """Return the boards and segments whose counts changed since the last call."""
         changes = [
             (board, value)
@@ -200,10 +200,14 @@ class PopularityFold:
         count = window.count[slots]
         total = int(count.sum())
         if len(count) > limit:  # Preselect all items that reach the count of the last one listed.
-            best = np.flatnonzero(
+            best_positions = np.flatnonzero(
                 count >= np.partition(count, len(count) - limit)[len(count) - limit]
             )
-            slots, count, rows = slots[best], count[best], rows if rows is None else rows[best]
+            slots, count, rows = (
+                slots[best_positions],
+                count[best_positions],
+                rows if rows is None else rows[best_positions],
+            )
         longest = self._windows[
             max(other for other in self._windows if other.segment == board.segment)
         ].count
@@ -229,10 +233,12 @@ class PopularityFold:
             if pairs is None:
                 slots, count = row_map, items
             else:
-                live = np.zeros(pairs.pairs.count, bool)
+                is_live_pair = np.zeros(pairs.pairs.count, bool)
                 for window in windows:
-                    live[np.flatnonzero(window.count[: len(live)])] = True
-                slots, count = pairs.retain(live & (row_map[pairs.item[: len(live)]] >= 0), row_map)
+                    is_live_pair[np.flatnonzero(window.count[: len(is_live_pair)])] = True
+                slots, count = pairs.retain(
+                    is_live_pair & (row_map[pairs.item[: len(is_live_pair)]] >= 0), row_map
+                )
             for window in windows:
                 window.count = grow_array(window.count, len(slots))
                 window.renumber(slots, count)

@@ -62,12 +62,15 @@ class SessionKnnFold:
     def table(self) -> Sessions:
         """Return the current sessions, ordered by the time of their last event."""
         started, capacity = int(self._sessions_started[0]), self._settings.sessions_max
-        begun = np.arange(max(started - capacity, 0), started) % capacity  # in order of their start
-        newest = int(self._last_ts[begun].max(initial=0))
-        begun = begun[
-            (self._size[begun] >= 2) & (self._last_ts[begun] >= newest - self._settings.within_us)
+        session_slots = (
+            np.arange(max(started - capacity, 0), started) % capacity
+        )  # in order of their start
+        newest = int(self._last_ts[session_slots].max(initial=0))
+        session_slots = session_slots[
+            (self._size[session_slots] >= 2)
+            & (self._last_ts[session_slots] >= newest - self._settings.within_us)
         ]
-        order = begun[np.argsort(self._last_ts[begun], kind="stable")]
+        order = session_slots[np.argsort(self._last_ts[session_slots], kind="stable")]
         entry_count = int(self._size[order].sum())
         starts, ends = np.zeros(len(order) + 1, np.int64), np.zeros(len(order) + 1, np.int64)
         item, position = np.zeros(entry_count, np.int32), np.zeros(entry_count, np.int32)

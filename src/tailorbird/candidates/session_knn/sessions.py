@@ -133,10 +133,10 @@ class Sessions:
                 np.concatenate([part.scores for part in parts]),
             )
         cache_key = rows.tobytes()  # A request needs the same result for candidates and columns.
-        cached = self._last.get(method)
-        if cached is None or cached[0] != cache_key:
-            cached = self._last[method] = cache_key, self._query(method, offsets, rows)
-        return cached[1]
+        cached_query = self._last.get(method)
+        if cached_query is None or cached_query[0] != cache_key:
+            cached_query = self._last[method] = cache_key, self._query(method, offsets, rows)
+        return cached_query[1]
 
     def _rows_of_keys(self, keys: Keys) -> Ints:
         if not len(self.keys):
@@ -193,13 +193,13 @@ class Sessions:
 
         They are ordered by recency, or by similarity where there are more than k.
         """
-        lists, holder = self.postings
+        lists, posting_sessions = self.postings
         low = np.maximum(
             lists[context.row], lists[context.row + 1] - search.sample
         )  # No older session can be among the newest `sample`.
         postings, context_item = expand_ranges(low, lists[context.row + 1] - low)
         count = max(len(self), 1)
-        key = context.owner[context_item] * count + (count - 1 - holder[postings])
+        key = context.owner[context_item] * count + (count - 1 - posting_sessions[postings])
         distinct = _sort_distinct(key)
         distinct = distinct[_rank_within_owner(distinct // count) < search.sample]
         query_index, session = distinct // count, count - 1 - distinct % count
@@ -282,10 +282,13 @@ def _context_items(offsets: Ints, row: Rows, search: Search, items: int) -> _Con
     positions = (
         offsets[query_index + 1] - 1 - (positions - offsets[query_index])
     )  # the newest first
-    indexed = np.flatnonzero((row[positions] >= 0) & (row[positions] < items))
-    _, newest = np.unique(query_index[indexed] * items + row[positions[indexed]], return_index=True)
-    indexed = indexed[np.sort(newest)]
-    positions, query_index = positions[indexed], query_index[indexed]
+    indexed_positions = np.flatnonzero((row[positions] >= 0) & (row[positions] < items))
+    _, newest = np.unique(
+        query_index[indexed_positions] * items + row[positions[indexed_positions]],
+        return_index=True,
+    )
+    indexed_positions = indexed_positions[np.sort(newest)]
+    positions, query_index = positions[indexed_positions], query_index[indexed_positions]
     steps_back = offsets[query_index + 1] - 1 - positions
     return _ContextItems(
         query_index,

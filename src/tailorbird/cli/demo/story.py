@@ -99,7 +99,7 @@ class Story:
             site = make_site(self.scale, self.seed, now)
             history, path = write_history(site, self.scale, self.folder / "site", self.progress)
         with self._stage("import"):
-            decided = self._import(project, path, clock)
+            event_decisions = self._import(project, path, clock)
         with self._stage("train"):
             outcome = train_once(project, clock, SLOT, quick=True, progress=self.progress)
             self._print_training(outcome)
@@ -118,7 +118,7 @@ class Story:
         with self._stage("http"):
             self._http(url, site)
         with self._stage("verify"):
-            self._verify(project, decided, history, traffic)
+            self._verify(project, event_decisions, history, traffic)
         return self.figures
 
     def _import(self, project: Project, path: Path, clock: SimulatedClock) -> tuple[int, int, int]:
@@ -134,13 +134,13 @@ class Story:
         )
         with Roles(project, clock) as roles:
             roles.drain(self.progress, label="route, count, load")
-            decided = roles.accepted, roles.duplicates, roles.quarantined
+            event_decisions = roles.accepted, roles.duplicates, roles.quarantined
         say(
-            f"  {report.rows:,} rows in: {decided[0]:,} events, {decided[1]:,} repeats, "
-            f"{decided[2]:,} malformed in quarantine",
+            f"  {report.rows:,} rows in: {event_decisions[0]:,} events, {event_decisions[1]:,} repeats, "
+            f"{event_decisions[2]:,} malformed in quarantine",
             quiet=self.quiet,
         )
-        return decided
+        return event_decisions
 
     def _run_live_traffic(
         self, project: Project, site: Site, clock: SimulatedClock, traffic: Traffic
@@ -154,17 +154,17 @@ class Story:
                 until = min(clock.now() + trials.interval_us, trial_end)
                 traffic.run(until, paired_lists, self.progress, "trial: two experiments")
                 trials.analyse()
-            shifted = clock.now()
+            shifted_at = clock.now()
             self.figures.experiments = trials.figures(paired_lists, site)
-            self._report(project, site, paired_lists, live_from, shifted)
+            self._report(project, site, paired_lists, live_from, shifted_at)
         with self._stage("shift"):
             models = ModelRollout(project, clock, traffic, self.progress)
-            site.shift(shifted, self.scale.shift_strength)
-            decision = self._await_fall(project, clock, traffic, live_from, shifted)
+            site.shift(shifted_at, self.scale.shift_strength)
+            decision = self._await_fall(project, clock, traffic, live_from, shifted_at)
             self._explain_fall(project, clock, decision, live_from)
             self._print_lines(models)
         with self._stage("retrain"):
-            self._retrain(project, site, clock, traffic, models, decision, shifted)
+            self._retrain(project, site, clock, traffic, models, decision, shifted_at)
         with self._stage("broken"):
             self.figures.broken = models.break_and_roll_back()
             self._print_lines(models)
@@ -212,19 +212,23 @@ class Story:
         clock: SimulatedClock,
         traffic: Traffic,
         live_from: int,
-        shifted: int,
+        shifted_at: int,
     ) -> Decision:
         """Advance the clock and check the live metrics until they require a new model."""
-        trigger = RetrainCriteria(slot=SLOT, arm=MODEL, control="popular")
+        criteria = RetrainCriteria(slot=SLOT, arm=MODEL, control="popular")
         lake = Lake(project.paths.lake)
-        until = shifted + self.scale.fall_days_max * DAY
+        until = shifted_at + self.scale.fall_days_max * DAY
         while True:
             traffic.run(
                 min(clock.now() + 6 * HOUR, until), None, self.progress, "tastes have shifted"
             )
             events = lake.events(COLUMNS, ts_from=live_from)
             decision = decide_retrain(
-                events, trigger, reference_from=live_from, reference_to=shifted, until=clock.now()
+                events,
+                criteria,
+                reference_from=live_from,
+                reference_to=shifted_at,
+                until=clock.now(),
             )
             if decision.retrain or clock.now() >= until:
                 say(f"  monitoring: {decision.reason}", quiet=self.quiet)
@@ -252,16 +256,16 @@ class Story:
         traffic: Traffic,
         models: ModelRollout,
         decision: Decision,
-        shifted: int,
+        shifted_at: int,
     ) -> None:
         figures = self.figures.retrained
         if not decision.retrain:
             figures.update(trigger="", reason=decision.reason)
             return
         assert decision.since is not None
-        outcome, attempts, accepted = None, 0, False
-        while attempts < self.scale.attempts and not accepted:
-            train_at = decision.since + int((self.scale.learn_days + attempts) * DAY)
+        outcome, attempt_count, accepted = None, 0, False
+        while attempt_count < self.scale.attempts and not accepted:
+            train_at = decision.since + int((self.scale.learn_days + attempt_count) * DAY)
             if clock.now() < train_at:
                 traffic.run(train_at, None, self.progress, "tastes have shifted")
             outcome = train_once(
@@ -276,10 +280,10 @@ class Story:
             )
             accepted = bool(models.registry.info(outcome.version).metrics.get("accepted"))
             self._print_training(outcome, accepted)
-            attempts += 1
+            attempt_count += 1
         assert outcome is not None
         trained_at = clock.now()
-        promoted = accepted and models.roll_out(outcome.version)
+        is_promoted = accepted and models.roll_out(outcome.version)
         self._print_lines(models)
         canary = models.compare(outcome.version, outcome.incumbent, site)
         if canary:
@@ -290,16 +294,16 @@ class Story:
             trigger=decision.reason,
             old=outcome.incumbent,
             new=outcome.version,
-            promoted=promoted,
-            attempts=attempts,
+            promoted=is_promoted,
+            attempts=attempt_count,
             gate=outcome.reason,
             canary=canary,
             figure="lift of model over popular",
             figure_before=decision.figure_before,
-            figure_fallen=self._lift(project, shifted, trained_at),
+            figure_fallen=self._lift(project, shifted_at, trained_at),
             figure_after=self._lift(project, decided_at, clock.now()),
             true_after=paired_lists.true_uplift(site, "popular", MODEL),
-            detected_after_h=round(((decision.decided_at or trained_at) - shifted) / HOUR, 1),
+            detected_after_h=round(((decision.decided_at or trained_at) - shifted_at) / HOUR, 1),
         )
 
     def _lift(self, project: Project, ts_from: int, ts_to: int) -> float:
@@ -325,14 +329,18 @@ class Story:
         }
 
     def _verify(
-        self, project: Project, decided: tuple[int, int, int], history: History, traffic: Traffic
+        self,
+        project: Project,
+        event_decisions: tuple[int, int, int],
+        history: History,
+        traffic: Traffic,
     ) -> None:
         """Compare event counts with the injected ones, and logged features with the lake."""
         roles = traffic.roles
         totals = [
             a + b
             for a, b in zip(
-                decided, (roles.accepted, roles.duplicates, roles.quarantined), strict=True
+                event_decisions, (roles.accepted, roles.duplicates, roles.quarantined), strict=True
             )
         ]
         self.figures.events = event_figures(

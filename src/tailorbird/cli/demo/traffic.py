@@ -91,7 +91,7 @@ class Traffic:
     def run(
         self,
         until: int,
-        paired: PairedLists | None = None,
+        paired_lists: PairedLists | None = None,
         progress: ReportProgress = lambda stage, done, total: None,
         label: str = "live",
     ) -> None:
@@ -104,7 +104,7 @@ class Traffic:
             self.server.refresh()
             for request in self.live.requests(tick_end):
                 clock.advance_to(max(clock.now(), request.at))
-                self._answer(request, paired)
+                self._answer(request, paired_lists)
             clock.advance_to(tick_end)
             self._outbox.add(self.live.background(tick_end))
             if tick_end >= next_lake_step_at:
@@ -121,18 +121,20 @@ class Traffic:
         while self.roles.step():
             pass
 
-    def _answer(self, request: Request, paired: PairedLists | None) -> None:
+    def _answer(self, request: Request, paired_lists: PairedLists | None) -> None:
         self.request_count += 1
         if (
-            paired is not None
+            paired_lists is not None
             and request.query is None
             and request.visitor >= 0
             and self.request_count % self._scale.truth_every == 0
         ):
-            paired.users.append(request.visitor)
-            paired.at.append(request.at)
-            for policy, pipeline in paired.pipelines.items():
-                paired.lists.setdefault(policy, []).append(_ids(pipeline.answer(_query(request))))
+            paired_lists.users.append(request.visitor)
+            paired_lists.at.append(request.at)
+            for policy, pipeline in paired_lists.pipelines.items():
+                paired_lists.lists.setdefault(policy, []).append(
+                    _ids(pipeline.answer(_query(request)))
+                )
         response = answer_request(self.server.pipeline, request)
         self._outbox.add(self.live.respond(request, _ids(response), response.request_id))
 

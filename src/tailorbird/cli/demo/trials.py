@@ -84,20 +84,20 @@ class Trials:
             if is_crossed(report):
                 self._stop(name, report)
 
-    def figures(self, judged: PairedLists, site: Site) -> dict[str, Any]:
+    def figures(self, paired_lists: PairedLists, site: Site) -> dict[str, Any]:
         """Return the state, effect and truth of each experiment, and print them."""
         running, result = self._running(), {}
         for name, report in self._reports.items():
-            truth = judged.true_uplift(site, *pair_of(report))
-            best = report.primary[0]
+            truth = paired_lists.true_uplift(site, *pair_of(report))
+            best_effect = report.primary[0]
             result[name] = {
                 "stopped": name not in running,
                 "days": (report.until - report.started_at) / DAY,
                 "planned_days": (report.planned_end - report.started_at) / DAY,
                 "verdict": report.verdict,
-                "uplift": best.uplift if math.isfinite(best.uplift) else None,
-                "low": best.low if math.isfinite(best.low) else None,
-                "high": best.high if math.isfinite(best.high) else None,
+                "uplift": best_effect.uplift if math.isfinite(best_effect.uplift) else None,
+                "low": best_effect.low if math.isfinite(best_effect.low) else None,
+                "high": best_effect.high if math.isfinite(best_effect.high) else None,
                 "true_uplift": truth,
                 "stages": report.to_dict()["stages"],
             }
@@ -130,10 +130,10 @@ class Trials:
         change_experiment(self._project, "decide", name, winner, **options)
         say(f"  {name}: {report.verdict}", quiet=self._quiet)
         for number, stage in enumerate(report.stages[treatment], 1):
-            mark = "  crossed: it is stopped" if abs(stage.z) >= stage.bound else ""
+            stop_note = "  crossed: it is stopped" if abs(stage.z) >= stage.bound else ""
             say(
                 f"    analysis {number}: {format_uplift(stage.uplift)}, z {stage.z:+.2f}, "
-                f"boundary {stage.bound:.2f}{mark}",
+                f"boundary {stage.bound:.2f}{stop_note}",
                 quiet=self._quiet,
             )
         if name == CONCURRENT_EXPERIMENTS[0]:

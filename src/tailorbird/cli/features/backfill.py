@@ -82,8 +82,8 @@ def backfill(
 
     project = open_project()
     size = parse_size(memory)
-    chosen = only or []
-    _require_declared([feature.name for feature in project.features.features], chosen)
+    selected_columns = only or []
+    _require_declared([feature.name for feature in project.features.features], selected_columns)
     if requests is not None and (from_ or to):
         raise UsageError(
             "--requests brings its own times", where="--from", fix="leave --from and --to away"
@@ -97,9 +97,9 @@ def backfill(
         except TailorbirdError:
             _remove_if_empty(out, folder=is_new)
             raise
-        newest = int(requests_.p.max(initial=0))
+        newest_p = int(requests_.p.max(initial=0))
         events = partial(
-            JoinedEvents(lake, project.features).batches, where=ds.field("p") <= newest
+            JoinedEvents(lake, project.features).batches, where=ds.field("p") <= newest_p
         )
         with progress_bars(quiet=json) as progress:
             backfill_to(
@@ -108,8 +108,8 @@ def backfill(
                 requests_,
                 out / WORK_FOLDER,
                 memory_bytes=size,
-                only=chosen or None,
-                version=_version(newest),
+                only=selected_columns or None,
+                version=_version(newest_p),
                 progress=progress,
             )
             names, keys = _write_rows(out, definitions(project.features), requests_, ids)
@@ -124,7 +124,7 @@ def backfill(
                 "requests": len(requests_.t),
                 "rows": len(requests_.row_request),
                 "columns": names,
-                "p": newest,
+                "p": newest_p,
             }
         )
         return
@@ -158,8 +158,11 @@ def _open_requests(
     from tailorbird.lake.delta.versions import from_manifest, to_manifest, versions_of
 
     path = project.paths.lake
-    recorded = read_backfill_inputs(out, lock=_LOCK)
-    lake = Lake(path, at=versions_of(path) if recorded is None else from_manifest(recorded.lake))
+    recorded_inputs = read_backfill_inputs(out, lock=_LOCK)
+    lake = Lake(
+        path,
+        at=versions_of(path) if recorded_inputs is None else from_manifest(recorded_inputs.lake),
+    )
     if not lake.exists("events"):
         raise NotReadyError(
             "the lake is empty", where=str(path), fix="tailorbird import brings events in"
@@ -169,12 +172,12 @@ def _open_requests(
         if file is not None
         else _requests_of_responses(lake, since, to)
     )
-    current = BackfillInputs(
+    current_inputs = BackfillInputs(
         hash_inputs(requests, _version(int(requests.p.max(initial=0)))), to_manifest(lake.at or {})
     )
-    if recorded is None:
-        write_backfill_inputs(out, current)
-    elif current.inputs != recorded.inputs:
+    if recorded_inputs is None:
+        write_backfill_inputs(out, current_inputs)
+    elif current_inputs.inputs != recorded_inputs.inputs:
         problem = "holds the features of other requests"
         raise UsageError(
             problem, where=str(out), fix="choose another folder for these, or remove this one"
@@ -182,9 +185,9 @@ def _open_requests(
     return lake, requests, ids
 
 
-def _version(newest: int) -> str:
+def _version(newest_p: int) -> str:
     """Return a name for the events, which later events do not change."""
-    return f"p{newest}"
+    return f"p{newest_p}"
 
 
 def _requests_of_responses(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
@@ -234,13 +237,13 @@ def _write_rows(
     from tailorbird.features.offline.positions import newest_positions
 
     manifest = read_manifest(out / WORK_FOLDER)
-    available = {
+    available_columns = {
         name: definition
         for name, definition in declared.items()
         if manifest.group_of(name, definition) is not None
     }
     times = pa.array(requests.t).cast(pa.timestamp("us", "UTC"))
-    optional = {
+    optional_columns = {
         "request_id": ids,
         "person": requests.person,
         "ts": times,
@@ -248,11 +251,11 @@ def _write_rows(
     }
     request_columns = {
         name: values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
-        for name, values in optional.items()
+        for name, values in optional_columns.items()
         if values is not None
     }
     keys = np.zeros(0, np.uint64)
-    for number, part in enumerate(read_parts(out / WORK_FOLDER, available)):
+    for number, part in enumerate(read_parts(out / WORK_FOLDER, available_columns)):
         part_requests = pa.table(
             {
                 name: values.slice(part.start, part.stop - part.start)
@@ -271,12 +274,12 @@ def _write_rows(
                 rows = rows.append_column(name, pa.array(values[:, column].copy()))
         keys = np.union1d(keys, part.rows.categorical)
         for name, sequence in part.rows.sequences.items():
-            hashed = [
+            key_arrays = [
                 sequence.item,
                 sequence.type,
                 *(values for values in sequence.values.values() if values.dtype == np.uint64),
             ]
-            keys = np.union1d(keys, np.concatenate(hashed))
+            keys = np.union1d(keys, np.concatenate(key_arrays))
             for column, values in (
                 ("item", sequence.item),
                 ("type", sequence.type),
@@ -293,7 +296,7 @@ def _write_rows(
         for file in out.glob(f"{kind}-*.parquet"):
             if int(file.stem.partition("-")[2]) >= manifest.parts:
                 file.unlink()
-    return list(available), keys
+    return list(available_columns), keys
 
 
 def _write_texts(
@@ -318,11 +321,11 @@ def _write_texts(
     ]
     if not text_columns:
         return
-    existing = [pq.read_table(file)] if file.exists() else []
-    missing = np.setdiff1d(keys, existing[0]["hash"].to_numpy()) if existing else keys
+    existing_tables = [pq.read_table(file)] if file.exists() else []
+    missing = np.setdiff1d(keys, existing_tables[0]["hash"].to_numpy()) if existing_tables else keys
     texts = texts_by_hash(missing, requests, events(event_columns(subset(features, text_columns))))
     unfinished = out / "categories.new"
-    pq.write_table(pa.concat_tables([*existing, texts]).sort_by("hash"), unfinished)
+    pq.write_table(pa.concat_tables([*existing_tables, texts]).sort_by("hash"), unfinished)
     unfinished.replace(file)
 
 

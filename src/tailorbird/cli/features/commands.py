@@ -52,29 +52,31 @@ def _list_bytes(project: "Project", json: bool) -> None:
     from tailorbird.features.state.key_partition import all_parts
     from tailorbird.features.state.state import count_aliases, open_state
 
-    parts, aliases, alias_bytes, disk = [], 0, 0, 0
+    parts, aliases, alias_bytes, disk_bytes = [], 0, 0, 0
     for part in all_parts(project.workers):
         store = open_state(project.paths.state, project.features, part)
         try:
             with store.snapshot() as snapshot:
                 parts.append(read_all_counts(snapshot, project.features.layout))
                 count, size = count_aliases(snapshot)
-            aliases, alias_bytes, disk = (
+            aliases, alias_bytes, disk_bytes = (
                 aliases + count,
                 alias_bytes + size,
-                disk + store.size_bytes(),
+                disk_bytes + store.size_bytes(),
             )
         finally:
             store.close()
     counts_by_entity = merge_entity_counts(parts)
-    widths = {entry.entity.name: entry.reading_bytes for entry in project.features.layout.entities}
+    reading_bytes = {
+        entry.entity.name: entry.reading_bytes for entry in project.features.layout.entities
+    }
     kinds = [
         {
             "entity": name,
             "entities": counts.entities,
             "state_bytes_each": round(counts.state_bytes / max(1, counts.entities)),
-            "reading_bytes_each": widths[name],
-            "bytes": counts.state_bytes + widths[name] * counts.entities,
+            "reading_bytes_each": reading_bytes[name],
+            "bytes": counts.state_bytes + reading_bytes[name] * counts.entities,
             "expired": counts.expired,
             "dropped": counts.dropped,
         }
@@ -84,7 +86,7 @@ def _list_bytes(project: "Project", json: bool) -> None:
         print_json(
             {
                 "schema_hash": project.features.schema_hash,
-                "disk_bytes": disk,
+                "disk_bytes": disk_bytes,
                 "entities_max": project.settings.features.entities_max,
                 "kinds": kinds,
                 "aliases": {"count": aliases, "bytes": alias_bytes},
@@ -105,7 +107,7 @@ def _list_bytes(project: "Project", json: bool) -> None:
         for kind in kinds
     ]
     print_table(
-        f"Schema {project.features.schema_hash}: {disk:,} bytes on disk, free pages included",
+        f"Schema {project.features.schema_hash}: {disk_bytes:,} bytes on disk, free pages included",
         headings,
         rows,
     )

@@ -61,13 +61,15 @@ class PersonItemQuery:
 
 
 def check_name(project: "Project", name: str) -> None:
-    similar = {similarity.name: similarity.of for similarity in project.features.similarities}
-    if name in similar:
+    feature_of_similarity = {
+        similarity.name: similarity.of for similarity in project.features.similarities
+    }
+    if name in feature_of_similarity:
         problem = f"{name} is made by a model's table, which events do not have"
         raise UsageError(
             problem,
             where="--why",
-            fix=f"--why {similar[name]} shows what it is made of; recommend --explain, what it did",
+            fix=f"--why {feature_of_similarity[name]} shows what it is made of; recommend --explain, what it did",
         )
     names = [feature.name for feature in project.features.features]
     if name not in names:

@@ -29,26 +29,31 @@ def plan_to_dict(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    now, sampled = entity_counts or {}, measured.entity_counts if measured is not None else {}
+    now, sampled_counts = (
+        entity_counts or {},
+        measured.entity_counts if measured is not None else {},
+    )
     records = [
         {
             **asdict(record),
             "entities": now[record.entity].entities if record.entity in now else None,
-            "sampled": sampled[record.entity].entities if record.entity in sampled else None,
+            "sampled": sampled_counts[record.entity].entities
+            if record.entity in sampled_counts
+            else None,
             "state_mean": _mean(record.entity, now),
-            "state_mean_sampled": _mean(record.entity, sampled),
+            "state_mean_sampled": _mean(record.entity, sampled_counts),
         }
         for record in comparison.records
     ]
     build = None
     if measured is not None:
-        least, likely, most = measured.seconds
+        least, likely_s, most_s = measured.seconds
         build = {
             "rows": measured.rows_total,
             "sample": measured.rows,
-            "seconds": likely,
+            "seconds": likely_s,
             "seconds_least": least,
-            "seconds_most": most,
+            "seconds_most": most_s,
         }
     return {
         "schema": comparison.after,
@@ -93,8 +98,10 @@ def print_plan(
         out.print(f"Nothing to do: schema {comparison.after} is applied.")
     else:
         print_changes(comparison)
-    sampled = measured.entity_counts if measured is not None else {}
-    rows = [_record_row(record, entity_counts or {}, sampled) for record in comparison.records]
+    sampled_counts = measured.entity_counts if measured is not None else {}
+    rows = [
+        _record_row(record, entity_counts or {}, sampled_counts) for record in comparison.records
+    ]
     numbers = [
         "state at most",
         "then",
@@ -116,11 +123,11 @@ def print_plan(
             "record take no space."
         )
     if comparison.proofs:
-        tightest = min(comparison.proofs, key=lambda proof: proof.events)
+        tightest_proof = min(comparison.proofs, key=lambda proof: proof.events)
         out.print(
             f"No sum overflows: each of {len(comparison.proofs)} holds the largest value "
-            f"{tightest.events:,} times or more "
-            f"({tightest.name}, {tightest.location}: {tightest.units_max:,} units)."
+            f"{tightest_proof.events:,} times or more "
+            f"({tightest_proof.name}, {tightest_proof.location}: {tightest_proof.units_max:,} units)."
         )
     if comparison.before == comparison.after:
         return
@@ -131,10 +138,10 @@ def print_plan(
             "of the profiles, for all history."
         )
     if measured is not None:
-        least_s, likely, most = measured.seconds
+        least_s, likely_s, most_s = measured.seconds
         estimate = (
-            f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to "
-            f"{_seconds(most)}): "
+            f"The new state takes about {_seconds(likely_s)} to build ({_seconds(least_s)} to "
+            f"{_seconds(most_s)}): "
         )
         out.print(
             f"{estimate}{measured.rows_total:,} rows, by a sample of {measured.rows:,} taken in "
@@ -166,26 +173,26 @@ def print_changes(comparison: "Comparison") -> None:
 def _record_row(
     record: "RecordChange",
     entity_counts: "dict[str, EntityCounts]",
-    sampled: "dict[str, EntityCounts]",
+    sampled_counts: "dict[str, EntityCounts]",
 ) -> tuple[object, ...]:
-    means = _mean(record.entity, entity_counts), _mean(record.entity, sampled)
+    mean_bytes = _mean(record.entity, entity_counts), _mean(record.entity, sampled_counts)
     return (
         record.entity,
         record.state_before,
         record.state_after,
-        *means,
+        *mean_bytes,
         record.reading_before,
         record.reading_after,
-        _count(record.entity, entity_counts, sampled),
+        _count(record.entity, entity_counts, sampled_counts),
     )
 
 
 def _count(
-    entity: str, entity_counts: "dict[str, EntityCounts]", sampled: "dict[str, EntityCounts]"
+    entity: str, entity_counts: "dict[str, EntityCounts]", sampled_counts: "dict[str, EntityCounts]"
 ) -> str:
     if entity in entity_counts:
         return f"{entity_counts[entity].entities:,}"
-    return f"{sampled[entity].entities:,} in the sample" if entity in sampled else ""
+    return f"{sampled_counts[entity].entities:,} in the sample" if entity in sampled_counts else ""
 
 
 def format_bytes(size: int) -> str:

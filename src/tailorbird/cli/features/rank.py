@@ -121,16 +121,16 @@ def removal_instructions(report: "SignalReport") -> list[str]:
     if not subset.remove:
         return ["No column is proposed for removal."]
     locations = {signal.name: signal.location for signal in report.signals}
-    removable = subset.about["declarations_to_remove"]
+    removable_names = subset.about["declarations_to_remove"]
     lines = [
         "To try it, with all declarations as they are:",
         f"  {this_command()} train {report.about['slot']} --leave-out {','.join(subset.remove)}",
     ]
-    if removable:
+    if removable_names:
         lines.append("To do without them altogether, remove from features.py:")
         lines += [
             f"  {locations[name]}  {name}"
-            for name in sorted(removable, key=lambda name: _location_key(locations[name]))
+            for name in sorted(removable_names, key=lambda name: _location_key(locations[name]))
         ]
     if needed := subset.about["declarations_that_others_need"]:
         lines.append(
@@ -145,12 +145,12 @@ def _location_key(location: str) -> tuple[str, int]:
 
 
 def _print(report: "SignalReport") -> None:
-    finite = [
+    finite_values = [
         signal.importance.value
         for signal in report.signals
         if signal.importance.value == signal.importance.value
     ]
-    maximum = max([*finite, 1e-9])
+    maximum = max([*finite_values, 1e-9])
     titles = [
         "column",
         "",
@@ -211,12 +211,12 @@ def _print(report: "SignalReport") -> None:
 
 
 def _verdict(signals: Sequence["Signal"], signal: "Signal") -> str:
-    similar = [
+    same_cluster = [
         other.name
         for other in signals
         if signal.cluster and other.cluster == signal.cluster and other is not signal
     ]
-    verdict = signal.verdict + (f" (goes with {', '.join(similar)})" if similar else "")
+    verdict = signal.verdict + (f" (goes with {', '.join(same_cluster)})" if same_cluster else "")
     return (
         verdict
         if signal.kept == (signal.verdict == "signal")

@@ -87,8 +87,8 @@ def show(
             fix="tailorbird features show user:u000001",
         )
     kind, _, name = about[0].partition(":")
-    alone = len(about) == 1 and kind in ("user", "anonymous", "item") and name != ""
-    if not alone and item:
+    is_single_subject = len(about) == 1 and kind in ("user", "anonymous", "item") and name != ""
+    if not is_single_subject and item:
         raise UsageError(
             "expected one person to go with it",
             where="--item",
@@ -108,7 +108,7 @@ def show(
         )
     project = open_project(applied=True)
     about = tuple(pseudonymise_entity(project, text) for text in about)
-    if alone and kind != "item":
+    if is_single_subject and kind != "item":
         name = about[0].partition(":")[2]
     clock, note = response_clock("", project, SystemClock())
     t = parse_time(at, "--at") if at else clock.now()
@@ -116,7 +116,7 @@ def show(
         console().print(note)
     if why:
         check_name(project, why)
-    if not alone:
+    if not is_single_subject:
         from tailorbird.cli.features.show_about import EntityQuery, explain_about, show_about
 
         query = EntityQuery(
@@ -137,7 +137,7 @@ def _show_now(project: "Project", query: PersonItemQuery, events: int, json: boo
     rows = _read(project, query)
     person = rows.person or ""
     values = entity_values(project, query, rows.numeric[0])
-    present = {key: value for key, value in values.items() if value == value}
+    present_values = {key: value for key, value in values.items() if value == value}
     newest = newest_events(project, event_condition(query, person), events)
     without_events = entities_without_events(project, query, person)
     if json:
@@ -147,7 +147,7 @@ def _show_now(project: "Project", query: PersonItemQuery, events: int, json: boo
                 "t": rows.t,
                 "commit": rows.commit,
                 "p": rows.p,
-                "features": present,
+                "features": present_values,
                 "events": newest,
                 "unheard_of": without_events,
             }
@@ -156,7 +156,7 @@ def _show_now(project: "Project", query: PersonItemQuery, events: int, json: boo
     print_table(
         f"{query.title(person)} at {to_iso(rows.t)}, known up to {rows.p:,}",
         ["feature", "value"],
-        list(present.items()),
+        list(present_values.items()),
         right=["value"],
     )
     missing = [key for key, value in values.items() if value != value]
@@ -205,7 +205,7 @@ def _show_then(project: "Project", query: PersonItemQuery, events: int, json: bo
     newest = newest_events(project, event_condition(query, person), events, before=query.t, p=p)
     without_events = entities_without_events(project, query, person)
     if json:
-        present = {
+        present_values = {
             name: {key: value for key, value in values.items() if value == value}
             for name, values in (("features", values_then), ("now", values_now))
         }
@@ -214,7 +214,7 @@ def _show_then(project: "Project", query: PersonItemQuery, events: int, json: bo
                 "person": person,
                 "t": query.t,
                 "p": p,
-                **present,
+                **present_values,
                 "events": newest,
                 "unheard_of": without_events,
             }

@@ -202,23 +202,23 @@ def _lines(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _print_preview(found: "Preview", unfinished: bool, json: bool) -> None:
+def _print_preview(found_data: "Preview", unfinished: bool, json: bool) -> None:
     import msgspec
 
     if json:
-        print_json({**msgspec.to_builtins(found), "unfinished": unfinished})
+        print_json({**msgspec.to_builtins(found_data), "unfinished": unfinished})
         return
     out = console()
     if unfinished:
         out.print("An erasure was cut short; --yes brings it to its end before anything else.")
-    rows = sorted(found.events.items(), key=lambda item: -item[1])
+    rows = sorted(found_data.events.items(), key=lambda item: -item[1])
     print_table("Would be erased", ["type", "events"], rows, right=["events"])
     out.print(
-        f"{found.users:,} users, {found.devices:,} devices, {found.shared:,} of them used by "
-        f"others too and erased whole, {found.refused:,} refused rows."
+        f"{found_data.users:,} users, {found_data.devices:,} devices, {found_data.shared:,} of them used by "
+        f"others too and erased whole, {found_data.refused:,} refused rows."
     )
-    _print_unknown(found.unknown)
-    _print_bundles(found.bundles)
+    _print_unknown(found_data.unknown)
+    _print_bundles(found_data.bundles)
     out.print("Nothing was changed. --yes does it, and cannot be undone.")
 
 

@@ -92,10 +92,10 @@ def up(
         report_line("up", warning)
     servers = partial(_servers, project, listener, port=port, shop=shop)
     watch = ActiveSchemaWatch(project)
-    announce = _UrlAnnouncer(project.paths.run, report_line)
+    announcer = _UrlAnnouncer(project.paths.run, report_line)
 
     def desired_roles() -> list[Role] | None:
-        announce.print_once()
+        announcer.print_once()
         return _desired_roles(project, servers(), train=train) if watch.has_changed() else None
 
     try:
@@ -181,10 +181,10 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
         for contract in contracts
     ]
     lake = Role("lake", ["run", "lake"])
-    others = [*routers, *workers, *candidates, lake, *score, *trainer]
-    for role in others:
+    other_roles = [*routers, *workers, *candidates, lake, *score, *trainer]
+    for role in other_roles:
         role.hung_s = HUNG_REMOTE_S if project.uses_network else HUNG_S
-    return [*servers, *others]
+    return [*servers, *other_roles]
 
 
 def _initial_roles(

@@ -63,13 +63,13 @@ def churn(
             progress=progress,
             notify=print_note,
         )
-    unfinished = out.with_name(f"{out.name}.part")
+    unfinished_file = out.with_name(f"{out.name}.part")
     try:
-        pq.write_table(made(result.table, "score churn"), unfinished)
-        unfinished.replace(out)
+        pq.write_table(made(result.table, "score churn"), unfinished_file)
+        unfinished_file.replace(out)
     finally:
-        unfinished.unlink(missing_ok=True)
-    scored, people = result.scores, result.table.num_rows
+        unfinished_file.unlink(missing_ok=True)
+    scores, people = result.scores, result.table.num_rows
     if json:
         print_json({**result.to_dict(), "out": str(out)})
         return
@@ -82,7 +82,7 @@ def churn(
             f"{segment.lift:.2f}",
             f"{segment.expected:,.0f}",
         )
-        for segment in scored.segments
+        for segment in scores.segments
     ]
     if rows:
         header = ["column", "range", "people", "gone", "lift", "expected"]
@@ -96,7 +96,7 @@ def churn(
     if result.age_us > max(project.plan.lateness_us, DAY):
         days = result.age_us // DAY
         notice = (
-            f"The log ends at {to_iso(scored.until)[:16]}, {days:,} day{'s' * (days != 1)} "
+            f"The log ends at {to_iso(scores.until)[:16]}, {days:,} day{'s' * (days != 1)} "
             "before these scores"
         )
         console().print(

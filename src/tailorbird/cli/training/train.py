@@ -219,13 +219,13 @@ def print_churn(report: "ChurnReport", name: str) -> None:
     if not report.promoted:
         _print_override(report, f" --churn {name}")
     _print_notes(report)
-    best = report.curve.best_k
-    if best:
+    best_k = report.curve.best_k
+    if best_k:
         value = (
-            f"expected {report.curve.expected_value[best - 1]:,.0f}, by who left "
-            f"{report.curve.realised_value[best - 1]:,.0f}"
+            f"expected {report.curve.expected_value[best_k - 1]:,.0f}, by who left "
+            f"{report.curve.realised_value[best_k - 1]:,.0f}"
         )
-        out.print(f"Contact the first {best:,} of {len(cut.churned):,}: {value}")
+        out.print(f"Contact the first {best_k:,} of {len(cut.churned):,}: {value}")
     out.print(f"Report: {report.report}")
 
 
@@ -258,12 +258,12 @@ def print_long_tail(evaluation: "Evaluation") -> None:
 
     A model can win by showing the same popular items to everyone.
     """
-    best = evaluation.best_baseline
+    baseline = evaluation.best_baseline
     count, figures = evaluation.slices.get("long-tail items", (0, {}))
     if not count:
         console().print("Long-tail items: nobody chose one in the test part")
         return
-    baseline_text = f", {best} {figures[best]}" if best else ""
+    baseline_text = f", {baseline} {figures[baseline]}" if baseline else ""
     console().print(
         f"Long-tail items, {count:,} requests: {evaluation.model} "
         f"{figures[evaluation.model]}{baseline_text}"
@@ -272,18 +272,18 @@ def print_long_tail(evaluation: "Evaluation") -> None:
 
 def print_cold_start(evaluation: "Evaluation") -> None:
     """Print NDCG@10 by the number of earlier events of the person, and of the chosen item."""
-    best = evaluation.best_baseline
+    baseline = evaluation.best_baseline
     for entity, steps in evaluation.cold.items():
         rows = [
             (
                 step.events,
                 f"{step.requests:,}",
                 str(step.figures[evaluation.model]),
-                str(step.figures[best]) if best else "",
+                str(step.figures[baseline]) if baseline else "",
             )
             for step in steps
         ]
-        columns = ["events before", "requests", evaluation.model, best or "–"]
+        columns = ["events before", "requests", evaluation.model, baseline or "–"]
         print_table(f"Cold start, by events of {entity}", columns, rows, right=columns[1:])
 
 
@@ -308,7 +308,9 @@ def print_results(
     columns: Sequence[str] = RANKING_FIGURES,
 ) -> None:
     """Print the figures of a model and its baselines, best first, with 95 % intervals."""
-    available = [name for name in columns if any(name in figures for figures in results.values())]
+    available_columns = [
+        name for name in columns if any(name in figures for figures in results.values())
+    ]
 
     def cell(figures: dict[str, float | None], name: str) -> str:
         value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
@@ -328,5 +330,7 @@ def print_results(
         return -(figures.get("ndcg_10") or 0.0)
 
     ranked = sorted(results.items(), key=lambda pair: rank(pair[1]))
-    rows = [(name, *(cell(figures, column) for column in available)) for name, figures in ranked]
-    print_table(title, ["", *available], rows, right=available)
+    rows = [
+        (name, *(cell(figures, column) for column in available_columns)) for name, figures in ranked
+    ]
+    print_table(title, ["", *available_columns], rows, right=available_columns)

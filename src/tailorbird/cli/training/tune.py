@@ -200,11 +200,11 @@ def _print(report: "TuneReport") -> None:
     )
     out = console()
     for name, trials in report.trials.items():
-        pruned = sum(trial.state == "pruned" for trial in trials)
-        failed = sum(trial.state == "failed" for trial in trials)
+        pruned_count = sum(trial.state == "pruned" for trial in trials)
+        failed_count = sum(trial.state == "failed" for trial in trials)
         spent_s = report.about["spent"][name]["seconds"]
         out.print(
-            f"{name}: {len(trials)} trials, {pruned} given up early, {failed} failed, "
+            f"{name}: {len(trials)} trials, {pruned_count} given up early, {failed_count} failed, "
             f"{spent_s:,.0f} s of fits"
         )
     if report.about["untuned"]:

@@ -3,16 +3,16 @@ import { Trial, badge, byId, call, element, fresh, makePanel, number, rows, titl
 
 const EVERY_MS = 5000;
 const ATTRIBUTES = ["title", "price", "category", "brand"];
-let told = null;
+let overview = null;
 let trial = null;
 
 // What the project is doing
 
 async function look() {
   try {
-    told = await call("/console/overview");
+    overview = await call("/console/overview");
     byId("key-form").hidden = true;
-    byId("problem").textContent = told.problem;
+    byId("problem").textContent = overview.problem;
     showOverview();
     return true;
   } catch (error) {
@@ -23,10 +23,10 @@ async function look() {
 }
 
 function showOverview() {
-  document.title = `${told.name} – Tailorbird`;
-  byId("project").textContent = told.name;
-  byId("clock").textContent = told.clock;
-  byId("shop").hidden = !told.shop;
+  document.title = `${overview.name} – Tailorbird`;
+  byId("project").textContent = overview.name;
+  byId("clock").textContent = overview.clock;
+  byId("shop").hidden = !overview.shop;
   showFacts();
   showSlots();
   showRoles();
@@ -35,15 +35,15 @@ function showOverview() {
 }
 
 function showFacts() {
-  const champion = told.models.find((model) => model.aliases.includes("champion"));
-  const running = told.roles.filter((role) => role.state === "runs").length;
-  const newest = told.events.newest[0];
+  const champion = overview.models.find((model) => model.aliases.includes("champion"));
+  const running = overview.roles.filter((role) => role.state === "runs").length;
+  const newest = overview.events.newest[0];
   const facts = [
-    [told.events.total.toLocaleString("en"), "rows in the log"],
+    [overview.events.total.toLocaleString("en"), "rows in the log"],
     [newest ? when(newest.ts) : "none", "last event"],
-    [told.roles.length ? `${running} of ${told.roles.length}` : "–", "roles run here"],
+    [overview.roles.length ? `${running} of ${overview.roles.length}` : "–", "roles run here"],
     [champion ? champion.version : "none", champion ? `serves: ${champion.kind}` : "no model serves"],
-    [told.missing.length ? told.missing.join(", ") : "ready", told.missing.length ? "answers lack this" : "answers"],
+    [overview.missing.length ? overview.missing.join(", ") : "ready", overview.missing.length ? "answers lack this" : "answers"],
   ];
   byId("facts").replaceChildren(...facts.map(([value, what]) => {
     const made = element("li", "", what);
@@ -55,17 +55,17 @@ function showFacts() {
 function showSlots() {
   const select = byId("slot");
   if (select.options.length) return;
-  select.append(...told.slots.map((slot) => {
+  select.append(...overview.slots.map((slot) => {
     const option = element("option", "", slot.name);
-    option.selected = slot.name === told.slot;
+    option.selected = slot.name === overview.slot;
     return option;
   }));
 }
 
 function showRoles() {
-  byId("roles-note").hidden = told.roles.length > 0;
+  byId("roles-note").hidden = overview.roles.length > 0;
   byId("roles-note").textContent = "No role is seen here: tailorbird up runs them all.";
-  rows(byId("roles"), told.roles.map((role) => [
+  rows(byId("roles"), overview.roles.map((role) => [
     role.name,
     { text: role.restarts ? `${role.state}, restarted ${role.restarts} times` : role.state, className: role.state === "runs" ? "up" : "down" },
     role.since_s ? ago(Date.now() * 1000 - role.since_s * 1e6).replace(" ago", "") : "–",
@@ -74,12 +74,12 @@ function showRoles() {
 }
 
 function showModels() {
-  byId("models-note").hidden = told.models.length > 0;
+  byId("models-note").hidden = overview.models.length > 0;
   byId("models-note").textContent = "No model yet: tailorbird train makes the first one.";
-  rows(byId("models"), told.models.map((model) => [
+  rows(byId("models"), overview.models.map((model) => [
     versionOf(model), model.made, model.kind, number(model.ndcg_10), model.decision || "–",
   ]));
-  byId("reports").replaceChildren(...told.reports.flatMap((name) => [link(`/console/reports/${name}`, name), " "]));
+  byId("reports").replaceChildren(...overview.reports.flatMap((name) => [link(`/console/reports/${name}`, name), " "]));
 }
 
 function versionOf(model) {
@@ -106,7 +106,7 @@ function link(path, text) {
 }
 
 function showEvents() {
-  const { events } = told;
+  const { events } = overview;
   const types = Object.entries(events.types).map(([type, count]) => `${type} ${count.toLocaleString("en")}`).join(", ");
   const refused = events.refused ? ` ${events.refused} refused: tailorbird sql "select * from quarantine" says why.` : "";
   const sample = `curl ${location.origin}/v1/events -d '{"event_id": "e1", "type": "click", "user_id": "42", "item_id": "i93"}'`;
@@ -128,7 +128,7 @@ function showEvents() {
 function when(us) {
   const text = new Date(us / 1000).toISOString().replace("T", " ").slice(0, 19);
   const far = Math.abs(Date.now() * 1000 - us) > 86400e6;
-  return far ? text : ago(told.now - us);
+  return far ? text : ago(overview.now - us);
 }
 
 function whatOf(event) {
@@ -147,14 +147,14 @@ function ago(us) {
 
 // A list for anybody
 
-const chosenSlot = () => told.slots.find((each) => each.name === byId("slot").value) || told.slots[0] || { deeds: [] };
+const chosenSlot = () => overview.slots.find((each) => each.name === byId("slot").value) || overview.slots[0] || { deeds: [] };
 
 async function begin() {
-  if (!told) return;
+  if (!overview) return;
   const user = byId("user").value.trim();
   const who = user ? { user_id: user, session_id: fresh("page-") } : { anonymous_id: fresh("page-"), session_id: fresh("page-") };
   const slot = chosenSlot();
-  const searched = told.slots.find((each) => each.name === "search") || slot;
+  const searched = overview.slots.find((each) => each.name === "search") || slot;
   trial = new Trial({ who, slot: slot.name, searched: searched.name, size: slot.size, attributes: ATTRIBUTES, show, impressions: false });
   trial.query = byId("query").value.trim();
   try {
@@ -171,8 +171,8 @@ function noteOf(user, unknown) {
   const { items, degraded, arm } = trial.answer;
   const lines = [];
   if (!items.length) lines.push(trial.query ? "Nothing is found: titles, categories and other texts of items are searched." : "The list is empty.");
-  if (degraded.length) lines.push(`${degraded.map((code) => told.degraded[code] || code).join("; ")}.`);
-  const model = told.models.find((each) => each.version === trial.answer.model);
+  if (degraded.length) lines.push(`${degraded.map((code) => overview.degraded[code] || code).join("; ")}.`);
+  const model = overview.models.find((each) => each.version === trial.answer.model);
   if (model && model.about) lines.push(`${model.about}.`);
   if (arm) lines.push(`Arm ${arm} of the slot's experiment: somebody else may be in another.`);
   if (unknown) lines.push(`Nothing is known of ${user}: the list is a stranger's.`);
@@ -188,7 +188,7 @@ function show(answer, old) {
 
 // What the slot aims at, and a cart where the shop has one.
 const ORDER = ["click", "view", "like", "rating", "cart", "purchase"];
-const deedsOf = (slot) => [...new Set([...slot.deeds, ...(told.events.types.cart ? ["cart"] : [])])].sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
+const deedsOf = (slot) => [...new Set([...slot.deeds, ...(overview.events.types.cart ? ["cart"] : [])])].sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
 
 function rowOf(item, before, deeds) {
   const made = element("li", before === item.position ? "" : "moved");

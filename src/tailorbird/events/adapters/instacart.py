@@ -111,15 +111,15 @@ def _read_orders(file: Path) -> _Orders | None:
     ]
     if not parts:
         return None
-    order, user, number, weekday, hour, since = (
+    order, user, number, weekday, hour, days_since = (
         np.concatenate(columns) for columns in zip(*parts, strict=True)
     )
     row = np.lexsort((number, user))
-    order, user, weekday, hour, since = (
-        column[row] for column in (order, user, weekday, hour, since)
+    order, user, weekday, hour, days_since = (
+        column[row] for column in (order, user, weekday, hour, days_since)
     )
     is_first_of_user = np.r_[True, user[1:] != user[:-1]]
-    days = np.cumsum(np.where(is_first_of_user, 0, since))
+    days = np.cumsum(np.where(is_first_of_user, 0, days_since))
     first_row = np.maximum.accumulate(np.where(is_first_of_user, np.arange(len(user)), 0))
     day = weekday[first_row] + days - days[first_row]
     by_order = np.argsort(order, kind="stable")
@@ -143,8 +143,10 @@ def _read_numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
 
 def _read_purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
     rows_before = 0
-    broken: list[str] = []
-    for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=broken):
+    broken_rows: list[str] = []
+    for batch in read_columns(
+        file, ["order_id", "product_id", "add_to_cart_order"], broken=broken_rows
+    ):
         order, product, position = (
             _read_numbers(batch, name, file)
             for name in ("order_id", "product_id", "add_to_cart_order")
@@ -166,36 +168,40 @@ def _read_purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator
                     ),
                 )
                 continue
-            order_id, item, nth = record
+            order_id, item, cart_position = record
             event = Event(
                 event_id=f"instacart:{order_id}:{item}",
                 type="purchase",
-                ts=int(orders.ts[row] + nth * SECOND),
+                ts=int(orders.ts[row] + cart_position * SECOND),
                 user_id=str(orders.user[row]),
                 item_id=str(item),
                 session_id=str(order_id),
             )
             yield number, encode_event(event)
         rows_before += len(order)
-    yield from unread_rows(FORMAT, digest, broken, rows_before)
+    yield from unread_rows(FORMAT, digest, broken_rows, rows_before)
 
 
 def _read_products(
     file: Path, digest: str, by_name: dict[str, Path]
 ) -> Iterator[tuple[int, bytes]]:
-    lists = {
+    lookup_files = {
         "category": ("departments.csv", "department_id", "department"),
         "aisle": ("aisles.csv", "aisle_id", "aisle"),
     }
-    available = {to: lookup for to, lookup in lists.items() if lookup[0] in by_name}
-    form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in available.values()))
+    available = {to: lookup for to, lookup in lookup_files.items() if lookup[0] in by_name}
+    table_form = TableForm(
+        joins=tuple(Join(by_name[other], key) for other, key, _ in available.values())
+    )
     attributes = {"title": "product_name"} | {
         to: column for to, (_, _, column) in available.items()
     }
     columns = ["product_id", *attributes.values()]
     rows_before = 0
-    broken: list[str] = []
-    for batch in read_columns(file, columns, texts=frozenset(columns), broken=broken, form=form):
+    broken_rows: list[str] = []
+    for batch in read_columns(
+        file, columns, texts=frozenset(columns), broken=broken_rows, form=table_form
+    ):
         for number, row in enumerate(batch.to_pylist(), rows_before + 1):
             properties = {to: row[column] for to, column in attributes.items() if row[column]}
             event = Event(
@@ -207,7 +213,7 @@ def _read_products(
             )
             yield number, encode_event(event)
         rows_before += batch.num_rows
-    yield from unread_rows(FORMAT, digest, broken, rows_before)
+    yield from unread_rows(FORMAT, digest, broken_rows, rows_before)
 
 
 ADAPTER = FormatAdapter(

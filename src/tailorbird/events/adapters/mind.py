@@ -77,25 +77,25 @@ def _convert_rows(
 def _convert_behaviour(fields: list[str], location: str, *, slot: str) -> list[Event]:
     number, user, time_text, _, listed = fields
     ts = int(datetime.strptime(time_text, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
-    shown = [entry.rsplit("-", 1) for entry in listed.split()]
-    items = [item for item, _ in shown]
+    shown_news = [entry.rsplit("-", 1) for entry in listed.split()]
+    items = [item for item, _ in shown_news]
     # Row numbers restart in each file, so the id includes user and time.
     request = f"mind:{number}:{user}:{ts // 1_000_000}"
-    common = {"ts": ts, "user_id": user, "request_id": request}
+    common_fields = {"ts": ts, "user_id": user, "request_id": request}
     events = [
         Event(
             event_id=request,
             type="answer",
             answer=ResponseDetails(slot=slot),
             items=items,
-            **common,
+            **common_fields,
         ),
-        Event(event_id=f"{request}#impression", type="impression", items=items, **common),
+        Event(event_id=f"{request}#impression", type="impression", items=items, **common_fields),
     ]
-    clicked = (item for item, label in shown if label == _CLICKED)
+    clicked_items = (item for item, label in shown_news if label == _CLICKED)
     return events + [
-        Event(event_id=f"{request}#{item}", type="click", item_id=item, **common)
-        for item in clicked
+        Event(event_id=f"{request}#{item}", type="click", item_id=item, **common_fields)
+        for item in clicked_items
     ]
 
 

@@ -64,14 +64,14 @@ def product_events(
             "too_large", path, f"expected at most {ITEMS.high} products, got {len(item_ids)}"
         )
     if base.type in ONE_EVENT_PER_PRODUCT or (base.type != "impression" and len(item_ids) == 1):
-        shared = len(msgspec.json.encode(base))
+        shared_bytes = len(msgspec.json.encode(base))
         if (
             len(item_ids) - 1
-        ) * shared > _COPIES_BYTES_MAX:  # Limits the expansion of a small body.
+        ) * shared_bytes > _COPIES_BYTES_MAX:  # Limits the expansion of a small body.
             raise UnreadableError(
                 "too_large",
                 path,
-                f"so many products with {shared} bytes each of ids, context and properties",
+                f"so many products with {shared_bytes} bytes each of ids, context and properties",
             )
         return [
             _product_event(base, item, product, ids, index)

@@ -51,7 +51,7 @@ def _same_within(
         {"owner": sample.column(owner), "one": pa.repeat(1, sample.num_rows)}
         | {str(n): c for n, c in enumerate(columns.values())}
     )
-    counted = table.group_by("owner", use_threads=False).aggregate(
+    counts_by_owner = table.group_by("owner", use_threads=False).aggregate(
         [
             ("one", "sum"),
             *(
@@ -60,11 +60,11 @@ def _same_within(
             ),
         ]
     )
-    several = counted.filter(pc.greater(counted["one_sum"], 1))
-    if several.num_rows < _OWNERS_MIN:
+    repeated_owners = counts_by_owner.filter(pc.greater(counts_by_owner["one_sum"], 1))
+    if repeated_owners.num_rows < _OWNERS_MIN:
         return []
     shares = {
-        name: pc.mean(pc.less_equal(several[f"{number}_count_distinct"], 1)).as_py()
+        name: pc.mean(pc.less_equal(repeated_owners[f"{number}_count_distinct"], 1)).as_py()
         for number, name in enumerate(names)
     }
     share_min = {

@@ -53,29 +53,35 @@ def types_of(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> dict[s
     counts = Counter(
         str(value) for value in sample.column(roles["type"]).to_pylist() if value is not None
     )
-    renamed: Counter[str] = Counter()
+    count_by_type: Counter[str] = Counter()
     for value, count in counts.items():
-        renamed[_TYPE_VALUES.get(value.lower(), value)] += count
-    return dict(renamed.most_common())
+        count_by_type[_TYPE_VALUES.get(value.lower(), value)] += count
+    return dict(count_by_type.most_common())
 
 
 def values_of(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
     """Return the values of the type column, as written → event type."""
     if "type" not in roles:
         return {}
-    seen = [
+    distinct_values = [
         str(value)
         for value in sample.column(roles["type"]).unique().to_pylist()
         if value is not None
     ]
-    return {value: _TYPE_VALUES.get(value.lower(), value) for value in seen}
+    return {value: _TYPE_VALUES.get(value.lower(), value) for value in distinct_values}
 
 
 def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     """Return why the rows are taken for events of their type."""
     if "type" in roles:
-        renamed = [value for value in values_of(sample, roles) if value.lower() in _TYPE_VALUES]
-        return f"{', '.join(renamed)} under our own names" if renamed else "the names of the file"
+        renamed_types = [
+            value for value in values_of(sample, roles) if value.lower() in _TYPE_VALUES
+        ]
+        return (
+            f"{', '.join(renamed_types)} under our own names"
+            if renamed_types
+            else "the names of the file"
+        )
     type_ = _one_type(sample, roles, stem)
     if type_ == "purchase":
         return (
@@ -90,14 +96,14 @@ def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str
 def type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     if "type" not in roles:
         return f'type = "{_one_type(sample, roles, stem)}"'
-    seen = [
+    distinct_values = [
         str(value)
         for value in sample.column(roles["type"]).unique().to_pylist()
         if value is not None
     ]
     values = ", ".join(
         f'{toml_string(value)} = "{_TYPE_VALUES[value.lower()]}"'
-        for value in seen
+        for value in distinct_values
         if value.lower() in _TYPE_VALUES
     )
     return f"type = {{ column = {toml_string(roles['type'])}, values = {{ {values} }} }}"

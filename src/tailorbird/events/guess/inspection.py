@@ -83,20 +83,22 @@ def ts_format_of(
         return ""
     if len(time_forms.forms) == 1:
         return time_forms.forms[0]
-    fits = dict.fromkeys(time_forms.forms, 0)
+    fit_counts = dict.fromkeys(time_forms.forms, 0)
     for batch in read_columns(
         file, [roles["ts"]], texts=frozenset([roles["ts"]]), broken=[], form=form
     ):
-        for time_form in fits:
+        for time_form in fit_counts:
             times = parse_times(batch.column(0), time_form, "UTC")
-            fits[time_form] += len(times) - times.null_count
-    best = [candidate for candidate, count in fits.items() if count == max(fits.values())]
-    if len(best) == 1:
-        return best[0]
+            fit_counts[time_form] += len(times) - times.null_count
+    best_forms = [
+        candidate for candidate, count in fit_counts.items() if count == max(fit_counts.values())
+    ]
+    if len(best_forms) == 1:
+        return best_forms[0]
     raise AskError(
         f'day and month of {roles["ts"]} cannot be told apart, as in "{time_forms.example}"',
         where=str(file),
         fix="say which comes first: --ts-format "
-        f"{' or --ts-format '.join(toml_string(candidate) for candidate in best)}",
-        choices=tuple(best),
+        f"{' or --ts-format '.join(toml_string(candidate) for candidate in best_forms)}",
+        choices=tuple(best_forms),
     )

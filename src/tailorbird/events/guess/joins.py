@@ -59,23 +59,26 @@ def _order_tables(
     own_roles = roles[file]
     missing = {
         role
-        for role, has in (("person", _has_person(own_roles)), ("ts", "ts" in own_roles))
-        if not has
+        for role, has_role in (("person", _has_person(own_roles)), ("ts", "ts" in own_roles))
+        if not has_role
     }
     if "item_id" not in own_roles or not missing:
         return []
     for other in inspections:
         other_roles = roles[other]
-        provided = {
+        provided_roles = {
             role
-            for role, has in (("person", _has_person(other_roles)), ("ts", "ts" in other_roles))
-            if has
+            for role, has_role in (
+                ("person", _has_person(other_roles)),
+                ("ts", "ts" in other_roles),
+            )
+            if has_role
         } & missing
         if (
             other == file
             or "item_id" in other_roles
-            or "person" in missing - provided
-            or not provided
+            or "person" in missing - provided_roles
+            or not provided_roles
         ):
             continue
         keys = [

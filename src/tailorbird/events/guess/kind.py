@@ -313,8 +313,10 @@ def _explain_versions(entity: str, valid_from: str) -> str:
 
 
 def _explain_events(stem: str, valid_from: str | None) -> str:
-    instead = "without type and ts" if valid_from is None else f'ts = "{valid_from}", without type'
+    mapping_lines = (
+        "without type and ts" if valid_from is None else f'ts = "{valid_from}", without type'
+    )
     return (
         f"each row is something that a user did, of type {stem}; if it says what a user is: "
-        f'kind = "users", {instead}'
+        f'kind = "users", {mapping_lines}'
     )

@@ -86,16 +86,16 @@ def _guess_file(
     ts_format = ts_format_of(file, form, sample, roles, answers)
     columns += _guess_constants(file, sample, kind, roles, ts_format)
     taken = {guess.column for guess in [*notes, *columns]}
-    unassigned = [name for name in names if name not in taken]
+    unassigned_columns = [name for name in names if name not in taken]
     attribute_owners = (
-        _find_attribute_owners(sample, roles, unassigned, profiled_kinds)
+        _find_attribute_owners(sample, roles, unassigned_columns, profiled_kinds)
         if kind == "events"
         else {}
     )
     columns = [
         *notes,
         *columns,
-        *(_guess_rest(sample, name, kind, roles, attribute_owners) for name in unassigned),
+        *(_guess_rest(sample, name, kind, roles, attribute_owners) for name in unassigned_columns),
     ]
     unit = unit_of(sample.column(roles["ts"])) if "ts" in roles else "us"
     types, values = (
@@ -264,17 +264,21 @@ def _profile_source(
     ]
     used_columns: set[str] = set()
     for name in [name for name, owner in attribute_owners.items() if owner == kind]:
-        typical = (
-            to
-            for to, names in ATTRIBUTES.items()
-            if kind == "items" and to not in used_columns and has_usual_name(name, names)
+        typical_names = (
+            target_name
+            for target_name, names in ATTRIBUTES.items()
+            if kind == "items" and target_name not in used_columns and has_usual_name(name, names)
         )
         last = normalise_name(name.rpartition(".")[2])
-        to = next(typical, slug_of(normalise_name(name) if last in used_columns else last))
-        used_columns.add(to)
+        target_name = next(
+            typical_names, slug_of(normalise_name(name) if last in used_columns else last)
+        )
+        used_columns.add(target_name)
         columns.append(
             ColumnGuess(
-                name, f"properties.{to}", f"the same in all events of {_WITH_ARTICLE[kind]}"
+                name,
+                f"properties.{target_name}",
+                f"the same in all events of {_WITH_ARTICLE[kind]}",
             )
         )
     only = {role: roles[role]}

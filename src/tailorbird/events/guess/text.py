@@ -56,13 +56,13 @@ def source_text(
             f"on = {toml_string(join.on)}",
         ]
     for section in ("context", "properties"):
-        chosen = [entry for entry in columns if entry.role.startswith(section + ".")]
-        if chosen:
+        section_columns = [entry for entry in columns if entry.role.startswith(section + ".")]
+        if section_columns:
             lines.append(f"[source.{section}]")
             lines += [
                 f"{toml_key(entry.role.partition('.')[2])} = {toml_string(entry.column)}"
                 f"  # {entry.why}"
-                for entry in chosen
+                for entry in section_columns
             ]
     return "\n".join(lines) + "\n"
 

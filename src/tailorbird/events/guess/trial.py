@@ -50,13 +50,13 @@ class Trial:
         rows: how many were tried.
         refused: how many of them the contract refuses.
         reasons: the most common ones, the first first.
-        shown: the first rows of the first source that passed, as events.
+        sample_events: the first rows of the first source that passed, as events.
     """
 
     rows: int
     refused: int
     reasons: list[Reason]
-    shown: list[bytes]
+    sample_events: list[bytes]
 
     @property
     def share(self) -> float:
@@ -88,13 +88,13 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
     Raises:
         InputError: a file cannot be read, or not as the mapping says.
     """
-    parsed: Mapping = parse_mapping(mapping, "the proposed mapping")
+    parsed_mapping: Mapping = parse_mapping(mapping, "the proposed mapping")
     plan = _plan_with(types)
     rows = refused = 0
     counts: Counter[tuple[str, str]] = Counter()
     first_by_reason: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
-    shown: list[bytes] = []
-    for source in parsed.source:
+    sample_events: list[bytes] = []
+    for source in parsed_mapping.source:
         for file in (candidate for candidate in files if fnmatch(candidate.name, source.file)):
             lines = sample_lines(file, source)
             _, refusals = check(b"\n".join(lines), Receipt(now, "import", "ndjson"), plan)
@@ -104,11 +104,13 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
                 first_by_reason.setdefault(
                     (refusal.code, refusal.path), (refusal, source.session_id)
                 )
-            bad = {refusal.row for refusal in refusals}
-            if source.kind == "events" or len(parsed.source) == 1:
-                shown += [
-                    line for row, line in enumerate(lines[: 10 * _ROWS_SHOWN]) if row not in bad
-                ][: _ROWS_SHOWN - len(shown)]
+            refused_rows = {refusal.row for refusal in refusals}
+            if source.kind == "events" or len(parsed_mapping.source) == 1:
+                sample_events += [
+                    line
+                    for row, line in enumerate(lines[: 10 * _ROWS_SHOWN])
+                    if row not in refused_rows
+                ][: _ROWS_SHOWN - len(sample_events)]
     return Trial(
         rows,
         refused,
@@ -116,7 +118,7 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
             _explain_refusal(*first_by_reason[key], count)
             for key, count in counts.most_common(_REASONS)
         ],
-        shown,
+        sample_events,
     )
 
 

@@ -96,8 +96,8 @@ def _read_joined(
     form: TableForm,
 ) -> Iterator[pa.RecordBatch]:
     """Read a file joined to the last of its tables, and before that to the others."""
-    before, join = replace(form, joins=form.joins[:-1]), form.joins[-1]
-    left_names = column_names(file, before)
+    form_before, join = replace(form, joins=form.joins[:-1]), form.joins[-1]
+    left_names = column_names(file, form_before)
     right_names = [
         name for name in column_names(join.file, _without_joins(form)) if name not in left_names
     ]
@@ -105,12 +105,16 @@ def _read_joined(
     right_selected = [name for name in selected if name in right_names]
     left_selected = [name for name in selected if name not in right_names]
     if not right_selected:
-        yield from read_columns(file, left_selected, texts=texts, broken=broken, form=before)
+        yield from read_columns(file, left_selected, texts=texts, broken=broken, form=form_before)
         return
-    keyed = texts | {join.on}
+    text_columns = texts | {join.on}
     right_batches = list(
         read_columns(
-            join.file, [join.on, *right_selected], texts=keyed, broken=[], form=_without_joins(form)
+            join.file,
+            [join.on, *right_selected],
+            texts=text_columns,
+            broken=[],
+            form=_without_joins(form),
         )
     )
     right_columns = {
@@ -121,9 +125,9 @@ def _read_joined(
     for batch in read_columns(
         file,
         list(dict.fromkeys((*left_selected, join.on))),
-        texts=keyed,
+        texts=text_columns,
         broken=broken,
-        form=before,
+        form=form_before,
     ):
         rows = pc.index_in(_as_key(batch.column(join.on)), value_set=keys)
         columns_by_name = {
@@ -154,25 +158,26 @@ def read_sample(
 
     A column with both text and numbers is text.
     """
-    draw = np.random.default_rng(7)
+    rng = np.random.default_rng(7)
     batches: list[pa.RecordBatch] = []
     for number, batch in enumerate(read_columns(file, columns, texts=texts, broken=[], form=form)):
         if number and batch.num_rows > _SAMPLED_ROWS:
             batch = batch.take(
-                pa.array(np.sort(draw.choice(batch.num_rows, _SAMPLED_ROWS, replace=False)))
+                pa.array(np.sort(rng.choice(batch.num_rows, _SAMPLED_ROWS, replace=False)))
             )
         batches.append(batch)
     if not batches:
         return pa.record_batch([], schema=pa.schema([]))
-    head, drawn = batches[0], batches[1:]
-    drawn_rows = sum(batch.num_rows for batch in drawn)
+    head, sampled_batches = batches[0], batches[1:]
+    drawn_rows = sum(batch.num_rows for batch in sampled_batches)
     if drawn_rows > SAMPLE_ROWS:
-        drawn = [
-            batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // drawn_rows)) for batch in drawn
+        sampled_batches = [
+            batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // drawn_rows))
+            for batch in sampled_batches
         ]
     return pa.record_batch(
         [
-            _concatenate([batch.column(name) for batch in (head, *drawn)])
+            _concatenate([batch.column(name) for batch in (head, *sampled_batches)])
             for name in head.schema.names
         ],
         head.schema.names,

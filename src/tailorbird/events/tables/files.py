@@ -67,12 +67,12 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
             f"no file like {' or '.join(name_patterns)} (or .gz, .zst){suffix_note} in this folder",
             where=str(path),
         )
-    outside = [file for file in matching if not file.resolve().is_relative_to(path.resolve())]
-    if outside:
+    outside_files = [file for file in matching if not file.resolve().is_relative_to(path.resolve())]
+    if outside_files:
         fix = "give the folder that it leads to, or a copy"
         raise InputError(
             "is a link out of the folder, and may not be what you mean to import",
-            where=str(min(outside)),
+            where=str(min(outside_files)),
             fix=fix,
         )
     return sorted(matching)
@@ -262,10 +262,10 @@ def digest_files(
                 hasher.update(chunk)
                 progress(len(chunk))
         digests[file] = hasher.hexdigest()
-        stated = sums[file.parent].get(file.name)
-        if stated is not None and stated != digests[file]:
+        stated_digest = sums[file.parent].get(file.name)
+        if stated_digest is not None and stated_digest != digests[file]:
             raise DamageError(
-                f"SHA-256 is {digests[file][:12]}…, but SHA256SUMS says {stated[:12]}…",
+                f"SHA-256 is {digests[file][:12]}…, but SHA256SUMS says {stated_digest[:12]}…",
                 where=str(file),
                 fix="fetch the file again; nothing of it was imported",
             )

@@ -111,11 +111,13 @@ def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
 def _find_formats(text: str) -> list[str]:
     """Return the formats that one value fits."""
     candidates = _candidate_formats()
-    tried = ", ".join(
+    format_tests = ", ".join(
         f"try_strptime(trim(text), {_quote_literal(form)}) IS NOT NULL" for form in candidates
     )
     with _connect() as connection:
-        row = connection.execute(f"SELECT {tried} FROM (SELECT ? AS text)", [text]).fetchone()
+        row = connection.execute(
+            f"SELECT {format_tests} FROM (SELECT ? AS text)", [text]
+        ).fetchone()
     return [form for form, fits in zip(candidates, row or (), strict=False) if fits]
 
 
@@ -154,12 +156,12 @@ def parse_iso_time(text: str | None, zone: tzinfo) -> datetime | None:
 
 
 def _candidate_formats() -> list[str]:
-    bare = list(_DATES)
-    timed = [
+    date_formats = list(_DATES)
+    time_formats = [
         date + between + time + zone
         for date, between, time, zone in product(_DATES, _SEPARATORS, _TIMES[1:], _ZONES)
     ]
-    return [*bare, *timed]
+    return [*date_formats, *time_formats]
 
 
 def _share(fits: list[bool]) -> float:

@@ -230,8 +230,8 @@ def _finish_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     a, b, *parents = (lane.astype(np.float64) for lane in lanes)
     rate, weight = numbers
     if parents:
-        above, events_below = parents
-        rate = np.where(events_below > 0, above / events_below, 0.0)
+        above, below = parents
+        rate = np.where(below > 0, above / below, 0.0)
     return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
 
 

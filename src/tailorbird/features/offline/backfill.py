@@ -266,7 +266,7 @@ def with_dictionary_types(events: pa.Table) -> pa.Table:
                 range(0, len(events), share),
             )
         )
-    is_dictionary = pa.chunked_array(
+    encoded_types = pa.chunked_array(
         [chunk for part in parts for chunk in part.chunks]
     ).unify_dictionaries()
-    return events.set_column(events.column_names.index("type"), "type", is_dictionary)
+    return events.set_column(events.column_names.index("type"), "type", encoded_types)

@@ -34,7 +34,7 @@ class Group:
 
 def due_groups(
     files: Mapping[str, File],
-    written: Mapping[str, int],
+    commit_times: Mapping[str, int],
     now: int,
     *,
     settled_us: int | None = None,
@@ -43,26 +43,28 @@ def due_groups(
 
     Args:
         files: the table's live files by path.
-        written: the commit time of each, in microseconds.
+        commit_times: the commit time of each, in microseconds.
         settled_us: `SETTLED_US` by default; 0 selects every folder with two small files or more.
     """
     settled_us = SETTLED_US if settled_us is None else settled_us
     folders: dict[str, list[File]] = {}
     newest: dict[str, int] = {}
-    for path, file in sorted(files.items(), key=lambda entry: (written.get(entry[0], 0), entry[0])):
+    for path, file in sorted(
+        files.items(), key=lambda entry: (commit_times.get(entry[0], 0), entry[0])
+    ):
         folder = path.rpartition("/")[0]
-        newest[folder] = written.get(path, 0)
+        newest[folder] = commit_times.get(path, 0)
         if file.size < SMALL_BYTES:
             folders.setdefault(folder, []).append(file)
     groups: list[Group] = []
-    for folder, small in folders.items():
+    for folder, small_files in folders.items():
         is_settled = now - newest[folder] >= settled_us
-        if len(small) >= (2 if is_settled else SMALL_FILES):
-            sizes = np.cumsum([file.size for file in small])
+        if len(small_files) >= (2 if is_settled else SMALL_FILES):
+            sizes = np.cumsum([file.size for file in small_files])
             groups.append(
                 Group(
                     folder,
-                    tuple(small[: max(2, int(np.searchsorted(sizes, MERGED_BYTES)))]),
+                    tuple(small_files[: max(2, int(np.searchsorted(sizes, MERGED_BYTES)))]),
                     is_settled,
                 )
             )

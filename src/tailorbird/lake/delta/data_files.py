@@ -106,17 +106,17 @@ def parquet_of(rows: pa.Table, spec: TableSpec, sort: tuple[str, ...] = ()) -> m
     Statistics of the sort column are in the file only, next to its values, so an erasure that
     rewrites the file removes them.
     """
-    sink = pa.BufferOutputStream()
+    buffer = pa.BufferOutputStream()
     pq.write_table(
         rows.cast(spec.file_schema),
-        sink,
+        buffer,
         compression="zstd",
         compression_level=1,
         row_group_size=_SORTED_GROUP_ROWS if sort else _ROW_GROUP_ROWS,
         write_statistics=list(dict.fromkeys((*spec.statistics, *sort[:1]))),
         store_schema=False,
     )
-    return memoryview(sink.getvalue())
+    return memoryview(buffer.getvalue())
 
 
 def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
@@ -124,7 +124,7 @@ def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
     the allowed columns.
     """
     minima: dict[str, object] = {}
-    greatest: dict[str, object] = {}
+    maxima: dict[str, object] = {}
     nulls: dict[str, int] = {}
     for name in spec.statistics:
         column = rows.column(name)
@@ -133,17 +133,12 @@ def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
             continue
         time = pa.types.is_timestamp(column.type)
         bounds = pc.min_max(column.cast(pa.int64()) if time else column)
-        minima[name], greatest[name] = (
+        minima[name], maxima[name] = (
             _to_iso_day(bounds[side].as_py()) if time else bounds[side].as_py()
             for side in ("min", "max")
         )
     return json.dumps(
-        {
-            "numRecords": rows.num_rows,
-            "minValues": minima,
-            "maxValues": greatest,
-            "nullCount": nulls,
-        }
+        {"numRecords": rows.num_rows, "minValues": minima, "maxValues": maxima, "nullCount": nulls}
     )
 
 

@@ -178,18 +178,20 @@ def find_orphans(path: StoragePath, own_commits: Mapping[int, LedgerLine]) -> li
         )
         for name in sorted(orphan_names)
     ]
-    hinted = hinted_version(log / HINT)
-    if hinted is not None:
+    hinted_checkpoint = hinted_version(log / HINT)
+    if hinted_checkpoint is not None:
         hinted_checkpoints = {
             name
             for name, version in side_files.items()
-            if version == hinted and CHECKPOINT.match(name)
+            if version == hinted_checkpoint and CHECKPOINT.match(name)
         }
         if not hinted_checkpoints - orphan_names:
             message = (
                 f"names a checkpoint that {FOREIGN_REASON}" if hinted_checkpoints else NOT_THERE
             )
-            orphans.append(Orphan(log / HINT, -1, f"{message}, of version {hinted}", orphan_remedy))
+            orphans.append(
+                Orphan(log / HINT, -1, f"{message}, of version {hinted_checkpoint}", orphan_remedy)
+            )
     return orphans
 
 
@@ -202,23 +204,23 @@ def hinted_version(hint: StoragePath) -> int | None:
     return version if isinstance(version, int) else None
 
 
-def set_aside(file: StoragePath, named: Collection[str], folder: StoragePath) -> StoragePath:
+def set_aside(file: StoragePath, named_files: Collection[str], folder: StoragePath) -> StoragePath:
     """Move an orphan into `folder`, after the data files that an orphan commit brought.
 
     The role would delete those, because no commit of the ledger names them.
 
     Args:
-        named: the data files of our own commits, which stay.
+        named_files: the data files of our own commits, which stay.
 
     Returns:
         Its new path.
     """
-    for path in data_files(file, named):
+    for path in data_files(file, named_files):
         durable.move_aside(file.parent.parent / path, folder)
     return durable.move_aside(file, folder)
 
 
-def data_files(file: StoragePath, named: Collection[str]) -> list[str]:
+def data_files(file: StoragePath, named_files: Collection[str]) -> list[str]:
     """Return the data files that an orphan commit brought, except those that our commits name."""
     if (
         not _COMMIT.match(file.name)
@@ -226,7 +228,9 @@ def data_files(file: StoragePath, named: Collection[str]) -> list[str]:
     ):
         return []
     table = file.parent.parent
-    return [path for path in _added_files(data) if path not in named and (table / path).is_file()]
+    return [
+        path for path in _added_files(data) if path not in named_files and (table / path).is_file()
+    ]
 
 
 def files_brought_by(folder: StoragePath) -> set[StoragePath]:

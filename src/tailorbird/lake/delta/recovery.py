@@ -166,7 +166,7 @@ def _set_orphans_aside(
     if not orphans.are_all_foreign(orphans.orphan_commits(path, commits)):
         return []
     named = {file.path for line in commits.values() for file in line.files}
-    moved = [
+    moved_files = [
         (orphan, orphans.set_aside(orphan.file, named, aside / spec.name))
         for orphan in reversed(orphans.find_orphans(path, commits))
     ]
@@ -177,7 +177,7 @@ def _set_orphans_aside(
             "set aside",
             f"{orphan.file}: {orphan.what}; kept as {target}",
         )
-        for orphan, target in moved
+        for orphan, target in moved_files
     ]
 
 
@@ -226,14 +226,14 @@ def _recover_last(
             where=str(file),
             fix=_REPAIR,
         )
-    moved = durable.move_aside(file, aside / spec.name) if file.exists() else None
+    moved_file = durable.move_aside(file, aside / spec.name) if file.exists() else None
     if line is None:
         return Recovery(
             spec.name,
             version,
             "set aside",
             f"{file} {fault}; its rows are appended again"
-            + (f"; kept as {moved}" if moved else ""),
+            + (f"; kept as {moved_file}" if moved_file else ""),
         )
     ledger.append("withdrawn", spec.name, version, written_at=clock.now())
     if line.removed:
@@ -250,11 +250,11 @@ def _recover_last(
 
 def _replay_positions(line: LedgerLine, commits: dict[int, LedgerLine]) -> dict[str, int]:
     """Return for each log of a commit the position from which its rows must be read again."""
-    earlier: dict[str, int] = {}
+    earlier_positions: dict[str, int] = {}
     for version in sorted(commits):
         if version < line.version:
-            earlier.update(commits[version].positions)
-    return {log: earlier.get(log, 0) for log in line.positions}
+            earlier_positions.update(commits[version].positions)
+    return {log: earlier_positions.get(log, 0) for log in line.positions}
 
 
 def enter_commits(path: StoragePath, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
@@ -341,8 +341,8 @@ def _set_checkpoints_aside(
         return []
     checkpoints = ledger.checkpoints(spec.name)
     newest = max(ledger.commits(spec.name), default=-1)
-    vouched: set[int] = set()
-    unvouched: list[tuple[int, StoragePath]] = []
+    vouched_versions: set[int] = set()
+    unvouched_checkpoints: list[tuple[int, StoragePath]] = []
     findings: list[Recovery] = []
     for file in sorted(log.iterdir()):
         match = orphans.CHECKPOINT.match(file.name)
@@ -355,29 +355,29 @@ def _set_checkpoints_aside(
             and line is not None
             and durable.sha256_of(file) == line.files[0].sha256
         ):
-            vouched.add(version)
+            vouched_versions.add(version)
         else:
-            unvouched.append((version, file))
+            unvouched_checkpoints.append((version, file))
     begin = ledger.log_begin(spec.name)
-    if begin and max(vouched, default=-1) < begin:
+    if begin and max(vouched_versions, default=-1) < begin:
         raise DamageError(
             f"the log of table {spec.name} begins at version {begin}, and no checkpoint of "
             "it or later is intact",
             where=str(log),
             fix=_REPAIR,
         )
-    for version, file in unvouched:
-        moved = durable.move_aside(file, aside / spec.name)
+    for version, file in unvouched_checkpoints:
+        moved_file = durable.move_aside(file, aside / spec.name)
         findings.append(
             Recovery(
                 spec.name,
                 version,
                 "set aside",
-                f"a corrupt checkpoint, as {moved}; nothing needs it",
+                f"a corrupt checkpoint, as {moved_file}; nothing needs it",
             )
         )
     hint = log / orphans.HINT
-    if hint.exists() and orphans.hinted_version(hint) != max(vouched, default=None):
+    if hint.exists() and orphans.hinted_version(hint) != max(vouched_versions, default=None):
         durable.move_aside(hint, aside / spec.name)
         findings.append(
             Recovery(spec.name, -1, "set aside", "the hint to a checkpoint that is not there")

@@ -44,17 +44,17 @@ def missing_columns(delta: DeltaTable, spec: TableSpec, path: StoragePath) -> li
     Raises:
         DamageError: the table has deletion vectors, or columns that this version does not write.
     """
-    actual = {field.name: str(field.type) for field in delta.schema().fields}
+    actual_types = {field.name: str(field.type) for field in delta.schema().fields}
     expected = {field.name: field for field in Schema.from_arrow(spec.schema).fields}
-    conflicting = sorted(
+    conflicting_fields = sorted(
         name
-        for name, kind in actual.items()
+        for name, kind in actual_types.items()
         if name not in expected or str(expected[name].type) != kind
     )
-    if conflicting:
+    if conflicting_fields:
         raise DamageError(
             "the table's columns are not those of this version; they differ in: "
-            f"{', '.join(conflicting)}",
+            f"{', '.join(conflicting_fields)}",
             where=str(path),
             fix="use the version that wrote it",
         )
@@ -64,4 +64,4 @@ def missing_columns(delta: DeltaTable, spec: TableSpec, path: StoragePath) -> li
             where=str(path),
             fix="purge and rewrite it",
         )
-    return [field for name, field in expected.items() if name not in actual]
+    return [field for name, field in expected.items() if name not in actual_types]

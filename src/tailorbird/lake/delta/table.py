@@ -60,19 +60,19 @@ class DurableTable:
         self._delta = delta_table(path)
         self._positions: dict[str, int] = {}
         self._files = ledger.files(spec.name)
-        self._written = ledger.commit_times(spec.name)
-        self._checkpointed = max(ledger.checkpoints(spec.name), default=0)
+        self._commit_times = ledger.commit_times(spec.name)
+        self._checkpoint_version = max(ledger.checkpoints(spec.name), default=0)
         if missing := missing_columns(self._delta, self.spec, self.path):
             self._add_columns(missing)
 
     def _add_columns(self, fields: list[Field]) -> None:
         """Add columns by a commit without rows; existing rows have nulls in them."""
         now, version = self._clock.now(), self.version + 1
-        info = {"files": 0, "rows": 0, "removed": 0, "columns": len(fields)}
+        commit_info = {"files": 0, "rows": 0, "removed": 0, "columns": len(fields)}
         with durable.disk_errors(self.path):
             self._delta.alter.add_columns(
                 fields,
-                commit_properties=CommitProperties(custom_metadata={COMMIT_INFO: info}),
+                commit_properties=CommitProperties(custom_metadata={COMMIT_INFO: commit_info}),
                 post_commithook_properties=_NO_HOOKS,
             )
         faults.at("lake.after_commit")
@@ -145,7 +145,7 @@ class DurableTable:
         return {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]}
 
     def _checkpoint_sometimes(self) -> None:
-        if self.version - self._checkpointed >= CHECKPOINT_EVERY:
+        if self.version - self._checkpoint_version >= CHECKPOINT_EVERY:
             self.checkpoint()
 
     def _commit(
@@ -160,7 +160,7 @@ class DurableTable:
     ) -> LedgerLine:
         version = self.version + 1
         token = uuid.uuid4().hex
-        info = {
+        commit_info = {
             "files": len(files),
             "rows": sum(file.rows for file in files),
             "removed": len(removed or []),
@@ -175,7 +175,7 @@ class DurableTable:
                     self._delta.schema(),
                     [self.spec.partition] if self.spec.partition else None,
                     commit_properties=CommitProperties(
-                        custom_metadata={COMMIT_INFO: info},
+                        custom_metadata={COMMIT_INFO: commit_info},
                         app_transactions=[
                             Transaction(log, position)
                             for log, position in (positions or {}).items()
@@ -206,7 +206,7 @@ class DurableTable:
             written_at=now,
         )
         self._files.update({file.path: file for file in files})
-        self._written.update({file.path: now for file in files})
+        self._commit_times.update({file.path: now for file in files})
         for path in removed or []:
             del self._files[path]
         return line
@@ -232,7 +232,7 @@ class DurableTable:
     def due_groups(self, settled_us: int | None = None) -> list[compaction.Group]:
         """Return the groups of files to compact now."""
         return compaction.due_groups(
-            self._files, self._written, self._clock.now(), settled_us=settled_us
+            self._files, self._commit_times, self._clock.now(), settled_us=settled_us
         )
 
     def compact(self, group: compaction.Group, sort: tuple[str, ...] = ()) -> int:
@@ -364,7 +364,7 @@ class DurableTable:
         self._ledger.append(
             "checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now()
         )
-        self._checkpointed = self.version
+        self._checkpoint_version = self.version
         self._delta = delta_table(
             self.path
         )  # A handle that is only updated gets slower with each commit.

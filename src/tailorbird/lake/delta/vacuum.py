@@ -50,16 +50,17 @@ def unreferenced_files(
     On object storage a commit whose reply was lost may still arrive. So a file that no commit names
     stays until another commit has its version, because the storage then refuses its own.
     """
-    named = set(ledger.files(table))
+    named_files = set(ledger.files(table))
     for line in ledger.commits(table).values():
         if now - line.written_at < keep_us:
-            named.update(line.removed)
+            named_files.update(line.removed)
     newest = max(ledger.commits(table), default=-1)
     may_arrive_late = storage_at(path).is_remote
     return [
         file
         for file, below in _data_files(path)
-        if below not in named and not (may_arrive_late and _version_of_file(file.name) > newest)
+        if below not in named_files
+        and not (may_arrive_late and _version_of_file(file.name) > newest)
     ]
 
 
@@ -85,12 +86,12 @@ def log_begin(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
     """Return the version from which the log is needed: the newest checkpoint older than `keep_us`,
     or its current beginning.
     """
-    old = [
+    unneeded_files = [
         version
         for version, line in ledger.checkpoints(table).items()
         if now - line.written_at >= keep_us
     ]
-    return max([ledger.log_begin(table), *old])
+    return max([ledger.log_begin(table), *unneeded_files])
 
 
 def vacuum(

@@ -63,11 +63,11 @@ class _ObjectTail:
         with durable.disk_errors(path):
             # Read the tail first, because the closed parts may grow meanwhile.
             self._end, self._tag = _read_tagged(path)
-            closed = _closed_contents(path, self._end)
-        if closed and self._end and closed[-1].startswith(self._end):
+            closed_parts = _closed_contents(path, self._end)
+        if closed_parts and self._end and closed_parts[-1].startswith(self._end):
             self._end = b""  # It was closed, and its replacement was not written yet.
-        self._start = sum(map(len, closed))
-        self.data = b"".join([*closed, self._end])
+        self._start = sum(map(len, closed_parts))
+        self.data = b"".join([*closed_parts, self._end])
 
     def append(self, data: bytes) -> None:
         if self._end and len(self._end) + len(data) > END_BYTES:
@@ -83,10 +83,10 @@ class _ObjectTail:
 
     def replace(self, data: bytes) -> None:
         with durable.disk_errors(self._path):
-            closed = sorted(_closed_folder(self._path).iterdir())
-            if closed:  # First put everything into the tail, which then overrides the parts.
+            closed_parts = sorted(_closed_folder(self._path).iterdir())
+            if closed_parts:  # First put everything into the tail, which then overrides the parts.
                 self._put(b"".join([*_closed_contents(self._path, self._end), self._end]))
-            for file in closed:
+            for file in closed_parts:
                 file.unlink()
         self._start = 0
         self._put(data)

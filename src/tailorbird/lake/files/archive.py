@@ -150,10 +150,10 @@ class Archive:
             self._waiting_since.pop(reader.partition, None)
             return 0
         now = self._clock.now()
-        since = self._waiting_since[reader.partition] = min(
+        waiting_since = self._waiting_since[reader.partition] = min(
             now, self._waiting_since.get(reader.partition, now)
         )  # The clock may have been set back.
-        old = flush or now - since >= self._age_us
+        is_old = flush or now - waiting_since >= self._age_us
         blocks: list[StoredBlock] = []
         size = 0
         while size < self._bytes_max and (
@@ -162,7 +162,7 @@ class Archive:
             blocks += next_blocks
             size += sum(len(stored.block.payload) for stored in next_blocks)
             start = next_blocks[-1].end
-        if not blocks or not (old or size >= self._bytes_max):
+        if not blocks or not (is_old or size >= self._bytes_max):
             return 0
         self._write(reader.partition, blocks, size, now)
         self._waiting_since.pop(reader.partition, None)
@@ -229,18 +229,18 @@ class Archive:
 
         None can get a line any more, because the manifest has later rows.
         """
-        named = {file.file for file in self.files}
-        needless: list[StoragePath] = []
+        named_files = {file.file for file in self.files}
+        needless_files: list[StoragePath] = []
         for partition, end in self._ends.items():
             for path in (self.path / partition).iterdir():
                 first_part = path.name.partition(".")[0]
                 if (
-                    f"{partition}/{path.name}" not in named
+                    f"{partition}/{path.name}" not in named_files
                     and first_part.isdigit()
                     and int(first_part) < end
                 ):
-                    needless.append(path)
-        return needless
+                    needless_files.append(path)
+        return needless_files
 
     @property
     def chain(self) -> str:
@@ -279,13 +279,15 @@ class Archive:
             self._manifest.replace(_encode(line) for line in lines)
             self.files = lines
         faults.at("erase.archive_manifest")
-        named = {line.file for line in lines}
+        named_files = {line.file for line in lines}
         stored_files: list[StoragePath] = list(self.path.glob("*/*.blocks.zst"))
-        needless = [path for path in stored_files if f"{path.parent.name}/{path.name}" not in named]
-        for path in needless:
+        needless_files = [
+            path for path in stored_files if f"{path.parent.name}/{path.name}" not in named_files
+        ]
+        for path in needless_files:
             with durable.disk_errors(path):
                 path.unlink()
-        for folder in {path.parent for path in needless}:
+        for folder in {path.parent for path in needless_files}:
             durable.sync_folder(folder)
         return count
 

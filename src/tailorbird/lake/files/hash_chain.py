@@ -39,10 +39,10 @@ class ChainedFile:
         self._tail = open_tail(path)
         data = self._tail.data
         self._tail.data = b""
-        complete = data[: data.rfind(b"\n") + 1]
-        self.bodies = [self._check(raw) for raw in complete.split(b"\n")[:-1]]
-        if writer and len(complete) < len(data):
-            self._tail.truncate(complete)
+        complete_lines = data[: data.rfind(b"\n") + 1]
+        self.bodies = [self._check(raw) for raw in complete_lines.split(b"\n")[:-1]]
+        if writer and len(complete_lines) < len(data):
+            self._tail.truncate(complete_lines)
 
     def _check(self, raw: bytes) -> bytes:
         body, tail = raw[:-_TAIL], raw[-_TAIL:]

@@ -69,8 +69,8 @@ def finish(lake: Path) -> bool:
     scratch = lake / _SCRATCH
     if not scratch.exists():
         return False
-    unfinished = is_unfinished(lake)
-    if unfinished:
+    was_unfinished = is_unfinished(lake)
+    if was_unfinished:
         swap = msgspec.json.decode((scratch / _MARKER).read_bytes(), type=SwapPlan)
         for item in swap.items:
             if (scratch / item).exists():
@@ -82,7 +82,7 @@ def finish(lake: Path) -> bool:
     with durable.disk_errors(scratch):
         shutil.rmtree(scratch)
     durable.sync_folder(lake)
-    return unfinished
+    return was_unfinished
 
 
 def _replace(lake: Path, scratch: Path, item: str, evidence: list[tuple[str, str]]) -> None:

@@ -73,10 +73,10 @@ class Examiner:
 
     def examine(self) -> Examination:
         """Return what is corrupt and what a rebuild writes."""
-        opened = self._open()
-        if opened is None:
+        opened_files = self._open()
+        if opened_files is None:
             return self._result
-        self._ledger, self._archive = opened
+        self._ledger, self._archive = opened_files
         self._positions = self._load_positions()
         self._check_manifest()
         self._faults = {name: self._table_faults(name) for name in TABLES}
@@ -131,14 +131,15 @@ class Examiner:
                 fault = "is missing"
             else:
                 positions = load_positions(self._lake)
-                beyond = next(beyond_logs(positions, ends_of(self._stream)), None)
+                log_beyond = next(beyond_logs(positions, ends_of(self._stream)), None)
                 # If a commit says so too, it is the log that has lost rows.
                 if (
-                    beyond is None
-                    or reached_positions(self._ledger, beyond[0]).get(beyond[1], 0) > beyond[3]
+                    log_beyond is None
+                    or reached_positions(self._ledger, log_beyond[0]).get(log_beyond[1], 0)
+                    > log_beyond[3]
                 ):
                     return positions
-                table, log, position, end = beyond
+                table, log, position, end = log_beyond
                 fault = (
                     f"says that table {table} has {log} up to {position:,}, which ends at {end:,}"
                 )
@@ -174,23 +175,27 @@ class Examiner:
         log = self._lake / name / "_delta_log"
         if all(fault.where != name for fault in faults) or not log.is_dir():
             return faults
-        vouched = {line.files[0].path for line in self._ledger.checkpoints(name).values()}
-        unknown = [
+        vouched_checkpoints = {
+            line.files[0].path for line in self._ledger.checkpoints(name).values()
+        }
+        unknown_files = [
             path.name
             for path in sorted(log.iterdir())
-            if orphans.CHECKPOINT.match(path.name) and path.name not in vouched
+            if orphans.CHECKPOINT.match(path.name) and path.name not in vouched_checkpoints
         ]
-        if unknown and (log / orphans.HINT).exists():
-            unknown.append(orphans.HINT)
+        if unknown_files and (log / orphans.HINT).exists():
+            unknown_files.append(orphans.HINT)
         fault_text = "the ledger does not know it, and the table is not what the ledger says"
-        causes = [Fault(f"{name}/_delta_log/{file_name}", fault_text) for file_name in unknown]
+        causes = [
+            Fault(f"{name}/_delta_log/{file_name}", fault_text) for file_name in unknown_files
+        ]
         return [fault for fault in faults if fault.where != name or not causes] + causes
 
     def _examine_rows(self) -> None:
         """Recover the rows of corrupt data files and the raw rows in no table, and plan tables."""
-        intact, before = self._intact, self._rows_in_no_table()
+        intact, missing_before = self._intact, self._rows_in_no_table()
         sources: dict[str, list[str]] = {}
-        if before or any(intact.corrupt_files(name) for name in missing.RAW_TABLES):
+        if missing_before or any(intact.corrupt_files(name) for name in missing.RAW_TABLES):
             ends = {name: self._loaded_end(name, "routed") for name in missing.RAW_TABLES}
             recovered = missing.recover_routed(
                 self._stream, intact, ends, self._routed_again, self._is_complete
@@ -218,7 +223,7 @@ class Examiner:
             "answers", [missing.RESPONSE_LOGS] if "answers" in intact.recovered else []
         )
         self._plan_table(MIRROR, ["the ledger"])
-        self._report_rows_in_no_table(before, sources)
+        self._report_rows_in_no_table(missing_before, sources)
 
     def _loaded_end(self, name: str, log: str) -> int:
         """Return the position of a log up to which a table has it; the role loads the rest."""
@@ -241,21 +246,21 @@ class Examiner:
         )
 
     def _report_rows_in_no_table(
-        self, before: dict[str, int], sources: dict[str, list[str]]
+        self, missing_before: dict[str, int], sources: dict[str, list[str]]
     ) -> None:
-        tables, after = missing.RAW_TABLES, self._rows_in_no_table()
+        tables, missing_after = missing.RAW_TABLES, self._rows_in_no_table()
         if not any(self._faults[name] for name in tables):
-            used = sorted({source for name in tables for source in sources.get(name, ())})
-            for partition, count in before.items():
-                if (recovered := count - after.get(partition, 0)) > 0:
+            used_sources = sorted({source for name in tables for source in sources.get(name, ())})
+            for partition, count in missing_before.items():
+                if (recovered := count - missing_after.get(partition, 0)) > 0:
                     fault, where = f"{recovered:,} in no table", f"raw rows of {partition}"
-                    self._plan.rebuilt.append(Rebuilt(where, fault, " and ".join(used)))
+                    self._plan.rebuilt.append(Rebuilt(where, fault, " and ".join(used_sources)))
         if all(name in self._result.tables or not self._faults[name] for name in tables):
             consequence = (
                 "neither the routed log nor the archive, routed again, gives them back; their "
                 "bodies as received are in the archive"
             )
-            for partition, count in after.items():
+            for partition, count in missing_after.items():
                 self._give_up(f"raw rows of {partition}", f"{count:,} in no table", consequence)
 
     def _plan_table(self, name: str, sources: list[str]) -> None:
@@ -263,12 +268,12 @@ class Examiner:
         faults, intact = self._faults[name], self._intact
         if not faults and not len(intact.recovered.get(name, ())):
             return
-        shortage = self._count_missing_rows(name) if name != MIRROR else 0
+        missing_count = self._count_missing_rows(name) if name != MIRROR else 0
         # Rows that were never counted can only be raw rows in no table, and their profiles.
         is_exact = name == "answers" or (
             name in missing.PROFILE_TABLES and "events" not in intact.recovered
         )
-        if shortage > 0 or (shortage and is_exact):
+        if missing_count > 0 or (missing_count and is_exact):
             corrupt_files = {f"{name}/{file.path}": file for file in intact.corrupt_files(name)}
             for fault in faults:
                 file = corrupt_files.get(fault.where)
@@ -320,10 +325,10 @@ class Examiner:
         positions = {
             line.positions["routed"] for line in self._ledger.lines if "routed" in line.positions
         }
-        for name, cuts in (("by-commits", positions), ("by-bodies", None)):
+        for name, cut_positions in (("by-commits", positions), ("by-bodies", None)):
             with suppress(TailorbirdError):
                 folder = self._scratch / name
-                route_archive(self._archive, self._stream, folder, self._route_again, cuts)
+                route_archive(self._archive, self._stream, folder, self._route_again, cut_positions)
                 yield folder
 
 

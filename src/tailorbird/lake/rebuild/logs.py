@@ -60,9 +60,9 @@ def log_corruption(path: Path) -> str | None:
 
 
 def salvage(
-    path: Path, archived: Callable[[], list[StoredBlock]], needed: int, end: int
+    path: Path, archived: Callable[[], list[StoredBlock]], first_needed: int, end: int
 ) -> Salvage:
-    """Collect what is left of a log from row `needed` on.
+    """Collect what is left of a log from row `first_needed` on.
 
     Args:
         archived: blocks that another copy vouches for; they win over the log's own.
@@ -71,10 +71,12 @@ def salvage(
     intact_blocks, own_end = _intact_blocks(path)
     by_offset = {stored.offset: stored for stored in intact_blocks}
     by_offset.update({stored.offset: stored for stored in archived()})
-    blocks = [by_offset[offset] for offset in sorted(by_offset) if by_offset[offset].end > needed]
-    end = max([end, own_end, needed, *(stored.end for stored in blocks)])
+    blocks = [
+        by_offset[offset] for offset in sorted(by_offset) if by_offset[offset].end > first_needed
+    ]
+    end = max([end, own_end, first_needed, *(stored.end for stored in blocks)])
     lost_spans: list[tuple[int, int]] = []
-    position = start = min([needed, *(stored.offset for stored in blocks[:1])])
+    position = start = min([first_needed, *(stored.offset for stored in blocks[:1])])
     for stored in blocks:
         if stored.offset > position:
             lost_spans.append((position, stored.offset))
@@ -92,14 +94,14 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
         with sqlite.translate_errors(path):
             connection = sqlite.connect_reader(path)
             try:
-                previous = sqlite.one_row(connection, "SELECT first_crc FROM log")[0]
+                previous_crc = sqlite.one_row(connection, "SELECT first_crc FROM log")[0]
                 head = head_row(connection)
                 end = head[0] if head is not None else 0
                 for row in connection.execute(f"SELECT {COLUMNS} FROM block ORDER BY offset"):
-                    block = decode_block(row, previous)
+                    block = decode_block(row, previous_crc)
                     if block is not None:
                         blocks.append(StoredBlock(row[0], block))
-                    previous = row[3]
+                    previous_crc = row[3]
             finally:
                 connection.close()
     except (TailorbirdError, apsw.Error):
@@ -109,22 +111,27 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
 
 def rebuild_log(path: Path, partition: str, content: Salvage, set_aside: Path) -> None:
     """Replace a corrupt log by one of these blocks; the corrupt one is kept in `set_aside`."""
-    draft = path.with_name(_DRAFT + path.name)
-    for part in _files_of_log(draft):
+    draft_path = path.with_name(_DRAFT + path.name)
+    for part in _files_of_log(draft_path):
         part.unlink(missing_ok=True)
     with (
-        embedded.open_writer(draft, partition=partition, first_position=content.start) as writer,
+        embedded.open_writer(
+            draft_path, partition=partition, first_position=content.start
+        ) as writer,
         writer.transaction(),
     ):
         for stored in content.blocks:
             writer.skip_to(stored.offset)
             writer.append([stored.block])
         writer.skip_to(content.end)
-    durable.sync_file(draft)
+    durable.sync_file(draft_path)
     faults.at("rebuild.before_log")
-    draft.replace(path.with_name(_COMPLETE + path.name))
+    draft_path.replace(path.with_name(_COMPLETE + path.name))
     durable.sync_folder(path.parent)
-    for leftover in (*_files_of_log(draft)[1:], draft.with_name(draft.name + ".lock")):
+    for leftover in (
+        *_files_of_log(draft_path)[1:],
+        draft_path.with_name(draft_path.name + ".lock"),
+    ):
         leftover.unlink(missing_ok=True)
     finish_rebuild(path, set_aside)
 
@@ -134,11 +141,11 @@ def finish_rebuild(path: Path, set_aside: Path) -> bool:
 
     Only for the log's writer.
     """
-    complete = path.with_name(_COMPLETE + path.name)
-    if not complete.exists():
+    complete_path = path.with_name(_COMPLETE + path.name)
+    if not complete_path.exists():
         return False
-    if path.exists() and _intact_blocks(path)[1] > _intact_blocks(complete)[1]:
-        complete.unlink()  # Rows were appended to the old log since.
+    if path.exists() and _intact_blocks(path)[1] > _intact_blocks(complete_path)[1]:
+        complete_path.unlink()  # Rows were appended to the old log since.
         return False
     durable.make_folder(set_aside)
     for part in _files_of_log(path):
@@ -150,7 +157,7 @@ def finish_rebuild(path: Path, set_aside: Path) -> bool:
         part.unlink(missing_ok=True)
     durable.sync_folder(path.parent)
     faults.at("rebuild.between_log_files")
-    complete.replace(path)
+    complete_path.replace(path)
     durable.sync_folder(path.parent)
     return True
 

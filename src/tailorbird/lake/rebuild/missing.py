@@ -92,14 +92,14 @@ def _recover_from(
     events = _without_taken_positions(intact, kinds["events"])
     # A later repeat of a missing event is in the table as if it were the first one, so the
     # rows at any position count here.
-    first_copies, repeats = etl.split_repeats(
+    first_copies, repeated_rows = etl.split_repeats(
         events, lambda days, _: _events_of_days(intact, days, list(etl.KEY_COLUMNS))
     )
-    repeats = etl.as_duplicates(_rows_before(repeats, ends["duplicates"]))
+    repeated_rows = etl.as_duplicates(_rows_before(repeated_rows, ends["duplicates"]))
     tables = {
         "events": etl.with_day(_rows_before(first_copies, ends["events"])),
         "quarantine": kinds["quarantine"],
-        "duplicates": pa.concat_tables([kinds["duplicates"], repeats]),
+        "duplicates": pa.concat_tables([kinds["duplicates"], repeated_rows]),
     }
     tables = {name: rows for name, rows in tables.items() if len(rows)}
     if not tables:
@@ -118,7 +118,7 @@ def _read_missing(
     stream: Stream, intact: IntactRows, ends: Mapping[str, int]
 ) -> dict[str, pa.Table]:
     """Read the loaded rows of a routed log whose raw row no table holds, by their kind."""
-    present = present_rows(intact)
+    present_keys = present_rows(intact)
     # The lake makes duplicates of events too.
     ends = {**ends, "events": max(ends["events"], ends["duplicates"])}
     end = max(ends.values())
@@ -131,7 +131,7 @@ def _read_missing(
                 loaded = [stored for stored in blocks if stored.offset < ends[kind]]
                 rows = etl.routed_rows(loaded, kind)
                 if len(rows):
-                    missing[kind].append(rows.filter(pa.array(~_is_present(rows, present))))
+                    missing[kind].append(rows.filter(pa.array(~_is_present(rows, present_keys))))
     return {kind: pa.concat_tables(tables) for kind, tables in missing.items()}
 
 
@@ -144,14 +144,16 @@ def present_rows(intact: IntactRows) -> dict[str, npt.NDArray[np.int64]]:
     return {partition: np.unique(np.concatenate(rows)) for partition, rows in parts.items()}
 
 
-def _is_present(rows: pa.Table, present: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+def _is_present(
+    rows: pa.Table, present_keys: dict[str, npt.NDArray[np.int64]]
+) -> npt.NDArray[np.bool_]:
     numbers = _raw_numbers(rows)
     names = rows["raw_partition"].combine_chunks().dictionary_encode()
     codes = names.indices.to_numpy()
     is_present = np.zeros(len(rows), bool)
     for code, name in enumerate(names.dictionary.to_pylist()):
         of_partition = codes == code
-        is_present[of_partition] = np.isin(numbers[of_partition], present.get(name, _NO_ROWS))
+        is_present[of_partition] = np.isin(numbers[of_partition], present_keys.get(name, _NO_ROWS))
     return is_present
 
 
@@ -216,7 +218,7 @@ def recover_responses(stream: Stream, intact: IntactRows, ends: dict[str, int]) 
     Args:
         ends: by log, the position up to which the table has it.
     """
-    present = intact.table("answers", ["producer", "offset"])
+    present_keys = intact.table("answers", ["producer", "offset"])
     missing = [TABLES["answers"].schema.empty_table()]
     for producer, address in log_set(stream).response_logs().items():
         end = ends.get(address.stem, 0)
@@ -227,15 +229,17 @@ def recover_responses(stream: Stream, intact: IntactRows, ends: dict[str, int]) 
                     position = blocks[-1].end
                     blocks_before = [block for block in blocks if block.offset < end]
                     missing.append(
-                        _responses_without(etl.response_rows(blocks_before, producer), present)
+                        _responses_without(etl.response_rows(blocks_before, producer), present_keys)
                     )
         except TailorbirdError:
             continue
     return pa.concat_tables(missing)
 
 
-def _responses_without(rows: pa.Table, present: pa.Table) -> pa.Table:
+def _responses_without(rows: pa.Table, present_keys: pa.Table) -> pa.Table:
     if not len(rows):
         return rows
-    taken_offsets = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]
+    taken_offsets = present_keys.filter(pc.equal(present_keys["producer"], rows["producer"][0]))[
+        "offset"
+    ]
     return rows.filter(pc.invert(pc.is_in(rows["offset"], value_set=pc.unique(taken_offsets))))

@@ -78,8 +78,8 @@ class Rebuilder:
         """Return what is corrupt and from what it can be rebuilt; changes nothing."""
         if swap.is_unfinished(self._lake):
             return Plan([self._describe_unfinished()])
-        if (short := self._plan_for_short_ledger()) is not None:
-            return short
+        if (ledger_plan := self._plan_for_short_ledger()) is not None:
+            return ledger_plan
         with (
             tempfile.TemporaryDirectory(prefix="tailorbird-repair-") as folder,
             delta_errors(self._lake),
@@ -96,7 +96,7 @@ class Rebuilder:
             LockedError: one of them runs.
             DamageError: what was rebuilt does not verify; the lake is as it was.
         """
-        completed: list[Rebuilt] = []
+        completed_rebuilds: list[Rebuilt] = []
         unrecoverable: list[Unrecoverable] = []
         for _ in range(_ROUNDS_MAX):
             # Corruption may hide other corruption, so look again after something was rebuilt.
@@ -104,13 +104,13 @@ class Rebuilder:
             unrecoverable = plan.unrecoverable
             for rebuilt in plan.rebuilt:
                 progress(rebuilt)
-            completed += plan.rebuilt
+            completed_rebuilds += plan.rebuilt
             if not plan.rebuilt:
                 break
-        if completed and not unrecoverable:
+        if completed_rebuilds and not unrecoverable:
             with LakeRole(self._stream, self._lake, clock=self._clock) as role:
                 role.publish()
-        return Plan(completed, unrecoverable)
+        return Plan(completed_rebuilds, unrecoverable)
 
     def _run_once(self) -> Plan:
         scratch = swap.scratch_folder(self._lake)
@@ -119,17 +119,17 @@ class Rebuilder:
             stack.callback(lock.release)
             stack.enter_context(delta_errors(self._lake))
             unfinished = [self._describe_unfinished()] if swap.finish(self._lake) else []
-            short = self._plan_for_short_ledger() or Plan()
-            if short.unrecoverable:
-                return Plan(unfinished, short.unrecoverable)
-            if short.rebuilt and (incomplete := self._complete_ledger()) is not None:
+            ledger_plan = self._plan_for_short_ledger() or Plan()
+            if ledger_plan.unrecoverable:
+                return Plan(unfinished, ledger_plan.unrecoverable)
+            if ledger_plan.rebuilt and (incomplete := self._complete_ledger()) is not None:
                 return Plan(unfinished, [incomplete])
             result = self._examine(scratch / "routed")
             self._build(result, scratch)
             for action in result.actions:
                 action()
             swap.finish(self._lake)
-        rebuilt = [*unfinished, *short.rebuilt, *result.plan.rebuilt]
+        rebuilt = [*unfinished, *ledger_plan.rebuilt, *result.plan.rebuilt]
         return Plan(rebuilt, result.plan.unrecoverable)
 
     def _examine(self, scratch: Path) -> Examination:
@@ -142,13 +142,13 @@ class Rebuilder:
     def _plan_for_short_ledger(self) -> Plan | None:
         """Return the plan for a ledger without its last lines, which its chain does not show."""
         try:
-            ledger, written = Ledger(self._lake / LEDGER), load_positions(self._lake).ledger
+            ledger, written_lines = Ledger(self._lake / LEDGER), load_positions(self._lake).ledger
         except DamageError:
             return None
-        if not 0 < len(ledger.lines) < written:
+        if not 0 < len(ledger.lines) < written_lines:
             return None
         where = str(self._lake / LEDGER)
-        fault = f"has {len(ledger.lines):,} lines, {written:,} were written"
+        fault = f"has {len(ledger.lines):,} lines, {written_lines:,} were written"
         if any(
             commit_path(self._lake / name, max(ledger.commits(name), default=-1) + 1).exists()
             for name in TABLES
@@ -199,10 +199,10 @@ class Rebuilder:
         because the numbers of its lines have changed.
         """
         assert result.intact is not None
-        old = Ledger(self._lake / LEDGER)
+        old_ledger = Ledger(self._lake / LEDGER)
         names = list(dict.fromkeys([*result.tables, MIRROR]))
         ledger = Ledger.write(
-            scratch / LEDGER, [line for line in old.lines if line.table not in names]
+            scratch / LEDGER, [line for line in old_ledger.lines if line.table not in names]
         )
         for name in names:
             spec, folder = TABLES[name], scratch / name
@@ -214,7 +214,9 @@ class Rebuilder:
                 durable.make_folder((folder / file.path).parent)
                 durable.link(self._lake / name / file.path, folder / file.path)
             table = DurableTable(folder, spec, ledger, self._clock)
-            table.adopt(files, result.intact.recovered.get(name), reached_positions(old, name))
+            table.adopt(
+                files, result.intact.recovered.get(name), reached_positions(old_ledger, name)
+            )
             if faults := table_faults(scratch, name, ledger):
                 raise DamageError(
                     f"the rebuilt table {name} does not verify: {faults[0]}",

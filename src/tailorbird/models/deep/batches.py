@@ -40,38 +40,38 @@ def epoch_batches(
     remainder: Batch | None = None
     for start in range(0, len(order), BLOCKS_MIXED):
         rng = np.random.default_rng([seed, epoch, 1 + start])
-        shuffled = _mix_blocks(
+        mixed = _mix_blocks(
             [rows.block(int(index)) for index in order[start : start + BLOCKS_MIXED]],
             rng,
             negative_share,
         )
         if remainder is not None:
-            shuffled = Batch(
+            mixed = Batch(
                 *(
-                    np.concatenate([getattr(remainder, name), getattr(shuffled, name)])
+                    np.concatenate([getattr(remainder, name), getattr(mixed, name)])
                     for name in ("matrix", "labels", "weight")
                 )
             )
-        last = start + BLOCKS_MIXED >= len(order)
-        full_rows = len(shuffled.matrix) if last else len(shuffled.matrix) // size * size
+        is_last = start + BLOCKS_MIXED >= len(order)
+        full_rows = len(mixed.matrix) if is_last else len(mixed.matrix) // size * size
         for low in range(0, full_rows, size):
-            yield _slice_batch(shuffled, slice(low, min(low + size, full_rows)))
-        remainder = None if last else _slice_batch(shuffled, slice(full_rows, None))
+            yield _slice_batch(mixed, slice(low, min(low + size, full_rows)))
+        remainder = None if is_last else _slice_batch(mixed, slice(full_rows, None))
 
 
 def _mix_blocks(blocks: list[Block], rng: np.random.Generator, negative_share: float) -> Batch:
-    joined = join_blocks(blocks)
-    order = rng.permutation(len(joined.matrix))
-    is_counted: npt.NDArray[np.bool_] = np.isfinite(joined.labels)
+    joined_block = join_blocks(blocks)
+    order = rng.permutation(len(joined_block.matrix))
+    is_counted: npt.NDArray[np.bool_] = np.isfinite(joined_block.labels)
     if negative_share < 1:
-        is_counted &= (joined.labels > 0) | (rng.random(len(joined.labels)) < negative_share)[
-            :, None
-        ]
+        is_counted &= (joined_block.labels > 0) | (
+            rng.random(len(joined_block.labels)) < negative_share
+        )[:, None]
         order = order[np.any(is_counted, axis=1)[order]]
-    weight = np.where(is_counted, joined.weight[:, None], np.float32(0))
+    weight = np.where(is_counted, joined_block.weight[:, None], np.float32(0))
     return Batch(
-        joined.matrix[order],
-        np.where(joined.labels > 0, np.float32(1), np.float32(0))[order],
+        joined_block.matrix[order],
+        np.where(joined_block.labels > 0, np.float32(1), np.float32(0))[order],
         weight[order],
     )
 

@@ -37,11 +37,11 @@ class Numbers(nn.Module):
         super().__init__()
         count = columns.shape[1]
         self.numeric, self.count = parameters.numeric, count
-        filled = np.where(np.isfinite(columns), columns, np.nan).astype(np.float64)
-        has_values = np.isfinite(filled).any(axis=0)
-        filled[:, ~has_values] = 0.0
+        finite_columns = np.where(np.isfinite(columns), columns, np.nan).astype(np.float64)
+        has_values = np.isfinite(finite_columns).any(axis=0)
+        finite_columns[:, ~has_values] = 0.0
         # Logarithms put counts and prices on a common scale.
-        logs = np.sign(filled) * np.log1p(np.abs(filled))
+        logs = np.sign(finite_columns) * np.log1p(np.abs(finite_columns))
         centre, scale = np.nanmean(logs, axis=0), np.nanstd(logs, axis=0)
         self.register_buffer("centre", torch.tensor(centre, dtype=torch.float32))
         self.register_buffer(
@@ -50,7 +50,7 @@ class Numbers(nn.Module):
         width, bins = parameters.width, parameters.bins
         self.width = count * (2 if self.numeric == "standardise" else width + 1)
         if self.numeric == "quantile":
-            cuts = np.nanquantile(filled, np.linspace(0, 1, bins + 1), axis=0).astype(
+            cuts = np.nanquantile(finite_columns, np.linspace(0, 1, bins + 1), axis=0).astype(
                 np.float32
             )  # (bins + 1, k)
             spans = np.diff(cuts, axis=0)
@@ -196,13 +196,13 @@ class Fields(nn.Module):
             + 1.0
         )
         if self.attention is not None:
-            pooled = self.attention(candidate, items, is_present, age)
+            history_vector = self.attention(candidate, items, is_present, age)
         else:
-            pooled = (items * is_present.unsqueeze(2)).sum(dim=1) / torch.clamp(
+            history_vector = (items * is_present.unsqueeze(2)).sum(dim=1) / torch.clamp(
                 is_present.sum(dim=1, keepdim=True), min=1.0
             )
-        lookups += [candidate, pooled]
-        return torch.cat([candidate, pooled, candidate * pooled], dim=1)
+        lookups += [candidate, history_vector]
+        return torch.cat([candidate, history_vector, candidate * history_vector], dim=1)
 
     def _clip_codes(self, column: Tensor, size: int) -> Tensor:
         """Return codes clipped to bounds; in training, some are replaced by the unknown code."""

@@ -143,10 +143,10 @@ def _train(
     device: torch.device,
 ) -> TrainingResult:
     training = _begin(net, rows, parameters, seed, run, device)
-    position, sampled = training.position, sample_blocks(rows, CURVE_ROWS)
+    position, sampled_blocks = training.position, sample_blocks(rows, CURVE_ROWS)
     while not position.ended and position.epoch < parameters.epochs:
         rate = _run_epoch(training)
-        _finish_epoch(training, sampled, validation, rate)
+        _finish_epoch(training, sampled_blocks, validation, rate)
         training.report_rows(0)
         figures = {name: series[-1] for name, series in position.curve.items()}
         stop_requested = run.on_epoch is not None and run.on_epoch(
@@ -215,7 +215,7 @@ def _run_epoch(training: _Training) -> float:
     """Do the remaining steps of an epoch, and return the rows per second."""
     parameters, position, run = training.parameters, training.position, training.run
     started, rows_done = time.monotonic(), position.step * parameters.batch
-    drawn = epoch_batches(
+    batches = epoch_batches(
         training.rows,
         seed=training.seed,
         epoch=position.epoch,
@@ -223,7 +223,7 @@ def _run_epoch(training: _Training) -> float:
         negative_share=parameters.negative_share,
     )
     training.net.train()
-    for batch in islice(drawn, position.step, None):
+    for batch in islice(batches, position.step, None):
         _step(training, batch)
         position.step += 1
         rows_done += len(batch.matrix)
@@ -289,11 +289,13 @@ def _step(training: _Training, batch: Batch) -> None:
     optimiser.step()
 
 
-def _finish_epoch(training: _Training, sampled: Blocks, validation: Blocks, rate: float) -> None:
+def _finish_epoch(
+    training: _Training, sampled_blocks: Blocks, validation: Blocks, rate: float
+) -> None:
     """Compute the losses at the end of an epoch, and keep the best weights."""
     net, position, device = training.net, training.position, training.device
     net.eval()
-    losses_by_part = {"train": log_losses(net, sampled, device)}
+    losses_by_part = {"train": log_losses(net, sampled_blocks, device)}
     if sum(validation.sizes):
         losses_by_part["validation"] = log_losses(net, validation, device)
     for name, losses in losses_by_part.items():

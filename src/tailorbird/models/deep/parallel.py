@@ -42,7 +42,7 @@ from tailorbird.models.deep.rows import Blocks, PartRows, write_blocks
 POLL_S = 0.05
 # time within which the members of a killed run notice it, even while they load torch
 EXIT_TIMEOUT_S = 30.0
-LOCK, JOB, ROWS, WATCHED, BEGIN, PROGRESS = (
+LOCK, JOB, ROWS, VALIDATION_ROWS, BEGIN, PROGRESS = (
     "run.lock",
     "job.json",
     "rows",
@@ -156,7 +156,7 @@ def _write_job(
     validation: Blocks,
     initial_weights: Mapping[str, npt.NDArray] | None,
 ) -> None:
-    for name, part in ((ROWS, rows), (WATCHED, validation)):
+    for name, part in ((ROWS, rows), (VALIDATION_ROWS, validation)):
         shutil.rmtree(folder / name, ignore_errors=True)
         write_blocks(folder / name, part)
     for name in ("meeting", PROGRESS, BEGIN):
@@ -167,7 +167,7 @@ def _write_job(
 
 
 def _start_processes(folder: Path, processes: int, lock: int) -> list[subprocess.Popen[bytes]]:
-    started = []
+    processes_started = []
     for rank in range(processes):
         command = [
             sys.executable,
@@ -178,10 +178,10 @@ def _start_processes(folder: Path, processes: int, lock: int) -> list[subprocess
             str(os.getpid()),
         ]
         with (folder / f"{rank}.log").open("wb") as log:
-            started.append(
+            processes_started.append(
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, pass_fds=(lock,))
             )
-    return started
+    return processes_started
 
 
 def _check_processes(shards: int, processes: int) -> None:
@@ -198,35 +198,39 @@ def _check_processes(shards: int, processes: int) -> None:
 
 
 def _wait_for_all(
-    started: list[subprocess.Popen[bytes]], folder: Path, progress: ProgressCallback | None
+    processes_started: list[subprocess.Popen[bytes]],
+    folder: Path,
+    progress: ProgressCallback | None,
 ) -> None:
     """Wait until all processes have ended; stop the others if one fails."""
     try:
-        while any(process.poll() is None for process in started):
-            if failed := [rank for rank, process in enumerate(started) if process.poll()]:
+        while any(process.poll() is None for process in processes_started):
+            if failed_ranks := [
+                rank for rank, process in enumerate(processes_started) if process.poll()
+            ]:
                 break
             if progress is not None and (folder / PROGRESS).exists():
                 done, total = map(int, (folder / PROGRESS).read_text().split())
                 progress(done, total)
             time.sleep(POLL_S)
-        failed = [rank for rank, process in enumerate(started) if process.poll()]
+        failed_ranks = [rank for rank, process in enumerate(processes_started) if process.poll()]
     finally:
-        for process in started:
+        for process in processes_started:
             if process.poll() is None:
                 process.kill()
             process.wait()
-    if failed:
-        log = folder / f"{failed[0]}.log"
+    if failed_ranks:
+        log = folder / f"{failed_ranks[0]}.log"
         last_line = (log.read_text(errors="replace").strip().splitlines() or ["no word"])[-1]
         raise TailorbirdError(
-            f"process {failed[0]} of the training ended: {last_line}",
+            f"process {failed_ranks[0]} of the training ended: {last_line}",
             where=str(log),
             fix="start it again: it goes on",
         )
 
 
 def _fit_job(job: Job, folder: Path, peers: Peers) -> DeepModel:
-    rows, validation = PartRows.open(folder / ROWS), PartRows.open(folder / WATCHED)
+    rows, validation = PartRows.open(folder / ROWS), PartRows.open(folder / VALIDATION_ROWS)
     report_progress = _progress_writer(folder / PROGRESS) if peers.rank == 0 else None
     run = Run(
         checkpoint=folder / "checkpoint",

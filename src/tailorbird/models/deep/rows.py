@@ -112,19 +112,19 @@ class Rows:
 
     def split_newest(self, share: float) -> tuple["Rows", "Rows"]:
         """Split off the newest `share` of the rows; requests stay together if lengths are given."""
-        boundary = round(len(self) * (1 - share))
+        row_boundary = round(len(self) * (1 - share))
         request_boundary = 0
         if self.lengths is not None:
             ends = np.cumsum(self.lengths)
-            request_boundary = int(np.searchsorted(ends, boundary, side="right"))
-            boundary = int(ends[request_boundary - 1]) if request_boundary else 0
-        if not 0 < boundary < len(self):
+            request_boundary = int(np.searchsorted(ends, row_boundary, side="right"))
+            row_boundary = int(ends[request_boundary - 1]) if request_boundary else 0
+        if not 0 < row_boundary < len(self):
             raise UsageError(
                 f"{len(self)} rows cannot be cut into two parts",
                 fix="give validation rows, or more rows",
             )
-        return self._slice(slice(None, boundary), slice(None, request_boundary)), self._slice(
-            slice(boundary, None), slice(request_boundary, None)
+        return self._slice(slice(None, row_boundary), slice(None, request_boundary)), self._slice(
+            slice(row_boundary, None), slice(request_boundary, None)
         )
 
     def _slice(self, rows: slice, requests: slice) -> "Rows":

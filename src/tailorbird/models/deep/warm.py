@@ -109,12 +109,14 @@ def series_name(
 
 def clear_series(folder: Path, *, keep: int = SERIES_MAX) -> None:
     """Keep the most recently trained series of a folder, and remove states outside any."""
-    newest = {
+    newest_by_folder = {
         entry: max((path.stem for path in entry.glob("*.npz")), default="")
         for entry in folder.iterdir()
         if entry.is_dir()
     }
-    for old in sorted(newest, key=lambda entry: (newest[entry], entry.name))[:-keep]:
+    for old in sorted(newest_by_folder, key=lambda entry: (newest_by_folder[entry], entry.name))[
+        :-keep
+    ]:
         shutil.rmtree(old)
     for path in folder.glob("*.npz"):
         path.unlink()
@@ -236,8 +238,8 @@ def _remap_rows(table: npt.NDArray, old: Keys, now: Keys, size: int, name: str) 
 
     Rows are missing, unknown, ids, and buckets that ids share, which stay as they are.
     """
-    shared = len(table) - RESERVED - len(old)
-    if shared != size - RESERVED - len(now):
+    hashed_rows = len(table) - RESERVED - len(old)
+    if hashed_rows != size - RESERVED - len(now):
         raise UsageError(
             f"{name} has other buckets than at the last training", fix="train without --incremental"
         )
@@ -246,7 +248,11 @@ def _remap_rows(table: npt.NDArray, old: Keys, now: Keys, size: int, name: str) 
     is_retained = old[order][position] == now if len(old) else np.zeros(len(now), bool)
     rows = np.where(is_retained, RESERVED + (order[position] if len(old) else 0), UNKNOWN)
     return np.concatenate(
-        [table[:RESERVED], table[rows], table[len(table) - shared :] if shared else table[:0]]
+        [
+            table[:RESERVED],
+            table[rows],
+            table[len(table) - hashed_rows :] if hashed_rows else table[:0],
+        ]
     )
 
 

@@ -123,15 +123,15 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
         is_above, at_edge = scores > threshold, scores == threshold
         tie_slots = n_listed - is_above.sum(axis=1, keepdims=True)
         is_listed = is_above | (at_edge & (np.cumsum(at_edge, axis=1) <= tie_slots))
-        listed = np.nonzero(is_listed)[1].reshape(len(contexts), n_listed)
+        listed_items = np.nonzero(is_listed)[1].reshape(len(contexts), n_listed)
     else:
-        listed = np.broadcast_to(np.arange(width), scores.shape)
-    value = np.take_along_axis(scores, listed, axis=1)
+        listed_items = np.broadcast_to(np.arange(width), scores.shape)
+    value = np.take_along_axis(scores, listed_items, axis=1)
     order = np.argsort(
         -value, axis=1, kind="stable"
-    )  # stable: `listed` ascends, so equal scores stay in order of code
+    )  # stable: `listed_items` ascends, so equal scores stay in order of code
     value = np.take_along_axis(value, order, axis=1)
-    item[:, :n_listed] = np.where(value > 0, np.take_along_axis(listed, order, axis=1), -1)
+    item[:, :n_listed] = np.where(value > 0, np.take_along_axis(listed_items, order, axis=1), -1)
     score[:, :n_listed] = np.where(value > 0, value, 0)
     return TopItems(item, score)
 

@@ -51,7 +51,7 @@ def judge_shadow(
             shown items alone take so long: all candidates take longer.
     """
     scored = failed = not_finite = 0
-    agreements = []
+    correlations = []
     for values, shadow, scores in zip(
         *(responses[name].to_pylist() for name in COLUMNS[:3]), strict=True
     ):
@@ -65,8 +65,8 @@ def judge_shadow(
         if not np.isfinite(shadow_scores).all():
             not_finite += 1
         elif values and len(values) == len(scores) > 1:
-            agreements.append(_rank_correlation(np.array(values), shadow_scores))
-    agreement = float(np.nanmean(agreements)) if agreements else float("nan")
+            correlations.append(_rank_correlation(np.array(values), shadow_scores))
+    agreement = float(np.nanmean(correlations)) if correlations else float("nan")
     shadow_ms, champion_ms, latency_ms = _times(responses, version)
     counts = (scored, failed, not_finite, agreement, shadow_ms, champion_ms)
     if not_finite:
@@ -86,11 +86,13 @@ def judge_shadow(
         return ShadowVerdict("end", reason, *counts)
     text = "" if np.isnan(agreement) else f", rank correlation with the champion {agreement:+.2f}"
     if not np.isnan(champion_ms):
-        times = f"{shadow_ms:.2f} ms for the items of an answer, the champion {champion_ms:.2f} ms"
+        times_text = (
+            f"{shadow_ms:.2f} ms for the items of an answer, the champion {champion_ms:.2f} ms"
+        )
         if shadow_ms - champion_ms > (latency - 1.0) * latency_ms:
-            reason = f"it takes {times}; an answer takes {latency_ms:.2f} ms"
+            reason = f"it takes {times_text}; an answer takes {latency_ms:.2f} ms"
             return ShadowVerdict("end", reason, *counts)
-        text += f", {times}"
+        text += f", {times_text}"
     return ShadowVerdict("pass", f"{scored:,} answers scored, {failed:,} failed{text}", *counts)
 
 

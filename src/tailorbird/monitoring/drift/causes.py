@@ -126,14 +126,14 @@ class _Facts:
         if (is_large := totals >= COUNT_MIN).any():
             shares = blocks[is_large] / totals[is_large, None]
             return before, shares[np.abs(shares - before).sum(axis=1).argmax()]
-        during = hours.sum(axis=0)
-        return before, during / max(during.sum(), 1.0)
+        share_during = hours.sum(axis=0)
+        return before, share_during / max(share_during.sum(), 1.0)
 
     def largest(self, signal: Signal) -> tuple[str, float, float]:
         """Return the bin whose share moved most, with its share before and during."""
-        before, during = self.shares(signal)
-        index = int(np.argmax(np.abs(during - before)))
-        return signal.bins[index], float(before[index]), float(during[index])
+        before, share_during = self.shares(signal)
+        index = int(np.argmax(np.abs(share_during - before)))
+        return signal.bins[index], float(before[index]), float(share_during[index])
 
     def traffic(self, name: str) -> tuple[float, float]:
         """Return the lowest and highest number of a signal in some hours of the episode.
@@ -205,12 +205,12 @@ def name_cause_of_fall(
 
 def _distance(signal: Signal, start: int) -> float:
     """Return how far the hours from `start` on are from the same hours of the days before."""
-    before, during = _sum_same_hours(signal.counts, start)
+    before, share_during = _sum_same_hours(signal.counts, start)
     if signal.kind == TRAFFIC:
-        return float(TRAFFIC_SCALE * abs(np.log((during.sum() + 1.0) / (before.sum() + 1.0))))
-    if not (before.sum() and during.sum()):
+        return float(TRAFFIC_SCALE * abs(np.log((share_during.sum() + 1.0) / (before.sum() + 1.0))))
+    if not (before.sum() and share_during.sum()):
         return 0.0
-    return float(distances(during[None], before[None], is_category=signal.is_category)[0])
+    return float(distances(share_during[None], before[None], is_category=signal.is_category)[0])
 
 
 def _sum_same_hours(counts: Floats, start: int) -> tuple[Floats, Floats]:
@@ -237,17 +237,17 @@ def _outage(facts: _Facts) -> Cause | None:
 
 def _lost_field(facts: _Facts) -> Cause | None:
     for signal in facts.of_kind("field"):
-        before, during = facts.shares(signal)
-        if during[0] - before[0] > facts.shift:
-            evidence = f"{signal.name} is missing in {during[0]:.0%}, {before[0]:.0%} before"
+        before, share_during = facts.shares(signal)
+        if share_during[0] - before[0] > facts.shift:
+            evidence = f"{signal.name} is missing in {share_during[0]:.0%}, {before[0]:.0%} before"
             return Cause("tracker lost a field", evidence)
     return None
 
 
 def _bots(facts: _Facts) -> Cause | None:
     for signal in facts.of_kind("agent"):
-        name, before, during = facts.largest(signal)
-        share = (before, during) if name == "bot" else (1.0 - before, 1.0 - during)
+        name, before, share_during = facts.largest(signal)
+        share = (before, share_during) if name == "bot" else (1.0 - before, 1.0 - share_during)
         if share[1] - share[0] > SHIFT / 2:
             evidence = f"crawlers make {share[1]:.0%} of the events, {share[0]:.0%} before"
             return Cause("bots", evidence)
@@ -256,21 +256,23 @@ def _bots(facts: _Facts) -> Cause | None:
 
 def _slow_store(facts: _Facts) -> Cause | None:
     for signal in facts.of_kind("degraded"):
-        before, during = facts.shares(signal)
-        change = during - before
+        before, share_during = facts.shares(signal)
+        change = share_during - before
         names = [
             (float(change[index]), name)
             for index, name in enumerate(signal.bins)
             if name not in ("nothing", "missing")
         ]
-        rise, name = max(names, default=(0.0, ""))
-        if rise > SHIFT / 2:
+        largest_rise, name = max(names, default=(0.0, ""))
+        if largest_rise > SHIFT / 2:
             kind = "stale source" if name in ("candidates", "retrieval") else "slow store"
-            return Cause(kind, f"{rise:.0%} more answers lack {name}")
+            return Cause(kind, f"{largest_rise:.0%} more answers lack {name}")
     for signal in facts.of_kind("latency"):
-        before, during = (_p95_ms(signal, shares) for shares in facts.shares(signal))
-        if during > before:
-            evidence = f"95% of the answers take up to {during:,.1f} ms, {before:,.1f} ms before"
+        before, share_during = (_p95_ms(signal, shares) for shares in facts.shares(signal))
+        if share_during > before:
+            evidence = (
+                f"95% of the answers take up to {share_during:,.1f} ms, {before:,.1f} ms before"
+            )
             return Cause("slow store", evidence)
     return None
 
@@ -296,11 +298,14 @@ def _model_change(facts: _Facts) -> Cause | None:
 
 def _stale_source(facts: _Facts) -> Cause | None:
     for signal in facts.of_kind("source"):
-        before, during = facts.shares(signal)
-        index = int(np.argmax(before - during))
-        if before[index] - during[index] > facts.shift and during[index] < before[index] / 4:
+        before, share_during = facts.shares(signal)
+        index = int(np.argmax(before - share_during))
+        if (
+            before[index] - share_during[index] > facts.shift
+            and share_during[index] < before[index] / 4
+        ):
             evidence = (
-                f"{signal.bins[index]} gives {during[index]:.0%} of the candidates, "
+                f"{signal.bins[index]} gives {share_during[index]:.0%} of the candidates, "
                 f"{before[index]:.0%} before"
             )
             return Cause("stale source", evidence)
@@ -316,9 +321,9 @@ def _catalogue(facts: _Facts) -> Cause | None:
 
 def _device(facts: _Facts) -> Cause | None:
     for signal in (*facts.of_kind("event_device"), *facts.of_kind("device")):
-        name, before, during = facts.largest(signal)
-        if abs(during - before) > facts.shift:
-            evidence = f"device {name} has {during:.0%} of the traffic, {before:.0%} before"
+        name, before, share_during = facts.largest(signal)
+        if abs(share_during - before) > facts.shift:
+            evidence = f"device {name} has {share_during:.0%} of the traffic, {before:.0%} before"
             return Cause("new app version or device", evidence)
     return None
 
@@ -351,12 +356,12 @@ def _taste(facts: _Facts) -> Cause | None:
     if not labels or others:
         return None
     clicks, start, stop = labels[0], facts.episode.start, facts.episode.stop
-    before, during = (
+    before, share_during = (
         part[:, clicks.bins.index(CLICKED)].sum() / max(part.sum(), 1.0)
         for part in (clicks.counts[:start], clicks.counts[start:stop])
     )
     evidence = (
-        f"{during:.1%} of the seen items are clicked, {before:.1%} before; visitors, devices, "
+        f"{share_during:.1%} of the seen items are clicked, {before:.1%} before; visitors, devices, "
         "fields, sources and models are as usual"
     )
     return Cause(TASTE, evidence)

@@ -116,10 +116,10 @@ def find_episodes(
     if not signals or history < OUTAGE_DAYS_MIN * 24:
         return []
     outages = _find_outages(signals, history)
-    found: list[Episode] = []
+    found_episodes: list[Episode] = []
     for scale in SCALES[:1] if is_young else SCALES:
-        found += _find(signals, history, scale, false_alarms / len(SCALES), outages)
-    return sorted([*merge_episodes(found), *outages], key=lambda episode: episode.start)
+        found_episodes += _find(signals, history, scale, false_alarms / len(SCALES), outages)
+    return sorted([*merge_episodes(found_episodes), *outages], key=lambda episode: episode.start)
 
 
 def _find_outages(signals: Sequence[Signal], history: int) -> list[Episode]:
@@ -173,15 +173,15 @@ def block_sums(rows: Floats, hours: int) -> Floats:
 
 def merge_episodes(episodes: list[Episode]) -> list[Episode]:
     """Join episodes that overlap, as an hour and its day do."""
-    merged: list[Episode] = []
+    merged_episodes: list[Episode] = []
     for each in sorted(episodes, key=lambda episode: episode.start):
-        if merged and each.start <= merged[-1].stop:
-            last = merged.pop()
-            strongest: dict[str, Moved] = {}
+        if merged_episodes and each.start <= merged_episodes[-1].stop:
+            last = merged_episodes.pop()
+            strongest_by_name: dict[str, Moved] = {}
             for moved in sorted((*last.moved, *each.moved), key=lambda one: one.strength):
-                strongest[moved.name] = moved
-            ordered = tuple(sorted(strongest.values(), key=lambda one: -one.strength))
-            merged.append(
+                strongest_by_name[moved.name] = moved
+            ordered = tuple(sorted(strongest_by_name.values(), key=lambda one: -one.strength))
+            merged_episodes.append(
                 Episode(
                     last.start,
                     max(last.stop, each.stop),
@@ -192,8 +192,8 @@ def merge_episodes(episodes: list[Episode]) -> list[Episode]:
                 )
             )
         else:
-            merged.append(each)
-    return merged
+            merged_episodes.append(each)
+    return merged_episodes
 
 
 def _find(
@@ -230,12 +230,12 @@ def episodes_above(
         scale: hours in a window.
     """
     windows = distance.shape[1]
-    relevant = np.where(distance >= SMALLEST_EFFECT, strength, 0.0)
-    highest = relevant.max(axis=0)
+    relevant_strength = np.where(distance >= SMALLEST_EFFECT, strength, 0.0)
+    highest = relevant_strength.max(axis=0)
     episodes = []
     for first, last in _runs(highest[past:] > threshold):
         part = slice(past + first, past + last + 1)
-        own = relevant[:, part].max(axis=1)
+        own = relevant_strength[:, part].max(axis=1)
         moved = tuple(
             Moved(
                 signals[index].name,
@@ -309,20 +309,20 @@ def measure_windows(
             distance = distances(counts, reference, is_category=signal.is_category)
         is_counted = (counts.sum(axis=1) >= EVENTS_MIN) & (reference.sum(axis=1) > 0)
     distance = np.where(is_counted, distance, 0.0)
-    squared = distance[:past] ** 2
+    squared_distance = distance[:past] ** 2
     design = np.column_stack([np.ones(past), 1.0 / requests[:past]])
     keep = is_counted[:past]
     if keep.sum() < COMPARED_MIN:
         return distance, np.zeros(len(counts))
     # Robust against drift in the history: the largest values are taken out before the second fit.
-    scale = np.full(len(counts), max(float(squared[keep].mean()), 1e-12))
+    scale = np.full(len(counts), max(float(squared_distance[keep].mean()), 1e-12))
     for _ in range(2):
-        fitted = np.linalg.lstsq(design[keep], squared[keep], rcond=None)[0]
+        fitted = np.linalg.lstsq(design[keep], squared_distance[keep], rcond=None)[0]
         a, b = max(float(fitted[0]), 0.0), max(float(fitted[1]), 0.0)
         if a + b <= 0:
             break
         scale = np.maximum(a + b / requests, 1e-12)
-        ratio = squared / scale[:past]
+        ratio = squared_distance / scale[:past]
         if (ratio > 0).any():
             keep = is_counted[:past] & (ratio < 5.0 * np.median(ratio[ratio > 0]))
     return distance, distance**2 / scale

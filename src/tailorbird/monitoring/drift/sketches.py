@@ -75,14 +75,14 @@ class SketchStore:
     def refresh(self, since: int, now: int) -> int:
         """Compute the finished hours that are missing, or got events since; return their number."""
         arrivals = Arrivals(self._lake)
-        due = [
+        due_hours = [
             hour
             for hour in range(since // HOUR * HOUR, now - HOUR - SETTLE_US, HOUR)
             if (notes := self._files.notes(hour)) is None
             or arrivals.has_later(hour, hour + HOUR, notes.get(POSITION, 0))
         ]
         by_day: dict[int, list[int]] = {}
-        for hour in due:
+        for hour in due_hours:
             by_day.setdefault(hour // DAY, []).append(hour)
         has_responses = self._lake.exists("answers")
         for hours in by_day.values():
@@ -95,7 +95,7 @@ class SketchStore:
                     tables += self._response_tables(_within(responses, hour))
                 notes = {POSITION: arrivals.position}
                 self._files.write(hour, pa.concat_tables(tables), notes)
-        return len(due)
+        return len(due_hours)
 
     def read(self, since: int, until: int) -> tuple[list[Signal], int]:
         """Return the signals of the hours in [since, until), and the first hour, microseconds.
@@ -185,12 +185,12 @@ def _read(
     tables: Mapping[int, pa.Table], training: pa.Table, until: int
 ) -> tuple[list[tuple[Signal, Floats]], int]:
     """Return each signal with its histogram in the training, and the first hour."""
-    used = {hour: table for hour, table in tables.items() if table.num_rows}
-    if not used:
+    tables_by_hour = {hour: table for hour, table in tables.items() if table.num_rows}
+    if not tables_by_hour:
         return [], until
-    first = min(used)
+    first = min(tables_by_hour)
     count = (max(tables) - first) // HOUR + 1
-    parts = [_with_hour(table, (hour - first) // HOUR) for hour, table in used.items()]
+    parts = [_with_hour(table, (hour - first) // HOUR) for hour, table in tables_by_hour.items()]
     # The training is one more hour, so that it has the same bins.
     learned = training.append_column("slot", pa.nulls(training.num_rows, pa.string()))
     parts.append(_with_hour(learned, count))
@@ -237,30 +237,32 @@ def _number(name: str, kind: str, values: npt.NDArray[np.floating]) -> list[Row]
 
 
 def _category(name: str, kind: str, column: pa.ChunkedArray) -> list[Row]:
-    counted = pc.value_counts(column)
+    value_counts = pc.value_counts(column)
     return [
         (name, kind, True, value or MISSING, float(count))
         for value, count in zip(
-            counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True
+            value_counts.field("values").to_pylist(),
+            value_counts.field("counts").to_pylist(),
+            strict=True,
         )
     ]
 
 
 def sketch_events(events: pa.Table) -> list[Row]:
     """Return what was reported: types, clicks, missing fields by type, bots, and their number."""
-    reported = events.filter(pc.is_in(events["type"], pa.array(_REPORTED)))
+    reported_events = events.filter(pc.is_in(events["type"], pa.array(_REPORTED)))
     rows: list[Row] = []
-    if reported.num_rows:
-        rows.append(("events", TRAFFIC, False, "all", float(reported.num_rows)))
-        rows += _category("event types", "event_types", reported["type"])
-        rows += _category("agent", "agent", pc.fill_null(reported["agent"], "person"))
-        rows += _category("event device", "event_device", reported["device"])
-        rows += _clicks(reported)
+    if reported_events.num_rows:
+        rows.append(("events", TRAFFIC, False, "all", float(reported_events.num_rows)))
+        rows += _category("event types", "event_types", reported_events["type"])
+        rows += _category("agent", "agent", pc.fill_null(reported_events["agent"], "person"))
+        rows += _category("event device", "event_device", reported_events["device"])
+        rows += _clicks(reported_events)
     items = pc.sum(pc.equal(events["type"], "item")).as_py() or 0
     if items:
         rows.append(("item profiles", TRAFFIC, False, "all", float(items)))
-    for type_ in pc.unique(reported["type"]).to_pylist():
-        slot_responses = reported.filter(pc.equal(reported["type"], type_))
+    for type_ in pc.unique(reported_events["type"]).to_pylist():
+        slot_responses = reported_events.filter(pc.equal(reported_events["type"], type_))
         for field in FIELDS:
             missing = slot_responses[field].null_count
             name, known_count = f"{type_}.{field}", slot_responses.num_rows - missing
@@ -270,9 +272,11 @@ def sketch_events(events: pa.Table) -> list[Row]:
     return rows
 
 
-def _clicks(reported: pa.Table) -> list[Row]:
+def _clicks(reported_events: pa.Table) -> list[Row]:
     """Return items that people clicked on, and saw only."""
-    people = reported.filter(pc.fill_null(pc.not_equal(reported["agent"], "bot"), True))
+    people = reported_events.filter(
+        pc.fill_null(pc.not_equal(reported_events["agent"], "bot"), True)
+    )
     lists = people["items"].filter(pc.equal(people["type"], "impression"))
     if not len(lists):
         return []

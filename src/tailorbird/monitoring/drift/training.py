@@ -61,10 +61,10 @@ def compare_with_training(
         false_alarms: episodes a month that chance alone may cause, over all signals.
     """
     pairs = [(signal, training) for signal, training in pairs if training.sum() > 0]
-    judged = [index for index, (signal, _) in enumerate(pairs) if signal.kind != LISTED_ONLY]
-    if not judged or history < DAYS_MIN * DAY_HOURS:
+    judged_rows = [index for index, (signal, _) in enumerate(pairs) if signal.kind != LISTED_ONLY]
+    if not judged_rows or history < DAYS_MIN * DAY_HOURS:
         return [], {}
-    days, past = len(pairs[0][0].counts) // DAY_HOURS, history // DAY_HOURS
+    days, history_days = len(pairs[0][0].counts) // DAY_HOURS, history // DAY_HOURS
     # After the days come two windows: all compared days, and the time of the training.
     slots = np.zeros(days + 2, np.int64)
     distance, strength = np.zeros((2, len(pairs), days + 2))
@@ -73,27 +73,31 @@ def compare_with_training(
         counts = np.concatenate(
             [
                 hours.reshape(days, DAY_HOURS, -1).sum(axis=1),
-                hours[past * DAY_HOURS :].sum(axis=0, keepdims=True),
+                hours[history_days * DAY_HOURS :].sum(axis=0, keepdims=True),
                 signal.counts[trained].sum(axis=0, keepdims=True),
             ]
         )
-        distance[index], strength[index] = measure_windows(counts, slots, past, signal, training)
+        distance[index], strength[index] = measure_windows(
+            counts, slots, history_days, signal, training
+        )
     threshold = find_threshold(
-        strength[judged, :past].max(axis=0, initial=0.0), false_alarms, past * DAY_HOURS
+        strength[judged_rows, :history_days].max(axis=0, initial=0.0),
+        false_alarms,
+        history_days * DAY_HOURS,
     )
     is_skew = (distance[:, -1] >= SMALLEST_EFFECT) & (strength[:, -1] > threshold)
     shifts = {
         signal.name: Shift(
-            _known(signal, slice(past * DAY_HOURS, None), distance[index, -2]),
+            _known(signal, slice(history_days * DAY_HOURS, None), distance[index, -2]),
             _known(signal, trained, distance[index, -1]),
             bool(is_skew[index]),
         )
         for index, (signal, _) in enumerate(pairs)
     }
-    signals = [pairs[index][0] for index in judged]
-    part = np.ix_(judged, range(days))
+    signals = [pairs[index][0] for index in judged_rows]
+    part = np.ix_(judged_rows, range(days))
     episodes = episodes_above(
-        threshold, signals, distance[part], strength[part], past, DAY_HOURS, TRAINING
+        threshold, signals, distance[part], strength[part], history_days, DAY_HOURS, TRAINING
     )
     return episodes, shifts
 

@@ -277,22 +277,25 @@ def _followed(
         for value in (IMPRESSION, CLICK, PURCHASE)
     }
     size = pc.fill_null(pc.list_value_length(responses["items"]), 0).to_numpy()
-    bought = row[kind == PURCHASE]
-    price = outcomes.table["price"].fill_null(0.0).to_numpy()[bought]
-    quantity = outcomes.table["quantity"].fill_null(1.0).to_numpy()[bought]
-    age = micros(outcomes.table["ts"])[bought] - micros(responses["ts"])[response[kind == PURCHASE]]
+    purchase_rows = row[kind == PURCHASE]
+    price = outcomes.table["price"].fill_null(0.0).to_numpy()[purchase_rows]
+    quantity = outcomes.table["quantity"].fill_null(1.0).to_numpy()[purchase_rows]
+    age = (
+        micros(outcomes.table["ts"])[purchase_rows]
+        - micros(responses["ts"])[response[kind == PURCHASE]]
+    )
     first = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first, response[kind == PURCHASE], age)
     converted = by_kind[PURCHASE] > 0
     clicked = by_kind[CLICK] > 0
-    searched = _as_floats(pc.is_valid(responses["answer_query"]))
+    is_search = _as_floats(pc.is_valid(responses["answer_query"]))
     return {
         "seen": by_kind[IMPRESSION]
         if rule.denominator == "impression"
         else size.astype(np.float64),
         "clicks": by_kind[CLICK],
         "clicked_requests": clicked.astype(np.float64),
-        "clicked_searches": searched * clicked,
+        "clicked_searches": is_search * clicked,
         "conversions": converted.astype(np.float64),
         "revenue": np.bincount(
             response[kind == PURCHASE], price * quantity, minlength=count
@@ -303,13 +306,13 @@ def _followed(
 
 def _dwell(events: pa.Table, responses: pa.Table) -> dict[str, Floats]:
     """Return the time that people spent on items of each response, and how often it is known."""
-    looked = events.filter(
+    dwell_views = events.filter(
         pc.and_(pc.is_valid(events["dwell_ms"]), pc.is_valid(events["request_id"]))
     )
-    response = pc.index_in(looked["request_id"], value_set=responses["request_id"])
+    response = pc.index_in(dwell_views["request_id"], value_set=responses["request_id"])
     is_own = pc.is_valid(response)
     rows = response.filter(is_own).to_numpy().astype(np.int64)
-    seconds = looked["dwell_ms"].filter(is_own).to_numpy() / 1_000
+    seconds = dwell_views["dwell_ms"].filter(is_own).to_numpy() / 1_000
     count = responses.num_rows
     return {
         "dwell_s": np.bincount(rows, seconds, count).astype(np.float64),
@@ -326,12 +329,12 @@ def _scored(outcomes: Outcomes, row_of: Ints, logged: pa.Table) -> Scored:
         for items, values in zip(lists, probabilities, strict=True)
     ]
     kind, response = outcomes.kind[outcomes.row], row_of[outcomes.response]
-    chosen = np.flatnonzero(((kind == CLICK) | (kind == IMPRESSION)) & (response >= 0))
+    pair_rows = np.flatnonzero(((kind == CLICK) | (kind == IMPRESSION)) & (response >= 0))
     clicked: dict[tuple[int, int], bool] = {}
     for row, item, is_click in zip(
-        response[chosen].tolist(),
-        outcomes.item[chosen].tolist(),
-        (kind[chosen] == CLICK).tolist(),
+        response[pair_rows].tolist(),
+        outcomes.item[pair_rows].tolist(),
+        (kind[pair_rows] == CLICK).tolist(),
         strict=True,
     ):
         index = position[row].get(outcomes.items[item])

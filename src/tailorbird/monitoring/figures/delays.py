@@ -79,17 +79,17 @@ def estimate_delays(counts: Floats, ages: Floats) -> Delays:
     order = np.argsort(-ages, kind="stable")
     ages = ages[order]
     weight = np.exp2(-(ages - ages.min(initial=0.0)) / HALF_LIFE)[:, None] if len(ages) else 1.0
-    weighted = counts[order] * weight
+    weighted_counts = counts[order] * weight
     # Row i is the total of the i oldest cells, so that a bucket reads those that are old enough.
-    oldest = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted, axis=0)])
-    squares = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted * weight, axis=0)])
+    oldest = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted_counts, axis=0)])
+    squares = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted_counts * weight, axis=0)])
     old_enough = np.searchsorted(-ages, -EDGES[1:], side="right")
     buckets = np.arange(BUCKETS)
     events = oldest[old_enough, buckets]
     at_risk = np.cumsum(oldest, axis=1)[old_enough, buckets]
     # As many conversions of equal weight would have the same error (Kish).
     at_risk_squares = np.cumsum(squares, axis=1)[old_enough, buckets]
-    effective = np.divide(
+    effective_counts = np.divide(
         at_risk**2, at_risk_squares, out=np.zeros(BUCKETS), where=at_risk_squares > 0
     )
     hazard = np.divide(events, at_risk, out=np.zeros(BUCKETS), where=at_risk > 0)
@@ -97,7 +97,7 @@ def estimate_delays(counts: Floats, ages: Floats) -> Delays:
     hazard = np.minimum(hazard, 1.0 - 1e-9)
     after = np.concatenate([np.cumsum(np.log1p(-hazard)[::-1])[::-1][1:], [0.0]])
     greenwood = np.divide(
-        hazard, effective * (1.0 - hazard), out=np.zeros(BUCKETS), where=effective > 0
+        hazard, effective_counts * (1.0 - hazard), out=np.zeros(BUCKETS), where=effective_counts > 0
     )
     spread = np.concatenate([np.cumsum(greenwood[::-1])[::-1][1:], [0.0]])
     share = np.exp(after)
@@ -124,14 +124,16 @@ def correct_conversions(
     own_variance = float((corrected * (1.0 / share[is_usable] - 1.0)).sum())
     total = float(corrected.sum())
     # The error of F is common to all cells, so it adds up before it is squared.
-    common = float((corrected * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum())
+    common_error = float(
+        (corrected * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum()
+    )
     ratio = 1.0
     if not is_usable.all() and requests[is_usable].sum() > 0:
         ratio = float(requests.sum() / requests[is_usable].sum())
     known = float(observed.sum())
     # The error grows with the final count, not with its estimate: a score interval, as Wilson's.
     shift = 0.5 * z**2 * own_variance / total if total > 0 else 0.0
-    error = np.sqrt(z**2 * (own_variance + common**2) + shift**2)
+    error = np.sqrt(z**2 * (own_variance + common_error**2) + shift**2)
     low, value, high = (
         max(entry * ratio, known) for entry in (total + shift - error, total, total + shift + error)
     )

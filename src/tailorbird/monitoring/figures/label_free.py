@@ -87,11 +87,11 @@ def expect_performance(codes: Ints, counts: Floats, predicted: float) -> Perform
         predicted: sum of the probabilities, which corrects those of the bins.
     """
     table = np.bincount(codes, counts, 2 * BINS).reshape(BINS, 2)
-    used = table.sum(axis=1) > 0
-    seen, clicked = table.sum(axis=1)[used], table[used, 1]
+    used_bins = table.sum(axis=1) > 0
+    seen, clicked = table.sum(axis=1)[used_bins], table[used_bins, 1]
     if not seen.sum():
         return UNKNOWN
-    middle = LOGIT_LOW + LOGIT_STEP * (np.flatnonzero(used) + 0.5)
+    middle = LOGIT_LOW + LOGIT_STEP * (np.flatnonzero(used_bins) + 0.5)
     probability = 1.0 / (1.0 + np.exp(-middle))
     expected = (seen * probability).sum()
     probability = np.minimum(probability * predicted / expected, 1.0)

@@ -53,11 +53,13 @@ class FigureStore:
         lower = max(since, now - HISTORY_DAYS * DAY)
         hours = self._hours_with_responses(lower, now)
         arrivals = Arrivals(self._lake)
-        due = [hour for hour in hours if self._is_due(hour, now, arrivals if with_late else None)]
-        for hour in due:
+        due_hours = [
+            hour for hour in hours if self._is_due(hour, now, arrivals if with_late else None)
+        ]
+        for hour in due_hours:
             cells = self._builder.build(hour, hour + HOUR, now)
             self._files.write(hour, cells, {COUNTED: now, POSITION: arrivals.position})
-        return len(due)
+        return len(due_hours)
 
     def read(self, since: int, until: int, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
         """Return the cells of the minutes in [since, until).
@@ -92,11 +94,11 @@ class FigureStore:
         notes = self._files.notes(hour)
         if notes is None:
             return True
-        counted_at, followed = notes.get(COUNTED, 0), hour + HOUR + self._builder.attribution
-        final_at = followed + SETTLE_US
+        counted_at, followed_until = notes.get(COUNTED, 0), hour + HOUR + self._builder.attribution
+        final_at = followed_until + SETTLE_US
         is_final = counted_at >= final_at
         if arrivals is not None:
-            until = followed if is_final else hour + HOUR
+            until = followed_until if is_final else hour + HOUR
             if arrivals.has_later(hour, until, notes.get(POSITION, 0)):
                 return True
         if is_final:

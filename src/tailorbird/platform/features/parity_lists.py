@@ -43,14 +43,14 @@ def compare_logged_lists(
     is_erased = [ERASED_EXEMPTION in (names or ()) for names in rows["degraded"].to_pylist()]
     rows = rows.filter(pa.array([not erased for erased in is_erased]))
     main_sequences = _main_sequences(project, set(rows["schema_hash"].to_pylist()))
-    recent = []
+    recent_events = []
     for schema, packed in zip(
         rows["schema_hash"].to_pylist(), rows["sequences"].to_pylist(), strict=True
     ):
         logged = unpack_sequences(packed)
         of_features = logged.get(main_sequences.get(schema, ""), ([], [], []))
         items, _, times, *_ = logged.get(CANDIDATES_READ, of_features)
-        recent.append((np.array(items, np.uint64), np.array(times, np.int64)))
+        recent_events.append((np.array(items, np.uint64), np.array(times, np.int64)))
     names = {name for names in rows["candidate_lists"].to_pylist() for name in names or ()}
     contract = slots_contract(project, sorted(name for name in names if is_source(name)))
     events = lake.table("events", COLUMNS).sort_by("p")
@@ -59,7 +59,7 @@ def compare_logged_lists(
         contract,
         events,
         rows,
-        recent,
+        recent_events,
         complete_until=known_position,
         progress=partial(progress, "logged lists"),
     )

@@ -81,14 +81,12 @@ def read_churn_figures(project: Project, clock: Clock, name: str, since: int = 0
     """
     project.churn_model(name)
     record, now = refresh_churn(project, clock, name), clock.now()
-    known = [week for week in record.weeks if week.known_at <= now]
-    weeks = [week for week in known if since <= week.week]
+    known_weeks = [week for week in record.weeks if week.known_at <= now]
+    weeks = [week for week in known_weeks if since <= week.week]
     if not weeks:
-        if known:
-            days = max(DEFAULT_DAYS, -(-(now - known[-1].week) // DAY))
-            problem = (
-                f"no week in this time, the newest with a known outcome: {_day(known[-1].week)}"
-            )
+        if known_weeks:
+            days = max(DEFAULT_DAYS, -(-(now - known_weeks[-1].week) // DAY))
+            problem = f"no week in this time, the newest with a known outcome: {_day(known_weeks[-1].week)}"
             fix = f"try --since {days}d"
         else:
             problem, fix = _why_empty(project, clock, name, record)
@@ -128,7 +126,7 @@ def refresh_churn(project: Project, clock: Clock, name: str) -> ChurnRecord:
         if not (due.days or due.weeks):
             return record
         bundles = _load_bundles(project, clock, name, audit, [*due.days, *due.weeks])
-        past = PastScores(
+        past_scores = PastScores(
             bundles,
             project.churn[name],
             lake=project.paths.lake,
@@ -136,7 +134,7 @@ def refresh_churn(project: Project, clock: Clock, name: str) -> ChurnRecord:
             lateness_us=project.plan.lateness_us,
         )
         horizon = horizon_us(project, project.churn[name])
-        record = _complete(record, due, past, audit, horizon)
+        record = _complete(record, due, past_scores, audit, horizon)
         store_record(folder, name, record)
     return record
 
@@ -161,10 +159,10 @@ def describe_churn(project: Project, clock: Clock) -> list[str]:
         if weeks := record.of_version(champion):
             figures = weeks[-1].describe()
         else:
-            changed = last_change(registry.audit())
-            known_at = _first_week(changed) + horizon_us(project, churn)
+            last_changed_at = last_change(registry.audit())
+            known_at = _first_week(last_changed_at) + horizon_us(project, churn)
             figures = f"outcomes are known from {_day(known_at)}"
-            if record.weeks_until >= _first_week(changed):
+            if record.weeks_until >= _first_week(last_changed_at):
                 figures = "no figures: too few people whose outcome is known"
             elif clock.now() >= known_at:
                 figures = "no figures: no outcome is known yet"
@@ -282,17 +280,23 @@ def _load_bundles(
 
 
 def _complete(
-    record: ChurnRecord, due: _Due, past: "PastScores", audit: Sequence[AuditEntry], horizon: int
+    record: ChurnRecord,
+    due: _Due,
+    past_scores: "PastScores",
+    audit: Sequence[AuditEntry],
+    horizon: int,
 ) -> ChurnRecord:
     """Return the record with what is due; what no version can be asked about stays empty."""
     days = list(record.days)
     for day in due.days:
         version = champions_at(audit, day)[0]
         counts = [0] * BINS
-        if past.can_score(version) and len(person := past.people(version, day, DAY_PEOPLE)):
-            counts = count_scores(past.probabilities(version, day, person))
+        if past_scores.can_score(version) and len(
+            person := past_scores.people(version, day, DAY_PEOPLE)
+        ):
+            counts = count_scores(past_scores.probabilities(version, day, person))
         days.append(ChurnDay(day, version, counts))
-    measured = [_measure(past, audit, week, horizon) for week in due.weeks]
+    measured = [_measure(past_scores, audit, week, horizon) for week in due.weeks]
     weeks = [*record.weeks, *(week for week in measured if week is not None)]
     return ChurnRecord(
         sorted(days, key=lambda each: each.day)[-HISTORY_DAYS:],
@@ -302,15 +306,19 @@ def _complete(
 
 
 def _measure(
-    past: "PastScores", audit: Sequence[AuditEntry], week: int, horizon: int
+    past_scores: "PastScores", audit: Sequence[AuditEntry], week: int, horizon: int
 ) -> ChurnWeek | None:
     version, previous = champions_at(audit, week)
-    if not past.can_score(version):
+    if not past_scores.can_score(version):
         return None
-    person = past.people(version, week, WEEK_PEOPLE)
+    person = past_scores.people(version, week, WEEK_PEOPLE)
     if not len(person):
         return None
-    scores = past.probabilities(version, week, person)
-    before = past.probabilities(previous, week, person) if past.can_score(previous) else None
-    gone = past.has_gone(week, person)
+    scores = past_scores.probabilities(version, week, person)
+    before = (
+        past_scores.probabilities(previous, week, person)
+        if past_scores.can_score(previous)
+        else None
+    )
+    gone = past_scores.has_gone(week, person)
     return measure_week(week, week + horizon, version, scores, gone, previous, before)

@@ -102,7 +102,7 @@ def _compare_versions(
 
     reports: dict[str, ScoreReport] = {}
     damaged: list[str] = []
-    stored = {info.version for info in registry.versions()}
+    stored_versions = {info.version for info in registry.versions()}
     served_versions = set().union(
         *(batch.column(0).unique().to_pylist() for batch in lake.batches("answers", ("model",)))
     )
@@ -111,7 +111,7 @@ def _compare_versions(
         if lake.exists("items")
         else TABLES["items"].schema.empty_table()
     )
-    for name in sorted(stored & served_versions):
+    for name in sorted(stored_versions & served_versions):
         if version not in ("", name):
             continue
         try:

@@ -114,7 +114,7 @@ def _watches(slot: Slot, champion: str) -> list[RetrainCriteria]:
         RetrainCriteria(slot.name, champion, period=DAY, fall=LEVEL_FALL, measure=measure)
         for measure in ("conversion", "calibration")
     ]
-    return [replace(each, false_alarm=FALSE_ALARM / len(watches)) for each in watches]
+    return [replace(watch, false_alarm=FALSE_ALARM / len(watches)) for watch in watches]
 
 
 def model_arm(slot: Slot) -> str:
@@ -149,8 +149,8 @@ def _judge_outcomes(
         return decide_from_steps(steps(start, reference_to), steps(reference_to, until), criteria)
     watched = steps(start, until)
     decisions = [
-        decide_from_steps(promised_steps(each), each, criteria)
-        for each in (watched, mirror_steps(watched))
+        decide_from_steps(promised_steps(watch), watch, criteria)
+        for watch in (watched, mirror_steps(watched))
     ]
     return next((one for one in decisions if one.since is not None), decisions[0])
 
@@ -186,11 +186,11 @@ def read_decisions(project: Project, clock: Clock, slot: str = "") -> list[SlotD
     """Return what the trainer would decide about each slot, or one; changes nothing."""
     slots = [project.slot(slot)] if slot else list(project.slots.values())
     decisions = []
-    for each in slots:
+    for declaration in slots:
         verdict = LevelVerdict("hold", "no figure fell by more than chance allows")
-        if (found := look_for_fall(project, clock, each)) is not None:
-            verdict = decide_on(project, clock, each, found)
-        decisions.append(SlotDecision(each.name, verdict.action, verdict.reason))
+        if (found := look_for_fall(project, clock, declaration)) is not None:
+            verdict = decide_on(project, clock, declaration, found)
+        decisions.append(SlotDecision(declaration.name, verdict.action, verdict.reason))
     return decisions
 
 

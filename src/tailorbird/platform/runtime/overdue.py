@@ -78,11 +78,17 @@ def note_overdue(project: Project, clock: Clock, slot: str, since: int, error: E
     elif type(error).__name__ not in why:
         why = f"{type(error).__name__}: {why}"
     newest = _newest_of(project, clock, slot)
-    earlier = entries.get(slot)
-    is_known = earlier is not None and earlier.newest == newest
-    entry = Overdue(slot, earlier.since if earlier and is_known else since, now, newest, why, fix)
+    earlier_entry = entries.get(slot)
+    is_known = earlier_entry is not None and earlier_entry.newest == newest
+    entry = Overdue(
+        slot, earlier_entry.since if earlier_entry and is_known else since, now, newest, why, fix
+    )
     # Counts in a reason change at each attempt; they make no other cause.
-    if not earlier or not is_known or _NUMBER.sub("#", earlier.why) != _NUMBER.sub("#", why):
+    if (
+        not earlier_entry
+        or not is_known
+        or _NUMBER.sub("#", earlier_entry.why) != _NUMBER.sub("#", why)
+    ):
         log.warning("%s%s", entry.describe(), f"; {fix}" if fix else "")
     _write(project, {**entries, slot: entry})
 

@@ -78,13 +78,13 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
     policy, now = project.settings.registry, clock.now()
     if not policy.days:
         return PruneResult(dry_run, [], {})
-    before = now - policy.days * DAY
+    remove_before = now - policy.days * DAY
     removed, retained = [], {}
     folders = {"": project.paths.registry}
     folders |= {f"{name} ": project.paths.churn(name) for name in project.churn}
     for prefix, folder in folders.items():
         registry = Registry(folder, clock=clock)
-        for version, reason in _old_versions(project, registry, policy.keep, before).items():
+        for version, reason in _old_versions(project, registry, policy.keep, remove_before).items():
             if reason:
                 retained[prefix + version] = reason
                 continue
@@ -110,17 +110,21 @@ def prune_safely(project: Project, clock: Clock) -> None:
         log.error("old versions could not be removed: %s", error)
 
 
-def _old_versions(project: Project, registry: Registry, keep: int, before: int) -> dict[str, str]:
+def _old_versions(
+    project: Project, registry: Registry, keep: int, remove_before: int
+) -> dict[str, str]:
     """Return versions beyond the newest that were not used since, and what refers to them or ""."""
     old = registry.versions()[:-keep]
     used_at = {info.version: info.created_at for info in old}
     for entry in registry.audit():
         if entry.version in used_at:
             used_at[entry.version] = max(used_at[entry.version], entry.at)
-    if not any(used < before for used in used_at.values()):
+    if not any(used < remove_before for used in used_at.values()):
         return {}
     references = _find_references(project, registry, used_at)
-    return {name: references.get(name, "") for name, used in used_at.items() if used < before}
+    return {
+        name: references.get(name, "") for name, used in used_at.items() if used < remove_before
+    }
 
 
 def _find_references(
@@ -144,12 +148,12 @@ def _find_references(
     }
 
 
-def _prune_checkpoints(folder: Path, before: float, dry_run: bool) -> list[RemovedFile]:
+def _prune_checkpoints(folder: Path, remove_before: float, dry_run: bool) -> list[RemovedFile]:
     """Remove unfinished trainings and logs by epoch that nothing wrote to since."""
     removed = []
     for parent in (folder / UNFINISHED_FOLDER, folder / "logs"):
         for run in sorted(parent.iterdir()) if parent.is_dir() else []:
-            if _written_at(run) >= before:
+            if _written_at(run) >= remove_before:
                 continue
             removed.append(
                 RemovedFile("checkpoint", f"{parent.name}/{run.name}", _folder_size(run))
@@ -159,14 +163,14 @@ def _prune_checkpoints(folder: Path, before: float, dry_run: bool) -> list[Remov
     return removed
 
 
-def _prune_states(project: Project, before: float, dry_run: bool) -> list[RemovedFile]:
+def _prune_states(project: Project, remove_before: float, dry_run: bool) -> list[RemovedFile]:
     """Remove states that no served version and no applied declaration needs, and nothing writes."""
     state = project.paths.state
     folders = state_folders(state)
-    young = {schema for schema in folders if _written_at(state / schema) >= before}
-    if not set(folders) - young:
+    recent_schemas = {schema for schema in folders if _written_at(state / schema) >= remove_before}
+    if not set(folders) - recent_schemas:
         return []
-    retained = {features.schema_hash for features in active_schemas(project)} | young
+    retained = {features.schema_hash for features in active_schemas(project)} | recent_schemas
     if dry_run:
         return [
             RemovedFile("state", schema, _folder_size(state / schema))

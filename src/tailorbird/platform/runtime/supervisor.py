@@ -74,7 +74,7 @@ class Role:
     restarts: int = 0
     hung: int = 0  # Restarts because it made no progress.
     recent: list[Restart] = field(default_factory=list)  # Within `RECENT_S`.
-    hang: str = ""  # Why it was killed.
+    hang_reason: str = ""  # Why it was killed.
     since_s: float = 0.0
     watch: ProgressWatch | None = None
     last_words: str = ""
@@ -224,8 +224,8 @@ class Supervisor:
         while True:
             for role in self.roles:
                 if role.watch is not None and role.pid and role.watch.is_hung():
-                    role.hang = role.watch.describe()
-                    self._report(role.name, f"{role.hang}; it is killed")
+                    role.hang_reason = role.watch.describe()
+                    self._report(role.name, f"{role.hang_reason}; it is killed")
                     role.hung += 1
                     role.watch = None  # A large process takes a while to die; it hung once.
                     with suppress(ProcessLookupError):
@@ -263,17 +263,18 @@ class Supervisor:
             return
         if desired is None:
             return
-        unchanged = [
+        unchanged_roles = [
             role for role in self.roles if any(role.is_same_as(other) for other in desired)
         ]
-        for role in reversed([role for role in self.roles if role not in unchanged]):
+        for role in reversed([role for role in self.roles if role not in unchanged_roles]):
             role.is_retired = True
             await self._end_role(role)
         self.roles = [
-            next((role for role in unchanged if role.is_same_as(other)), other) for other in desired
+            next((role for role in unchanged_roles if role.is_same_as(other)), other)
+            for other in desired
         ]
         for role in self.roles:
-            if role not in unchanged:
+            if role not in unchanged_roles:
                 self._start(role)
 
     async def _supervise(self, role: Role) -> None:
@@ -294,10 +295,10 @@ class Supervisor:
                 self.stop()
                 return
             wait_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(wait_s * 2, BACKOFF_MAX_S)
-            wait_s, storm = _count_restart(role, status, wait_s)
+            wait_s, storm_note = _count_restart(role, status, wait_s)
             self._report(
                 role.name,
-                f"ended with {_describe(status)}; starting it again in {wait_s:.2g} s{storm}",
+                f"ended with {_describe(status)}; starting it again in {wait_s:.2g} s{storm_note}",
             )
             await self._sleep(wait_s)
 
@@ -309,10 +310,10 @@ class Supervisor:
             HEARTBEAT_VARIABLE: str(write_end),
             "PYTHONUNBUFFERED": "1",
         }
-        passed = [write_end]
+        passed_descriptors = [write_end]
         if role.listener is not None:
             environment[LISTENER_VARIABLE] = str(role.listener.fileno())
-            passed.append(role.listener.fileno())
+            passed_descriptors.append(role.listener.fileno())
         role.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -325,7 +326,7 @@ class Supervisor:
             stderr=asyncio.subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            pass_fds=passed,
+            pass_fds=passed_descriptors,
         )
         os.close(write_end)
         watch = role.watch = ProgressWatch(
@@ -375,8 +376,8 @@ class Supervisor:
 
 def _count_restart(role: Role, status: int, wait_s: float) -> tuple[float, str]:
     """Return a longer wait for a role that ends again and again, and what it said last."""
-    restart = Restart(time.time(), role.hang or f"ended with {_describe(status)}")
-    role.restarts, role.hang = role.restarts + 1, ""
+    restart = Restart(time.time(), role.hang_reason or f"ended with {_describe(status)}")
+    role.restarts, role.hang_reason = role.restarts + 1, ""
     role.recent = [each for each in role.recent if restart.at_s - each.at_s < RECENT_S] + [restart]
     deaths = sum(restart.at_s - each.at_s < STORM_S for each in role.recent)
     if deaths < STORM_DEATHS:

@@ -203,10 +203,10 @@ def _seconds_to_check(project: Project, clock: Clock) -> float:
 
 
 def _newest_trained(registry: Registry, slot: str) -> VersionInfo | None:
-    trained = [
+    trained_versions = [
         info for info in versions_of(registry, slot) if "recalibrated" not in info.metrics["about"]
     ]
-    return max(trained, key=lambda info: info.created_at, default=None)
+    return max(trained_versions, key=lambda info: info.created_at, default=None)
 
 
 def _level_of(error: TailorbirdError) -> int:
@@ -218,8 +218,8 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
 
     Returns None if there is nothing to do.
     """
-    every = project.settings.train.every
-    if not every:
+    check_interval = project.settings.train.every
+    if not check_interval:
         end_overdue(project, slot.name)
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
@@ -229,7 +229,7 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         if lake.exists("events"):
             note_overdue(project, clock, slot.name, now, _no_first_model(slot.name))
         return None
-    due_at = next_run(every, newest.created_at)
+    due_at = next_run(check_interval, newest.created_at)
     if now < due_at:
         end_overdue(project, slot.name)
         return None
@@ -242,7 +242,7 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         "slot %s: %s is from before the last time of train.every, %s",
         slot.name,
         newest.version,
-        every,
+        check_interval,
     )
     return _train(project, clock, slot.name, due_at=due_at)
 
@@ -258,17 +258,23 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
 
     Returns None if nothing was trained.
     """
-    found = look_for_fall(project, clock, slot)
-    if found is None:
+    found_fall = look_for_fall(project, clock, slot)
+    if found_fall is None:
         return None
-    registry, now, fall = Registry(project.paths.registry, clock=clock), clock.now(), found.fall
-    record_fall(project, clock, fall.decision, reference_from=found.start)
-    if not has_enough_traffic(slot.name, found.times, fall.since, found.champion.tried_at, now):
+    registry, now, fall = (
+        Registry(project.paths.registry, clock=clock),
+        clock.now(),
+        found_fall.fall,
+    )
+    record_fall(project, clock, fall.decision, reference_from=found_fall.start)
+    if not has_enough_traffic(
+        slot.name, found_fall.times, fall.since, found_fall.champion.tried_at, now
+    ):
         return None
     if _is_other_awaited(project, registry, slot.name, now):
         return None
-    verdict = decide_on(project, clock, slot, found)
-    champion = found.champion.version
+    verdict = decide_on(project, clock, slot, found_fall)
+    champion = found_fall.champion.version
     registry.record(verdict.action, champion, by=ACTOR, why=verdict.reason)
     log.warning("slot %s: %s %s: %s", slot.name, verdict.action, champion, verdict.reason)
     if verdict.action == "recalibrate":

@@ -46,20 +46,26 @@ def choose_kind(audit: Sequence[AuditEntry], slot: str) -> tuple[str, str]:
     kinds = [details["kind"] for details in trainings]
     if not kinds:
         return SCRATCH, "it is the first"
-    other = INCREMENTAL if kinds[-1] == SCRATCH else SCRATCH
-    measured = [details for details in trainings if "gain" in details]
-    counts = Counter(details["kind"] for details in measured)
+    other_kind = INCREMENTAL if kinds[-1] == SCRATCH else SCRATCH
+    measured_trainings = [details for details in trainings if "gain" in details]
+    counts = Counter(details["kind"] for details in measured_trainings)
     if min(counts[SCRATCH], counts[INCREMENTAL]) < MEASURED_MIN:
-        return other, "both are measured in turn"
-    if len(kinds) >= SAME_KIND_MAX and other not in kinds[-SAME_KIND_MAX:]:
-        return other, f"the last {SAME_KIND_MAX} were {kinds[-1]}"
-    costs = {kind: _cost(measured, kind) for kind in (SCRATCH, INCREMENTAL)}
-    cheaper, dearer = sorted(costs, key=lambda kind: costs[kind].seconds)
-    behind = costs[dearer].gain - costs[cheaper].gain
-    listed = f"{cheaper} takes {costs[cheaper]}; {dearer} {costs[dearer]} in the gate's metric"
-    if behind > Z * math.hypot(costs[cheaper].error, costs[dearer].error):
-        return dearer, f"{listed}, so {cheaper} is cheaper, but behind beyond chance"
-    return cheaper, f"{listed}, so {cheaper} is cheaper, and not behind beyond chance"
+        return other_kind, "both are measured in turn"
+    if len(kinds) >= SAME_KIND_MAX and other_kind not in kinds[-SAME_KIND_MAX:]:
+        return other_kind, f"the last {SAME_KIND_MAX} were {kinds[-1]}"
+    costs = {kind: _cost(measured_trainings, kind) for kind in (SCRATCH, INCREMENTAL)}
+    cheaper_kind, dearer_kind = sorted(costs, key=lambda kind: costs[kind].seconds)
+    behind = costs[dearer_kind].gain - costs[cheaper_kind].gain
+    cost_summary = f"{cheaper_kind} takes {costs[cheaper_kind]}; {dearer_kind} {costs[dearer_kind]} in the gate's metric"
+    if behind > Z * math.hypot(costs[cheaper_kind].error, costs[dearer_kind].error):
+        return (
+            dearer_kind,
+            f"{cost_summary}, so {cheaper_kind} is cheaper, but behind beyond chance",
+        )
+    return (
+        cheaper_kind,
+        f"{cost_summary}, so {cheaper_kind} is cheaper, and not behind beyond chance",
+    )
 
 
 def record_training(registry: Registry, slot: str, report: TrainReport, why: str, by: str) -> None:
@@ -73,15 +79,15 @@ def record_training(registry: Registry, slot: str, report: TrainReport, why: str
         "seconds": f"{seconds:.2f}",
         "accepted": "yes" if report.decision.promote else "no",
     }
-    compared = "no model was champion"
+    comparison_text = "no model was champion"
     if gain is not None and gain.has_bounds:
         bounds = {"gain": gain.value, "low": gain.low, "high": gain.high}
         details |= {name: f"{value:.6f}" for name, value in bounds.items()}
-        compared = f"{gain.signed} over {report.incumbent}"
+        comparison_text = f"{gain.signed} over {report.incumbent}"
     elif report.incumbent:
-        compared = f"not compared with {report.incumbent}"
+        comparison_text = f"not compared with {report.incumbent}"
     verdict = "accepted" if report.decision.promote else "refused"
-    text = f"{kind} in {seconds:.0f} s, {verdict} by the gate, {compared}; {why}"
+    text = f"{kind} in {seconds:.0f} s, {verdict} by the gate, {comparison_text}; {why}"
     if reason := report.not_incremental:
         details["not_incremental"] = reason
         text = f"{text}, but {INCREMENTAL} was impossible: {reason}"

@@ -160,22 +160,22 @@ def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -
     def height(u: Floats, b: Floats) -> Floats:
         return -a * np.logaddexp(0, -u) - b * np.logaddexp(0, u)
 
-    top = np.log(a) - np.log(b)
-    highest, ends = height(top, b), []
+    mode = np.log(a) - np.log(b)
+    mode_height, ends = height(mode, b), []
     for limit in (
-        top - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(top),
-        top + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(top),
+        mode - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(mode),
+        mode + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(mode),
     ):
-        inside, outside = top, limit
+        inside, outside = mode, limit
         for _ in range(60):
             middle = (inside + outside) / 2
-            is_inside = height(middle, b) > highest - _LOG_DENSITY_RANGE
+            is_inside = height(middle, b) > mode_height - _LOG_DENSITY_RANGE
             inside, outside = (
                 np.where(is_inside, middle, inside),
                 np.where(is_inside, outside, middle),
             )
         ends.append(outside[:, None])
-    steps, (low, high), start = np.linspace(0, 1, POINTS), ends, np.clip(top[:, None], *ends)
+    steps, (low, high), start = np.linspace(0, 1, POINTS), ends, np.clip(mode[:, None], *ends)
     middle = np.clip(_LOG_ODDS_RANGE * (2 * steps - 1), low, high)
     u = np.sort(
         np.concatenate(
@@ -183,16 +183,16 @@ def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -
         ),
         axis=1,
     )
-    weight = np.exp(height(u, b[:, None]) - highest[:, None])
+    weight = np.exp(height(u, b[:, None]) - mode_height[:, None])
     p = np.exp(-np.logaddexp(0, -u))
     shape, rate = shape[:, None], p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        bought = np.where(
+        expected_purchases = np.where(
             p > _PROBABILITY_MIN,
             -np.expm1(-shape * np.log1p(rate)) / p,
             shape * (span / scale)[:, None],
         )
-    value = weight * bought
+    value = weight * expected_purchases
     width = np.diff(u, axis=1)
     return ((value[:, 1:] + value[:, :-1]) * width).sum(axis=1) / (
         (weight[:, 1:] + weight[:, :-1]) * width

@@ -201,15 +201,15 @@ class ChurnBundle:
             return self._shapley(forests, matrices[0])
         n, width, background_size = len(matrices[0]), len(self.encoder.names), len(self.background)
         churn_probability, _ = self._churn_probability(matrices)
-        changed = []
+        perturbed_matrices = []
         for matrix in matrices:
-            wide = np.repeat(matrix, width * background_size, axis=0).reshape(
+            repeated_rows = np.repeat(matrix, width * background_size, axis=0).reshape(
                 n, width, background_size, width
             )
             for column in range(width):
-                wide[:, column, :, column] = self.background[:, column]
-            changed.append(np.ascontiguousarray(wide.reshape(-1, width)))
-        perturbed, _ = self._churn_probability(changed)
+                repeated_rows[:, column, :, column] = self.background[:, column]
+            perturbed_matrices.append(np.ascontiguousarray(repeated_rows.reshape(-1, width)))
+        perturbed, _ = self._churn_probability(perturbed_matrices)
         return log_odds(churn_probability)[:, None] - log_odds(perturbed).reshape(
             n, width, background_size
         ).mean(axis=2)

@@ -89,24 +89,24 @@ def churn_columns(churn: Churn, features: FeatureSet) -> Columns:
         if not name or name in columns.numeric:
             continue
         if name in churn.leave_out:
-            wrong, fix = (
+            problem, fix = (
                 f"{role}={name!r} is among what it leaves out",
                 "name another column, or take it out of leave_out",
             )
         elif name in {column.name for column in features.columns}:
-            wrong = f"{role}={name!r} is no numeric column about the user alone"
+            problem = f"{role}={name!r} is no numeric column about the user alone"
             fix = (
                 f"name another, or add to features.py: {_declaration(churn, role, f'user_{name}')}"
             )
         else:
-            wrong = f"{role}={name!r} is no column of features.py"
+            problem = f"{role}={name!r} is no column of features.py"
             fix = suggest_name(
                 name,
                 columns.numeric,
                 f"add to features.py: {_declaration(churn, role, name)}",
                 cutoff=_NAME_SIMILARITY_MIN,
             )
-        raise DeclarationError(f"churn {churn.name}: {wrong}", where="churn.py", fix=fix)
+        raise DeclarationError(f"churn {churn.name}: {problem}", where="churn.py", fix=fix)
     return columns
 
 

@@ -105,9 +105,14 @@ def _odds(
     last, now = np.log(alpha + np.minimum(recency, age))[:, None], np.log(alpha + age)[:, None]
     fallen = -np.expm1(-shape * (now - last))
     times = last - np.log1p(-STEPS * fallen) / shape
-    left = np.exp(times) - alpha + beta
+    leaving_rate = np.exp(times) - alpha + beta
     with np.errstate(over="ignore"):
-        inner = (
-            np.exp(s * (np.log(beta + age)[:, None] - np.log(left)) + times - np.log(left)) @ SHARES
+        integral = (
+            np.exp(
+                s * (np.log(beta + age)[:, None] - np.log(leaving_rate))
+                + times
+                - np.log(leaving_rate)
+            )
+            @ SHARES
         )
-        return s * inner * np.expm1(shape * (now - last))[:, 0] / shape[:, 0]
+        return s * integral * np.expm1(shape * (now - last))[:, 0] / shape[:, 0]

@@ -45,7 +45,7 @@ def churn_reasons(
         bundle.encoder.encode_people(*rows[0]),
         bundle.score(rows).churn_probability,
     )
-    without = 1 / (
+    without_column = 1 / (
         1 + np.exp(effects - log_odds(churn_probability)[:, None])
     )  # P(churn) without the column's effect
     names, codes, seconds = (
@@ -58,7 +58,7 @@ def churn_reasons(
     }  # single coordinates of a vector have no meaning
     reasons_by_user = []
     for row, values, counterfactuals, chance in zip(
-        effects, matrix, without, churn_probability, strict=True
+        effects, matrix, without_column, churn_probability, strict=True
     ):
         strongest = [
             column
@@ -103,10 +103,12 @@ def format_column_value(value: float, *, is_duration: bool, digits: int = 0) -> 
     return f"{number} {name}{'s' if name == 'day' else ''}"
 
 
-def _describe_change(without: float, chance: float) -> str:
+def _describe_change(without_column: float, chance: float) -> str:
     """Describe the change of the churn probability with as many digits as it takes to see it."""
     for digits in range(DIGITS_MAX + 1):
-        old, new = (f"{p:.{digits}%}" for p in (without, chance))
-        if old != new and not {old, new} & {f"{p:.{digits}%}" for p in (0.0, 1.0)}:
+        old_text, new_text = (f"{p:.{digits}%}" for p in (without_column, chance))
+        if old_text != new_text and not {old_text, new_text} & {
+            f"{p:.{digits}%}" for p in (0.0, 1.0)
+        }:
             break
-    return f"{'raises' if chance > without else 'lowers'} the chance of leaving from {old} to {new}"
+    return f"{'raises' if chance > without_column else 'lowers'} the chance of leaving from {old_text} to {new_text}"

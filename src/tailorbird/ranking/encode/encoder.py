@@ -281,10 +281,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             columns |= no_columns(vector_names, item_keys.size)
         missing_column = np.full(item_keys.size, np.nan, np.float32)
         columns |= {name: missing_column if live is None else live[name] for name in live_names}
-        shown_position = np.ones(item_keys.size, np.float32) if position is None else position
-        matrix = self._fill_matrix(
-            numeric, categorical, columns, shown_position, target_encodings or {}
-        )
+        shown_at = np.ones(item_keys.size, np.float32) if position is None else position
+        matrix = self._fill_matrix(numeric, categorical, columns, shown_at, target_encodings or {})
         net_start = matrix.shape[1] - len(self._net_columns)
         if self.history:
             history = self.history.columns(

@@ -132,35 +132,37 @@ def _remove_mentions(
     rewrite: Callable[[str], str | None],
 ) -> int:
     rows = connection.execute(f"SELECT properties, {', '.join(key)} FROM {table}")
-    changed = [
+    changed_rows = [
         (new_text, *key_values)
         for text, *key_values in rows
         if (new_text := rewrite(text)) is not None
     ]
     where = " AND ".join(f"{name} = ?" for name in key)
-    connection.executemany(f"UPDATE {table} SET properties = ? WHERE {where}", changed)
-    return len(changed)
+    connection.executemany(f"UPDATE {table} SET properties = ? WHERE {where}", changed_rows)
+    return len(changed_rows)
 
 
 def _rename_profile_versions(connection: apsw.Connection, mentions: Mentions) -> int:
     """Rename profile versions, which are event ids, where they mention an erased person."""
     rows = connection.execute("SELECT DISTINCT version FROM profile").fetchall()
-    changed = [(new, old) for (old,) in rows if (new := mentions.renamed(old)) != old]
-    connection.executemany("UPDATE profile SET version = ? WHERE version = ?", changed)
-    return len(changed)
+    changed_rows = [(new, old) for (old,) in rows if (new := mentions.renamed(old)) != old]
+    connection.executemany("UPDATE profile SET version = ? WHERE version = ?", changed_rows)
+    return len(changed_rows)
 
 
 def _remove_response_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
         responses = _decode_responses(data)
-        rewritten = [_without_mentions(response, mentions) for response in responses]
-        if changed := sum(new != old for new, old in zip(rewritten, responses, strict=True)):
+        rewritten_responses = [_without_mentions(response, mentions) for response in responses]
+        if changed_count := sum(
+            new != old for new, old in zip(rewritten_responses, responses, strict=True)
+        ):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
-                (msgspec.msgpack.encode(rewritten), id_),
+                (msgspec.msgpack.encode(rewritten_responses), id_),
             )
-            count += changed
+            count += changed_count
     return count
 
 
@@ -178,10 +180,10 @@ def _fingerprint_entries(events: Collection[tuple[str, str, str]]) -> Entries:
         Event(
             id_,
             "",
-            user_id=subject_id if mark == "u" else None,
-            anonymous_id=subject_id if mark == "a" else None,
+            user_id=subject_id if subject_kind == "u" else None,
+            anonymous_id=subject_id if subject_kind == "a" else None,
         )
-        for mark, subject_id, id_ in events
+        for subject_kind, subject_id, id_ in events
     ]
     entries = np.zeros(len(subjects), ENTRY)
     if subjects:

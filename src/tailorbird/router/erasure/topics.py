@@ -74,12 +74,12 @@ class RoutedTopics:
                 if end > reader.start()
                 else [FIRST_P] * len(self.topics)
             )
-        followed = [
+        followed_ends = [
             topic.connection.execute("SELECT offset FROM followed").get or 0
             for topic in self.topics[1:]
         ]
         is_profile_pending = self.ends[0] > FIRST_P and any(
-            followed_end < self.ends[0] for followed_end in followed
+            followed_end < self.ends[0] for followed_end in followed_ends
         )
         if ordered_ends != self.ends or is_profile_pending:
             raise LagError(

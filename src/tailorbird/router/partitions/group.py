@@ -59,13 +59,13 @@ class GroupMember:
         self._stream, self._folder, self._plan, self._clock = stream, folder, plan, clock
         self.routers: dict[int, Router] = {}
         self._sequencer: SequencerThread | None = None
-        self._assigned: set[int] = set()
+        self._assigned_partitions: set[int] = set()
         self._warned_at = time.monotonic()
         self._retry_at: dict[int, float] = {}
-        self._backlogged: set[int] = set()
+        self._backlogged_partitions: set[int] = set()
         cluster, topic = stream.cluster, stream.share(0, folder).routed
         ensure_topic(topic)
-        conf = cluster.conf(
+        consumer_settings = cluster.conf(
             group_id=f"{cluster.prefix}.router",
             partition_assignment_strategy="cooperative-sticky",
             session_timeout_ms=int(session_s * 1000),
@@ -74,7 +74,7 @@ class GroupMember:
             enable_auto_commit=False,
             auto_offset_reset="latest",
         )
-        self._consumer: Any = cluster.client(Consumer, conf)
+        self._consumer: Any = cluster.client(Consumer, consumer_settings)
         self._consumer.subscribe(
             [topic.name],
             on_assign=self._on_assign,
@@ -87,12 +87,12 @@ class GroupMember:
             partition.offset = OFFSET_END
         consumer.incremental_assign(partitions)
         consumer.pause(partitions)
-        self._assigned |= {partition.partition for partition in partitions}
+        self._assigned_partitions |= {partition.partition for partition in partitions}
         log.info("got partitions %s", sorted(partition.partition for partition in partitions))
 
     def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
         for partition in partitions:
-            self._assigned.discard(partition.partition)
+            self._assigned_partitions.discard(partition.partition)
             self._stop_router(partition.partition)
         consumer.incremental_unassign(partitions)
         log.info("gave up partitions %s", sorted(partition.partition for partition in partitions))
@@ -100,18 +100,22 @@ class GroupMember:
     def step(self) -> bool:
         """Run a step of each assigned router and return whether any has more."""
         self._consumer.poll(0)
-        if not self._assigned:
+        if not self._assigned_partitions:
             self._warn_unassigned()
-        for number in sorted(self._assigned - self.routers.keys()):
+        for number in sorted(self._assigned_partitions - self.routers.keys()):
             self._start_router(number)
         if self._sequencer is not None and self._sequencer.error is not None:
             self._give_up(0, self._sequencer.error)
         has_backlog = False
         for number, router in list(self.routers.items()):
             try:
-                if number in self._backlogged or router.changed():
+                if number in self._backlogged_partitions or router.changed():
                     router_has_more = router.step(ROWS_MAX).has_more
-                    (self._backlogged.add if router_has_more else self._backlogged.discard)(number)
+                    (
+                        self._backlogged_partitions.add
+                        if router_has_more
+                        else self._backlogged_partitions.discard
+                    )(number)
                     has_backlog |= router_has_more
             except LockedError as error:
                 self._give_up(number, error)
@@ -146,7 +150,7 @@ class GroupMember:
                 suppression_list=self._suppression_list,
                 memory_bytes=memory,
             )
-            self._backlogged.add(number)
+            self._backlogged_partitions.add(number)
             if number == 0:
                 self._sequencer = SequencerThread(self._stream, self._folder, clock=self._clock)
         except LockedError as error:
@@ -170,7 +174,7 @@ class GroupMember:
         router = self.routers.pop(number, None)
         if router is not None:
             router.close()
-        self._backlogged.discard(number)
+        self._backlogged_partitions.discard(number)
 
     def close(self) -> None:
         """Leave the group, which reassigns the partitions at once."""

@@ -121,12 +121,12 @@ class Retention:
         for number, (address, end, snapshot) in enumerate(
             zip(self._parts, ends, snapshots, strict=True)
         ):
-            least = min(
+            first_retained = min(
                 end,
                 0 if snapshot is None else snapshot.position,
                 *(followed_positions if number == 0 else ()),
             )
-            count += _delete_records(address, least) if least > 1 else 0
+            count += _delete_records(address, first_retained) if first_retained > 1 else 0
         return count
 
     def _unnamed_ends(self, order_log: KafkaLog) -> list[int]:

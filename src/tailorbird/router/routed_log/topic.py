@@ -230,10 +230,10 @@ class RoutedTopic:
                 session.table_filter(lambda table: table != _POSITION_TABLE)
                 session.attach()
                 yield self.connection
-                patch = session.patchset()
+                patchset = session.patchset()
                 session.close()
-                if patch:
-                    self._topic.append([_pack(patch)])
+                if patchset:
+                    self._topic.append([_pack(patchset)])
                 faults.at("router.before_topic")
             is_sent = True
             faults.at("router.between_topic_and_index")
@@ -289,8 +289,8 @@ def _read_position(connection: apsw.Connection) -> tuple[int, int]:
     return position, connection.execute("SELECT offset FROM followed").get or 0
 
 
-def _pack(patch: bytes) -> Block:
-    return Block(INDEX, 1, pa.compress(patch, codec=_CODEC, asbytes=True), b"%d" % len(patch))
+def _pack(patchset: bytes) -> Block:
+    return Block(INDEX, 1, pa.compress(patchset, codec=_CODEC, asbytes=True), b"%d" % len(patchset))
 
 
 def _unpack(block: Block) -> bytes:

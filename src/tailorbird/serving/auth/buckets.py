@@ -44,18 +44,18 @@ class DistinctCounter:
     def add(self, texts: Iterable[str]) -> None:
         for text in texts:
             hashed = hash(text) & 0xFFFF_FFFF_FFFF_FFFF
-            register, remaining_bits = hashed & (_REGISTERS - 1), hashed >> _PRECISION
+            register_index, remaining_bits = hashed & (_REGISTERS - 1), hashed >> _PRECISION
             rank = 65 - _PRECISION - remaining_bits.bit_length()
-            old = self._ranks[register]
-            if rank > old:
-                self._ranks[register] = rank
-                self._sum += 2.0**-rank - 2.0**-old
-                self._empty -= old == 0
+            old_rank = self._ranks[register_index]
+            if rank > old_rank:
+                self._ranks[register_index] = rank
+                self._sum += 2.0**-rank - 2.0**-old_rank
+                self._empty -= old_rank == 0
 
     def estimate(self) -> float:
-        raw = _ALPHA * _REGISTERS * _REGISTERS / self._sum
+        raw_estimate = _ALPHA * _REGISTERS * _REGISTERS / self._sum
         return (
             _REGISTERS * math.log(_REGISTERS / self._empty)
-            if raw <= 2.5 * _REGISTERS and self._empty
-            else raw
+            if raw_estimate <= 2.5 * _REGISTERS and self._empty
+            else raw_estimate
         )

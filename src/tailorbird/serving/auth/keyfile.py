@@ -207,11 +207,11 @@ def revoke_key(file: Path, key_id: str) -> KeyRecord:
 
 def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
     """Raise UsageError for scopes or origins that no key may have."""
-    unknown = [scope for scope in scopes if scope not in SCOPES]
-    if unknown or not scopes:
+    unknown_scopes = [scope for scope in scopes if scope not in SCOPES]
+    if unknown_scopes or not scopes:
         raise UsageError(
             f"expected scopes among {', '.join(SCOPES)}, got "
-            f"{unknown[0][:40] if unknown else 'none'!r}",
+            f"{unknown_scopes[0][:40] if unknown_scopes else 'none'!r}",
             fix="--scope write",
         )
     for origin in origins:

@@ -89,9 +89,9 @@ class Limiter:
         self.server, self._monotonic = limits or ServerLimits(), monotonic
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str, str, float], Bucket] = {}
-        self._addresses: OrderedDict[str, Bucket] = OrderedDict()
+        self._address_buckets: OrderedDict[str, Bucket] = OrderedDict()
         self._clicks: OrderedDict[str, Bucket] = OrderedDict()
-        self._ids: dict[str, tuple[float, DistinctCounter]] = {}
+        self._id_counters: dict[str, tuple[float, DistinctCounter]] = {}
         self.limited: Counter[str] = Counter()
 
     def admit_request(self, caller: Caller, scope: str, address: str) -> None:
@@ -181,7 +181,9 @@ class Limiter:
         return buckets
 
     def _address_bucket(self, address: str, now: float) -> Bucket:
-        return _bucket_of(self._addresses, address, Bucket(self.server.address_events_per_s, now))
+        return _bucket_of(
+            self._address_buckets, address, Bucket(self.server.address_events_per_s, now)
+        )
 
     def _take_clicks(
         self, caller: Caller, accepted: EventColumns, address: str, now: float
@@ -212,10 +214,10 @@ class Limiter:
         ids_max = self._limit(caller.limits.ids_per_hour, self.server.ids_per_hour)
         if not ids_max or not caller.id:
             return
-        window_start, ids = self._ids.get(caller.id, (now, None))
+        window_start, ids = self._id_counters.get(caller.id, (now, None))
         if ids is None or now - window_start >= HOUR_S:
             window_start, ids = now, DistinctCounter()
-            self._ids[caller.id] = (window_start, ids)
+            self._id_counters[caller.id] = (window_start, ids)
         if ids.estimate() >= ids_max:
             self.limited["ids"] += 1
             raise LimitError(

@@ -25,12 +25,12 @@ class CheckedBody:
     """A body and its decisions.
 
     Attributes:
-        original, body: with the rows of erased people, and without them.
-        sender_decisions: decisions on `original`. No sender can find out who was erased.
+        sender_body, body: with the rows of erased people, and without them.
+        sender_decisions: decisions on `sender_body`. No sender can find out who was erased.
         decisions: decisions on `body`.
     """
 
-    original: bytes
+    sender_body: bytes
     body: bytes
     receipt: Receipt
     sender_decisions: list[Decision]
@@ -71,46 +71,46 @@ class BodyCheck:
             )
         receipt = Receipt(self._clock.now(), source, encoding, format_)
         remaining = self._suppression_list.filter_body(body, receipt)
-        checked = self._decide(body, remaining, receipt, admit)
+        checked_body = self._decide(body, remaining, receipt, admit)
         if (
             self._log_clock is not None
             and self._log_clock.behind
-            and self._is_present_time(checked, self._log_clock)
+            and self._is_present_time(checked_body, self._log_clock)
         ):
             self._log_clock.go_live()
             log.warning(
                 "the first event of today came in: this project goes by today's time from now on"
             )
-            return self.repeat_at(checked, self._clock.now())
-        return checked
+            return self.repeat_at(checked_body, self._clock.now())
+        return checked_body
 
-    def repeat_at(self, checked: CheckedBody, received_at: int) -> CheckedBody:
+    def repeat_at(self, checked_body: CheckedBody, received_at: int) -> CheckedBody:
         """Repeat the decisions on a body with another time of receipt."""
-        receipt = msgspec.structs.replace(checked.receipt, received_at=received_at)
-        return self._decide(checked.original, checked.body, receipt)
+        receipt = msgspec.structs.replace(checked_body.receipt, received_at=received_at)
+        return self._decide(checked_body.sender_body, checked_body.body, receipt)
 
     def _decide(
-        self, original: bytes, body: bytes, receipt: Receipt, admit: AdmissionCheck | None = None
+        self, sender_body: bytes, body: bytes, receipt: Receipt, admit: AdmissionCheck | None = None
     ) -> CheckedBody:
-        sender_decisions = _decide_rows(original, receipt, self._contract, admit)
+        sender_decisions = _decide_rows(sender_body, receipt, self._contract, admit)
         decisions = (
-            sender_decisions if body is original else _decide_rows(body, receipt, self._contract)
+            sender_decisions if body is sender_body else _decide_rows(body, receipt, self._contract)
         )
-        return CheckedBody(original, body, receipt, sender_decisions, decisions)
+        return CheckedBody(sender_body, body, receipt, sender_decisions, decisions)
 
-    def _is_present_time(self, checked: CheckedBody, log_clock: LogClock) -> bool:
+    def _is_present_time(self, checked_body: CheckedBody, log_clock: LogClock) -> bool:
         """Return whether events show that the project has left the past of an old log.
 
         That is the case if they come from a page of the site, or carry a time that is in the future
         of the old log's clock but not of today's.
         """
-        if checked.receipt.source.startswith("browser"):
+        if checked_body.receipt.source.startswith("browser"):
             return True
-        ahead = _count_future(checked.decisions)
-        if not ahead:
+        future_count = _count_future(checked_body.decisions)
+        if not future_count:
             return False
-        today = self.repeat_at(checked, log_clock.machine_now())
-        return _count_future(today.decisions) < ahead
+        today = self.repeat_at(checked_body, log_clock.machine_now())
+        return _count_future(today.decisions) < future_count
 
 
 def _count_future(decisions: Sequence[Decision]) -> int:
@@ -125,12 +125,12 @@ def _decide_rows(
 
     `admit` checks the accepted events, and raises if the body is not to be taken at all.
     """
-    checked = contract.check([(body, receipt)])
-    rows = len(checked) + len(checked.refused)
+    checked_body = contract.check([(body, receipt)])
+    rows = len(checked_body) + len(checked_body.refused)
     if admit is not None:
-        admit.check_events(checked.fields)
+        admit.check_events(checked_body.fields)
     decisions = [_ACCEPTED_DECISION] * rows
-    for _, refusal in checked.refused:
+    for _, refusal in checked_body.refused:
         decisions[refusal.row] = _refusal(refusal)
     return decisions
 

@@ -131,8 +131,8 @@ class EventCollector:
             DiskFullError: the disk is almost full.
             ClosedError: the log cannot be written. Nothing was acknowledged.
         """
-        decisions, done = self._enqueue(body, encoding, source, format_, admit)
-        done.result()
+        decisions, done_future = self._enqueue(body, encoding, source, format_, admit)
+        done_future.result()
         return decisions
 
     async def submit_async(
@@ -148,12 +148,12 @@ class EventCollector:
         blocks the loop.
         """
         if len(body) > CHECK_INLINE_BYTES:
-            decisions, done = await asyncio.to_thread(
+            decisions, done_future = await asyncio.to_thread(
                 self._enqueue, body, encoding, source, format_, admit
             )
         else:
-            decisions, done = self._enqueue(body, encoding, source, format_, admit)
-        await asyncio.wrap_future(done)
+            decisions, done_future = self._enqueue(body, encoding, source, format_, admit)
+        await asyncio.wrap_future(done_future)
         return decisions
 
     def record_response(self, event_body: bytes, record: ResponseRecord) -> bool:
@@ -184,7 +184,7 @@ class EventCollector:
         """
         offsets = (raw_before,) if isinstance(raw_before, int) else raw_before
         with self._queue.condition:
-            self._queue.prunes.append((offsets, responses_before))
+            self._queue.prune_requests.append((offsets, responses_before))
             self._queue.condition.notify_all()
 
     def figures(self) -> CollectorFigures:
@@ -200,19 +200,19 @@ class EventCollector:
                 responses_waiting=len(queue.records),
                 responses_dropped=queue.dropped_responses,
                 responses_lost=self._lost_responses,
-                responses_ahead=self._receipt_times.ahead,
-                clock_set_back=self._receipt_times.set_back,
+                responses_ahead=self._receipt_times.ahead_count,
+                clock_set_back=self._receipt_times.set_back_count,
                 set_aside=self._writer.set_aside,
                 queue_bytes=queue.size,
-                open=not queue.failure and not queue.closing,
+                open=not queue.failure and not queue.is_closing,
             )
 
     def close(self) -> None:
         """Write what waits, close the files and release their locks. Later bodies are refused."""
         with self._queue.condition:
-            if self._queue.closing:
+            if self._queue.is_closing:
                 return
-            self._queue.closing = True
+            self._queue.is_closing = True
             self._queue.condition.notify_all()
         self._writer.close()
         self._response_count.close()
@@ -242,8 +242,8 @@ class EventCollector:
     ) -> tuple[list[Decision], "Future[None]"]:
         self._queue.require_room(len(body))  # before the check, because shedding must be cheap
         checked = self._check.check(body, encoding, source, format_, admit)
-        done: Future[None] = Future()
-        done.set_running_or_notify_cancel()  # a cancelled caller cannot withdraw its events
+        done_future: Future[None] = Future()
+        done_future.set_running_or_notify_cancel()  # a cancelled caller cannot withdraw its events
         with self._queue.condition:
             received_at = self._receipt_times.next(checked.receipt.received_at)
             if received_at != checked.receipt.received_at:
@@ -252,5 +252,5 @@ class EventCollector:
                 checked = self._check.repeat_at(checked, received_at)
             receipt = _RECEIPT.encode(checked.receipt)
             block = Block("body", len(checked.decisions), checked.body, receipt)
-            self._queue.add_events(QueueEntry(block, checked.decisions, done))
-        return checked.sender_decisions, done
+            self._queue.add_events(QueueEntry(block, checked.decisions, done_future))
+        return checked.sender_decisions, done_future

@@ -49,7 +49,7 @@ class QueueEntry:
 
     block: Block
     decisions: Sequence[Decision]
-    done: "Future[None] | None"  # None: an answer, which nobody waits for
+    done_future: "Future[None] | None"  # None: an answer, which nobody waits for
 
 
 class CollectorQueue:
@@ -62,11 +62,11 @@ class CollectorQueue:
         oldest_record_at: monotonic time of the oldest waiting answer.
         size: bytes of the entries that are not acknowledged.
         events_waiting: the number of bodies of events in `entries`.
-        prunes: raw offsets and answer offset before which blocks are to be deleted.
+        prune_requests: raw offsets and answer offset before which blocks are to be deleted.
         accepted, refused: events that were acknowledged, and refused by code.
         dropped_responses: answers that were given up.
         failure: why the log cannot be written, "" if it can.
-        closing: whether the collector is closing.
+        is_closing: whether the collector is closing.
     """
 
     def __init__(self, bytes_max: int, reserve: DiskReserve) -> None:
@@ -76,11 +76,11 @@ class CollectorQueue:
         self.writable_records = 0
         self.oldest_record_at = 0.0
         self.size = self.events_waiting = 0
-        self.prunes: list[tuple[Sequence[int], int]] = []
+        self.prune_requests: list[tuple[Sequence[int], int]] = []
         self.accepted = self.dropped_responses = 0
         self.refused: Counter[str] = Counter()
         self.failure = ""
-        self.closing = False
+        self.is_closing = False
         self._bytes_max, self._reserve = bytes_max, reserve
 
     def has_room(self, size: int) -> bool:
@@ -89,7 +89,7 @@ class CollectorQueue:
 
     def is_open(self) -> bool:
         """Return whether the log takes writes and the disk has room."""
-        return not (self.failure or self.closing or self._reserve.is_low())
+        return not (self.failure or self.is_closing or self._reserve.is_low())
 
     def require_room(self, size: int) -> None:
         """Raise if a body of `size` bytes cannot be taken.
@@ -99,7 +99,7 @@ class CollectorQueue:
             DiskFullError: the disk is almost full.
             ClosedError: the log cannot be written.
         """
-        if self.closing:
+        if self.is_closing:
             raise ClosedError(
                 "the server is stopping", fix="send the events again, they will be taken once"
             )
@@ -147,7 +147,7 @@ class CollectorQueue:
         while self.entries and size < BATCH_BYTES_MAX:
             entry = self.entries.popleft()
             size += len(entry.block.payload)
-            self.events_waiting -= entry.done is not None
+            self.events_waiting -= entry.done_future is not None
             entries.append(entry)
         return entries
 
@@ -155,7 +155,7 @@ class CollectorQueue:
         """Count entries that are in the raw log, and make room for others."""
         for entry in entries:
             self.size -= len(entry.block.payload)
-            self.writable_records += entry.done is None
+            self.writable_records += entry.done_future is None
             refused = [decision.code for decision in entry.decisions if not decision.accepted]
             self.accepted += len(entry.decisions) - len(refused)
             self.refused.update(refused)

@@ -22,13 +22,13 @@ class ReceiptTimes:
 
     Attributes:
         newest: the time of the newest receipt.
-        set_back: how often the clock, and the times with it, was set back.
-        ahead: answers that read something further ahead of the clock than a client's clock may be.
+        set_back_count: how often the clock, and the times with it, was set back.
+        ahead_count: answers that read something further ahead of the clock than a client's clock may be.
     """
 
     def __init__(self, clock: Clock, skew_us: int) -> None:
         self._clock, self._skew_us = clock, skew_us
-        self.newest = self.set_back = self.ahead = 0
+        self.newest = self.set_back_count = self.ahead_count = 0
 
     def next(self, at: int | None = None) -> int:
         """Return the time of what is queued now: its arrival `at`, if the order and the clock still
@@ -36,7 +36,7 @@ class ReceiptTimes:
         """
         now = self._clock.now()
         if now < self.newest - BACKWARD_TOLERANCE:
-            self.set_back += 1
+            self.set_back_count += 1
             log.warning(
                 "the clock was set back by %s, and times of receipt with it; what came in "
                 "while it was ahead keeps times that are ahead",
@@ -52,8 +52,8 @@ class ReceiptTimes:
         ahead = t - self.newest
         if ahead <= self._skew_us:
             return
-        self.ahead += 1
-        if self.ahead == 1:
+        self.ahead_count += 1
+        if self.ahead_count == 1:
             text = (
                 "an answer is dated %s ahead of the clock, since events that it read of are; "
                 "so will be others until then"

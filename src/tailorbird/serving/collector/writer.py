@@ -73,15 +73,15 @@ class CollectorWriter:
         while True:
             with self._queue.condition:
                 self._wait()
-                closing = self._queue.closing
+                closing = self._queue.is_closing
                 entries = self._queue.next_batch()
-                prunes, self._queue.prunes = self._queue.prunes, []
+                prune_requests, self._queue.prune_requests = self._queue.prune_requests, []
             if self._queue.failure:
                 self._reject(entries)
                 if not closing:
                     self._try_reopen()
             else:
-                self._write(entries, prunes)
+                self._write(entries, prune_requests)
             if closing and not self._queue.entries:
                 return
 
@@ -90,7 +90,9 @@ class CollectorWriter:
 
         Answers alone do not wake the writer before their flush is due.
         """
-        while not (self._queue.events_waiting or self._queue.prunes or self._queue.closing):
+        while not (
+            self._queue.events_waiting or self._queue.prune_requests or self._queue.is_closing
+        ):
             sleep_s = self._sleep_s()
             if sleep_s is not None and sleep_s <= 0:
                 return
@@ -115,18 +117,20 @@ class CollectorWriter:
             return max(0.0, self._queue.oldest_record_at + self._flush_s - time.monotonic())
         return None
 
-    def _write(self, entries: list[QueueEntry], prunes: list[tuple[Sequence[int], int]]) -> None:
+    def _write(
+        self, entries: list[QueueEntry], prune_requests: list[tuple[Sequence[int], int]]
+    ) -> None:
         try:
             if entries:
                 self._commit(entries)
-            if self._flush_due() or self._queue.closing:
+            if self._flush_due() or self._queue.is_closing:
                 self._commit_records()
-            for raw_before, responses_before in prunes:
+            for raw_before, responses_before in prune_requests:
                 count = self._logs.raw.prune_partitions(raw_before)
                 if count + self._logs.response_log.prune_batch(responses_before):
                     # Continue after events that arrived meanwhile.
                     with self._queue.condition:
-                        self._queue.prunes.append((raw_before, responses_before))
+                        self._queue.prune_requests.append((raw_before, responses_before))
                         self._queue.condition.notify_all()
         except Exception as error:  # after any error the log is closed, never retried
             self._fail(error, entries)
@@ -171,8 +175,8 @@ class CollectorWriter:
         with self._queue.condition:
             self._queue.count_committed(entries)
         for entry in entries:
-            if entry.done is not None and not entry.done.done():
-                entry.done.set_result(None)
+            if entry.done_future is not None and not entry.done_future.done():
+                entry.done_future.set_result(None)
 
     def _fail(self, error: Exception, entries: list[QueueEntry]) -> None:
         with self._queue.condition:
@@ -198,15 +202,15 @@ class CollectorWriter:
         not in the log.
         """
         with self._queue.condition:
-            queued, responses = self._queue.clear()
+            queued_entries, responses = self._queue.clear()
             self._response_count.record_settled(responses)
-        for error_type, rejected in (
+        for error_type, rejected_entries in (
             (UnknownOutcomeError if in_flight else ClosedError, entries),
-            (ClosedError, queued),
+            (ClosedError, queued_entries),
         ):
-            for entry in rejected:
-                if entry.done is not None and not entry.done.done():
-                    entry.done.set_exception(
+            for entry in rejected_entries:
+                if entry.done_future is not None and not entry.done_future.done():
+                    entry.done_future.set_exception(
                         error_type(
                             f"the log cannot be written ({self._queue.failure})",
                             fix=error_type.retry_advice,

@@ -84,14 +84,21 @@ def explain_slate(
         )
         explanation, adjustment = Explanation(feature_values, heads), adjustments[position]
         if attribution is not None and bundle is not None and position < len(attribution.columns):
-            largest = _largest_contributions(attribution.columns[position], bundle.encoder.names)
-            remaining = (
-                float(attribution.columns[position].sum() - sum(largest.values()))
+            largest_contributions = _largest_contributions(
+                attribution.columns[position], bundle.encoder.names
+            )
+            other_contributions = (
+                float(attribution.columns[position].sum() - sum(largest_contributions.values()))
                 if attribution.base is not None
                 else None
             )
             explanation = Explanation(
-                feature_values, heads, largest, attribution.method, attribution.base, remaining
+                feature_values,
+                heads,
+                largest_contributions,
+                attribution.method,
+                attribution.base,
+                other_contributions,
             )
         explanations.append(
             msgspec.structs.replace(
@@ -185,10 +192,10 @@ def _attribute_by_occlusion(
     bundle: Bundle, matrix: npt.NDArray[np.float32], objective: Mapping[str, float]
 ) -> Floats:
     count, width = matrix.shape
-    occluded = np.repeat(matrix[None], width, axis=0)
+    occluded_matrix = np.repeat(matrix[None], width, axis=0)
     for column in range(width):
-        occluded[column, :, column] = bundle.encoder.missing_row[column]
-    stacked = np.concatenate([matrix, occluded.reshape(count * width, width)])
+        occluded_matrix[column, :, column] = bundle.encoder.missing_row[column]
+    stacked = np.concatenate([matrix, occluded_matrix.reshape(count * width, width)])
     value = bundle.score_matrix(stacked, objective=objective).value
     return (value[:count] - value[count:].reshape(width, count)).T
 

@@ -81,25 +81,25 @@ def interleave(
         request.has_stale_features |= arm.has_stale_features
         request.contributed_counts = arm.contributed_counts | request.contributed_counts
     first, second = (ranking.candidates for ranking in top_rankings)
-    union = first.concat(second.select(np.flatnonzero(~np.isin(second.keys, first.keys))))
-    index_by_key = {key: number for number, key in enumerate(union.keys.tolist())}
+    all_candidates = first.concat(second.select(np.flatnonzero(~np.isin(second.keys, first.keys))))
+    index_by_key = {key: number for number, key in enumerate(all_candidates.keys.tolist())}
     positions_of_second = np.array([index_by_key[key] for key in second.keys.tolist()], np.intp)
     limits = [
-        (attribute_codes(request.index, union.rows, quota.by), quota.most)
+        (attribute_codes(request.index, all_candidates.rows, quota.by), quota.most)
         for quota in dict.fromkeys(quota for arm in arms for quota in arm.slot.all_quotas)
         if request.index is not None
     ]
     slate = stages.draft(TeamDraft(np.arange(len(first)), positions_of_second, size, limits))
-    shown = union.select(slate.items)
+    shown = all_candidates.select(slate.items)
     ranks = [
         {key: rank for rank, key in enumerate(candidates.keys.tolist())}
         for candidates in (first, second)
     ]
-    owners = [
+    item_owners = [
         (team if team >= 0 else int(key not in ranks[0]), key)
         for team, key in zip(slate.teams, shown.keys.tolist(), strict=True)
     ]
-    picks = [(team, ranks[team][key]) for team, key in owners]
+    picks = [(team, ranks[team][key]) for team, key in item_owners]
     model_values, text_values, values = (
         np.array([getattr(top_rankings[team], name)[rank] for team, rank in picks], np.float64)
         for name in ("model_values", "text_values", "values")

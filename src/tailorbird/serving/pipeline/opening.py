@@ -89,12 +89,12 @@ class RequestOpener:
         anonymous_id = query.anonymous_id
         if query.user_id is None and anonymous_id is None:
             anonymous_id = f"stranger-{request_id}"
-        assigned = self._bundles.for_person(query.user_id or f"anon:{anonymous_id}")
+        assigned_bundle = self._bundles.for_person(query.user_id or f"anon:{anonymous_id}")
         assignment: Assignment | None = None
         failure = ""
-        chain = self._fallback_chain(assigned)
+        fallback_bundles = self._fallback_chain(assigned_bundle)
         while True:  # an answer without a model cannot lose it
-            bundle, may_score = next(chain)
+            bundle, may_score = next(fallback_bundles)
             with self._feature_provider.access(bundle) as access, self._tables.tables() as tables:
                 request = self._start(
                     query, slot, now, bundle, access, tables, request_id, anonymous_id, assignment
@@ -103,13 +103,15 @@ class RequestOpener:
                 arm_bundle = (
                     self._bundles.for_version(assignment.version) if assignment.version else None
                 )
-                if arm_bundle is not None and arm_bundle is not assigned:
+                if arm_bundle is not None and arm_bundle is not assigned_bundle:
                     # The person and the arm are known only now, and this bundle has its own state.
-                    assigned, chain = arm_bundle, self._fallback_chain(arm_bundle)
+                    assigned_bundle, fallback_bundles = arm_bundle, self._fallback_chain(arm_bundle)
                     continue
                 request.may_score, request.failure = may_score, failure
-                request.assigned_version = assigned.version if assigned is not None else ""
-                if bundle is not assigned or (
+                request.assigned_version = (
+                    assigned_bundle.version if assigned_bundle is not None else ""
+                )
+                if bundle is not assigned_bundle or (
                     bundle is not None and may_score and self._bundles.is_fallback(bundle)
                 ):
                     request.mark_degraded("previous_model")
@@ -131,18 +133,20 @@ class RequestOpener:
             arms.append(replace(request, assignment=assignment, slot=slot, formula=formula))
         return arms
 
-    def _fallback_chain(self, assigned: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
+    def _fallback_chain(
+        self, assigned_bundle: Bundle | None
+    ) -> Iterator[tuple[Bundle | None, bool]]:
         """Yield the bundles to answer with in turn, and whether their model may score.
 
         That of the last one may not.
         """
-        if assigned is not None:
-            yield assigned, True
+        if assigned_bundle is not None:
+            yield assigned_bundle, True
             champion = self._bundles.current()
-            fallback = champion if champion is not assigned else self._bundles.previous()
+            fallback = champion if champion is not assigned_bundle else self._bundles.previous()
             if fallback is not None and fallback.heads:
                 yield fallback, True
-        yield assigned, False
+        yield assigned_bundle, False
 
     def _start(
         self,

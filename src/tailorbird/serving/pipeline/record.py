@@ -48,10 +48,10 @@ def build_response(
     index, query = request.index, request.query
     if reasons is None:
         reasons = reasons_for(request, shown, slate, is_ranked=scores is not None)
-    explained = None
+    explanations = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
-        explained = explain_slate(
+        explanations = explain_slate(
             request.access.features,
             bundle,
             index,
@@ -81,7 +81,7 @@ def build_response(
                 attributes=read_attributes(index, row, query.attributes)
                 if query.attributes and index is not None and row >= 0
                 else None,
-                explanation=explained[position] if explained is not None else None,
+                explanation=explanations[position] if explanations is not None else None,
             )
         )
     return RecommendResponse(
@@ -225,21 +225,23 @@ def reasons_for(
     """Return the reason of each shown item; `is_ranked` is whether a model ordered them."""
     if request.index is None:
         return [OTHER_REASON] * len(shown)
-    indexed = np.flatnonzero(shown.rows >= 0)
+    indexed_positions = np.flatnonzero(shown.rows >= 0)
     explored = [
-        position for position, at in enumerate(indexed.tolist(), 1) if at + 1 in slate.explored
+        position
+        for position, at in enumerate(indexed_positions.tolist(), 1)
+        if at + 1 in slate.explored
     ]
-    sources = [shown.sources[position] for position in indexed.tolist()]
-    personal, otherwise = request.recent, FOR_YOU
+    sources = [shown.sources[position] for position in indexed_positions.tolist()]
+    recent_sequence, default_reason = request.recent, FOR_YOU
     if not is_ranked or request.policy != "model":
         # A baseline orders by its own sources, so these are the reason, whatever source found an
         # item: popular items are not chosen for a person.
-        personal, otherwise = None, OTHER_REASON
+        recent_sequence, default_reason = None, OTHER_REASON
         if request.text is None and request.judged_baseline:
             own_sources = [
                 name or "given"
                 for name in Baseline.parse(request.judged_baseline).leading_sources(
-                    request.lists, shown.keys[indexed]
+                    request.lists, shown.keys[indexed_positions]
                 )
             ]
             sources = [
@@ -248,7 +250,7 @@ def reasons_for(
             ]
         elif request.text is None:
             popular = (
-                request.lists.popularity(shown.keys[indexed]) > 0
+                request.lists.popularity(shown.keys[indexed_positions]) > 0
             )  # zero where nothing is published
             own_sources = [
                 "new_items" if request.policy == "recent" else "popular" if is_popular else "given"
@@ -259,18 +261,18 @@ def reasons_for(
                 for source, own_source in zip(sources, own_sources, strict=True)
             ]
             if request.policy == "random":
-                explored = list(range(1, indexed.size + 1))
+                explored = list(range(1, indexed_positions.size + 1))
     options = {
-        "recent": personal,
+        "recent": recent_sequence,
         "query": request.text,
         "explored": explored,
-        "otherwise": otherwise,
+        "otherwise": default_reason,
     }
     indexed_reasons = explain_items(
-        request.index, shown.rows[indexed], sources, request.lists, **options
+        request.index, shown.rows[indexed_positions], sources, request.lists, **options
     )
-    by_position = dict(zip(indexed.tolist(), indexed_reasons, strict=True))
-    return [by_position.get(position, otherwise) for position in range(len(shown))]
+    by_position = dict(zip(indexed_positions.tolist(), indexed_reasons, strict=True))
+    return [by_position.get(position, default_reason) for position in range(len(shown))]
 
 
 def read_attributes(

@@ -160,14 +160,14 @@ class SlotRules:
         if not item_count or shown.any():
             return ""
         inputs = RuleRequest(index, np.arange(item_count))
-        unsatisfied = [
+        unmet_conditions = [
             rule.text
             for rule in self._global_rules.rules
             if not self._rule_mask(Rules((rule,)), inputs).any()
         ]
         return (
-            f"no item satisfies {' | '.join(unsatisfied)}"
-            if unsatisfied
+            f"no item satisfies {' | '.join(unmet_conditions)}"
+            if unmet_conditions
             else "its rules and lists together leave no item"
         )
 

@@ -122,16 +122,16 @@ class StaleFeatureCache:
     ) -> Rows | None:
         """Return rows for a person's request, or None where too little is cached."""
         with self._lock:
-            table, oldest = self._item_table(features), self._now() - AGE_MAX_S
+            table, oldest_usable = self._item_table(features), self._now() - AGE_MAX_S
             stored_at, user_row = self._people.get(
                 (features.schema_hash, person_id), (-np.inf, None)
             )
-            if user_row is None or stored_at < oldest:
+            if user_row is None or stored_at < oldest_usable:
                 return None
             if keys is None:
                 return replace(user_row, t=t)
             cells = (keys % np.uint64(ITEMS_MAX)).astype(np.intp)
-            is_cached = (table.keys[cells] == keys) & (table.updated_at[cells] >= oldest)
+            is_cached = (table.keys[cells] == keys) & (table.updated_at[cells] >= oldest_usable)
             if not keys.size or is_cached.mean() < COVERAGE_MIN:
                 return None
             numeric = np.full((keys.size, len(features.numeric)), np.nan, np.float32)

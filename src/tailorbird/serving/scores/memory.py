@@ -12,7 +12,7 @@ class ScoreMemory:
 
     def __init__(self, declared: Sequence[Score], keep_us: int) -> None:
         self._declared, self._keep_us = {score.name for score in declared}, keep_us
-        self._above: set[tuple[str, str]] = set()  # with a risk above the threshold
+        self._people_above: set[tuple[str, str]] = set()  # with a risk above the threshold
         self._last_scored_ts: dict[tuple[str, str], int] = {}  # of the last scored event
         # Intervals of NextBests that exceed the retention of scores.
         every_us = {
@@ -21,12 +21,12 @@ class ScoreMemory:
             if isinstance(score, NextBest)
         }
         self._long_interval_us = {
-            name: every for name, every in every_us.items() if every > keep_us
+            name: interval_us for name, interval_us in every_us.items() if interval_us > keep_us
         }
 
     def is_above(self, name: str, person: str) -> bool:
         """Return whether the person's risk was above the score's threshold."""
-        return (name, person) in self._above
+        return (name, person) in self._people_above
 
     def forget_old(self) -> None:
         """Forget times of scores that no interval reaches back to."""
@@ -41,9 +41,9 @@ class ScoreMemory:
         """Take over what a record of the log says of a person."""
         key = scored.name, scored.person
         if scored.crossed == "above":
-            self._above.add(key)
+            self._people_above.add(key)
         elif scored.crossed:
-            self._above.discard(key)
+            self._people_above.discard(key)
         else:
             self._last_scored_ts[key] = scored.ts
 
@@ -51,16 +51,20 @@ class ScoreMemory:
         """Return whether a score must be remembered, and no remaining block says so."""
         key = line.name, line.person
         if line.crossed:
-            return line.crossed == "above" and key in self._above and line.name in self._declared
+            return (
+                line.crossed == "above"
+                and key in self._people_above
+                and line.name in self._declared
+            )
         return line.name in self._long_interval_us and self._last_scored_ts.get(key) == line.ts
 
     def due_rows(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
-        """Yield the rows that come at least `every` after the last of the same person."""
-        every, last = parse_duration(score.every), {}
+        """Yield the rows that come at least `score.every` after the last of the same person."""
+        interval_us, last_ts_by_person = parse_duration(score.every), {}
         for row in rows:
-            previous_ts = last.get(
+            previous_ts = last_ts_by_person.get(
                 row["person"], self._last_scored_ts.get((score.name, row["person"]))
             )
-            if previous_ts is None or row["ts"] >= previous_ts + every:
-                last[row["person"]] = row["ts"]
+            if previous_ts is None or row["ts"] >= previous_ts + interval_us:
+                last_ts_by_person[row["person"]] = row["ts"]
                 yield row

@@ -208,13 +208,16 @@ class ScoreRole:
             return 0
         self._memory.forget_old()
         prune_before, lines = self._expired_records(self._clock.now() - self._keep_us)
-        carried = {
+        carried_records = {
             (line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[])
             for line in lines
             if self._memory.needs(line)
         }
-        if carried and prune_before > self._rewritten_before:
-            self._carried_records, self._carried_before = list(carried.values()), prune_before
+        if carried_records and prune_before > self._rewritten_before:
+            self._carried_records, self._carried_before = (
+                list(carried_records.values()),
+                prune_before,
+            )
             return 0
         return self._writer.prune(prune_before) if prune_before else 0
 
@@ -280,11 +283,11 @@ class ScoreRole:
 
     def _score(self, score: Score, triggers: Iterable[dict]) -> list[Scored]:
         scored_people: list[Scored] = []
-        matching = [row for row in triggers if row["type"] in score.on]
+        matching_rows = [row for row in triggers if row["type"] in score.on]
         for row in (
-            self._memory.due_rows(score, matching)
+            self._memory.due_rows(score, matching_rows)
             if isinstance(score, NextBest)
-            else {row["person"]: row for row in matching}.values()
+            else {row["person"]: row for row in matching_rows}.values()
         ):
             try:
                 scored = (
@@ -308,10 +311,15 @@ class ScoreRole:
         was_above = self._memory.is_above(score.name, row["person"])
         if was_above == (response.gone > (score.below if was_above else score.above)):
             return None
-        crossed = "below" if was_above else "above"
+        crossed_direction = "below" if was_above else "above"
         reasons = [reason.text for reason in response.reasons]
         return self._build_score(
-            score, row, model=response.model, gone=response.gone, crossed=crossed, reasons=reasons
+            score,
+            row,
+            model=response.model,
+            gone=response.gone,
+            crossed=crossed_direction,
+            reasons=reasons,
         )
 
     def _next_best(self, score: NextBest, row: Mapping) -> Scored:

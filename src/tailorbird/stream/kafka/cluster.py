@@ -220,21 +220,21 @@ def translate_errors(where: "KafkaTopic | Cluster", *clients: Any) -> Iterator[N
 
 def storage_error(error: Any, where: "KafkaTopic | Cluster", *clients: Any) -> TailorbirdError:
     """Convert an error of the client to one of ours."""
-    unreachable = (
+    unreachable_codes = (
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._TIMED_OUT,
         KafkaError._MSG_TIMED_OUT,
     )
-    if error.code() in unreachable:
+    if error.code() in unreachable_codes:
         cluster = where if isinstance(where, Cluster) else where.cluster
         error = cluster.broker_errors.pop(clients) or error
-    unauthorized = (
+    unauthorized_codes = (
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError.SASL_AUTHENTICATION_FAILED,
     )
-    if error.code() in (*unauthorized, KafkaError._AUTHENTICATION):
+    if error.code() in (*unauthorized_codes, KafkaError._AUTHENTICATION):
         fix = (
             "see stream.sasl_user, the password in TAILORBIRD_STREAM__SASL_PASSWORD, and what "
             "this user may do at the broker"
@@ -244,7 +244,7 @@ def storage_error(error: Any, where: "KafkaTopic | Cluster", *clients: Any) -> T
             "see stream.tls, stream.ca_file, stream.cert_file and stream.key_file, and the name "
             "in the broker's certificate"
         )
-    elif error.code() in unreachable:
+    elif error.code() in unreachable_codes:
         fix = "is the broker running, and is its advertised address reachable from here?"
     else:
         fix = "look at the broker's log"
@@ -286,7 +286,7 @@ def ensure_topic(address: KafkaTopic) -> int:
     """
     cluster = address.cluster
     admin = cluster.admin()
-    new = NewTopic(
+    new_topic = NewTopic(
         address.name,
         num_partitions=address.count,
         replication_factor=cluster.replication,
@@ -305,7 +305,7 @@ def ensure_topic(address: KafkaTopic) -> int:
         topic = topics_by_name.get(address.name)
         if topic is None:
             try:
-                admin.create_topics([new], operation_timeout=cluster.timeout_s)[
+                admin.create_topics([new_topic], operation_timeout=cluster.timeout_s)[
                     address.name
                 ].result(cluster.timeout_s)
             except KafkaException as error:
@@ -346,10 +346,10 @@ def _check_count(topic: Any, address: KafkaTopic) -> None:
 def _bytes_max(admin: Any, address: KafkaTopic) -> int:
     resource = ConfigResource("topic", address.name)
     try:
-        entries = admin.describe_configs([resource], request_timeout=address.cluster.timeout_s)[
-            resource
-        ].result(address.cluster.timeout_s)
-        size = int(entries["max.message.bytes"].value)
+        config_entries = admin.describe_configs(
+            [resource], request_timeout=address.cluster.timeout_s
+        )[resource].result(address.cluster.timeout_s)
+        size = int(config_entries["max.message.bytes"].value)
     except (KafkaException, KeyError, TypeError, ValueError, TimeoutError):
         size = MESSAGE_BYTES  # the broker does not tell
     if size <= 2 * _HEADERS_BYTES:

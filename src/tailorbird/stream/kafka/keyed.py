@@ -62,7 +62,7 @@ class KeyedWriter:
 
     def __init__(self, address: KeyedLog, expected_ends: Mapping[str, int] | None = None) -> None:
         self.address = address
-        self._waiting: list[Block] | None = None
+        self._waiting_blocks: list[Block] | None = None
         self._pool = ThreadPoolExecutor(len(address.logs), thread_name_prefix="partition")
         self._writers: list[KafkaWriter] = []
         try:
@@ -90,20 +90,20 @@ class KeyedWriter:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Send all appends when the block ends."""
-        self._waiting = []
+        self._waiting_blocks = []
         try:
             yield
-            blocks = self._waiting
+            blocks = self._waiting_blocks
         finally:
-            self._waiting = None
+            self._waiting_blocks = None
         self._commit(blocks)
 
     def append(self, blocks: Iterable[Block]) -> None:
         """Append bodies, durably; within `transaction()` they become durable with it."""
-        if self._waiting is None:
+        if self._waiting_blocks is None:
             self._commit(list(blocks))
         else:
-            self._waiting += blocks
+            self._waiting_blocks += blocks
 
     def _commit(self, blocks: Sequence[Block]) -> None:
         parts: dict[int, list[Block]] = {}
@@ -112,12 +112,12 @@ class KeyedWriter:
                 block.payload, _receipt(block.receipt), len(self._writers)
             ).items():
                 parts.setdefault(number, []).append(Block(block.kind, rows, body, block.receipt))
-        sent = [
+        deliveries = [
             self._pool.submit(self._writers[number].append, part_blocks)
             for number, part_blocks in sorted(parts.items())
         ]
         errors = [
-            delivery.exception() for delivery in sent
+            delivery.exception() for delivery in deliveries
         ]  # wait for all before an error is raised
         for error in errors:
             if error is not None:

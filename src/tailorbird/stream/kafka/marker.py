@@ -63,19 +63,19 @@ def clear_marker(cluster: Cluster, erasure_token: str) -> bool:
 
 def _claim_or_compare(cluster: Cluster, erasure_token: str) -> bool:
     """Return whether the marker has this token; claim one whose creator died before it did."""
-    current = _read_token(cluster)
-    if current is None:
+    current_token = _read_token(cluster)
+    if current_token is None:
         _append_claim(cluster, erasure_token)
-        current = _read_token(cluster)
-    return current == erasure_token
+        current_token = _read_token(cluster)
+    return current_token == erasure_token
 
 
 def _read_token(cluster: Cluster) -> str | None:
     with closing(read_messages(cluster, cluster.marker, 0)) as stored_messages:
-        claim = next(stored_messages, None)
-    if claim is None:
+        first_message = next(stored_messages, None)
+    if first_message is None:
         return None
-    _, _, token = claim
+    _, _, token = first_message
     return token.decode(errors="replace")
 
 

@@ -28,8 +28,8 @@ class Deleter:
         self.problem = ""
         self._tail: Tail | None = None
 
-    def delete(self, before: int) -> int:
-        """Delete the messages before the run that holds row `before`, and return how many.
+    def delete(self, prune_before: int) -> int:
+        """Delete the messages before the run that holds row `prune_before`, and return how many.
 
         The last run stays, since it tells where the log ends. Returns 0 if there is nothing to
         delete, there is no such topic, or the broker refuses, which is logged.
@@ -46,7 +46,7 @@ class Deleter:
         if high == 0 or low == high:
             return 0
         start = self._tail.start()
-        offset = self._tail.find(max(before, start))
+        offset = self._tail.find(max(prune_before, start))
         if offset >= high:
             offset = self._tail.last_run_offset()
         return self._delete(low, offset) if offset > low else 0
@@ -84,25 +84,25 @@ class DeletingThread:
 
     def __init__(self, address: KafkaTopic) -> None:
         self._deleter = Deleter(address)
-        self._before = 0
-        self._changed = threading.Condition()
-        self._closing = False
+        self._prune_before = 0
+        self._change_condition = threading.Condition()
+        self._is_closing = False
         self._thread: threading.Thread | None = None
 
-    def ask(self, before: int) -> None:
-        """Request the deletion of everything before row `before`."""
-        with self._changed:
-            self._before = max(before, self._before)
+    def ask(self, prune_before: int) -> None:
+        """Request the deletion of everything before row `prune_before`."""
+        with self._change_condition:
+            self._prune_before = max(prune_before, self._prune_before)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="deleting", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            self._change_condition.notify_all()
 
     def _run(self) -> None:
         try:
-            while (before := self._next_deletion()) is not None:
+            while (prune_before := self._next_deletion()) is not None:
                 try:
-                    self._deleter.delete(before)
+                    self._deleter.delete(prune_before)
                 except TailorbirdError as error:
                     log.warning("nothing is deleted: %s", error)
                 except Exception:  # the topic stays as it is
@@ -111,15 +111,15 @@ class DeletingThread:
             self._deleter.close()
 
     def _next_deletion(self) -> int | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._before or self._closing)
-            before, self._before = self._before, 0
-            return None if self._closing else before
+        with self._change_condition:
+            self._change_condition.wait_for(lambda: self._prune_before or self._is_closing)
+            prune_before, self._prune_before = self._prune_before, 0
+            return None if self._is_closing else prune_before
 
     def close(self) -> None:
         """Stop without waiting for a running deletion."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        with self._change_condition:
+            self._is_closing = True
+            self._change_condition.notify_all()
         if self._thread is not None:
             self._thread.join(_JOIN_S)

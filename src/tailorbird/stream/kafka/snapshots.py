@@ -66,7 +66,7 @@ class LatestSnapshot:
     def __init__(self, address: KafkaTopic) -> None:
         self._address = address
         self._end = -1
-        self._latest: Snapshot | None = None
+        self._newest_snapshot: Snapshot | None = None
 
     def refresh(self) -> Snapshot | None:
         """Return the newest snapshot, or None."""
@@ -74,27 +74,27 @@ class LatestSnapshot:
             with KafkaReader(self._address) as reader:
                 end, start = reader.end(), reader.start()
                 if end == self._end or end <= start:
-                    return self._latest
+                    return self._newest_snapshot
                 last = reader.read(end - 1)[-1].block
                 if last.kind == SNAPSHOT:
-                    self._latest, self._end = _decode(last.payload), end
-                elif self._latest is None:  # the last one is incomplete
+                    self._newest_snapshot, self._end = _decode(last.payload), end
+                elif self._newest_snapshot is None:  # the last one is incomplete
                     position = start
                     while position < end and (
                         stored := reader.read(position, bytes_max=_READ_BYTES)
                     ):
-                        self._latest = next(
+                        self._newest_snapshot = next(
                             (
                                 _decode(stored_block.block.payload)
                                 for stored_block in reversed(stored)
                                 if stored_block.block.kind == SNAPSHOT
                             ),
-                            self._latest,
+                            self._newest_snapshot,
                         )
                         position = stored[-1].end
         except NotReadyError:
             return None
-        return self._latest
+        return self._newest_snapshot
 
 
 def take_snapshot(
@@ -157,11 +157,11 @@ def restore_snapshot(address: KafkaTopic, snapshot: Snapshot, file: Path) -> Non
     """Replace `file`, which nobody has open, by a snapshot. Raises DamageError, StorageError."""
     temporary = file.with_name(f"{file.name}.fresh")
     with sqlite.translate_errors(file):
-        with temporary.open("wb") as out:
+        with temporary.open("wb") as copy_file:
             for chunk in _read(address, snapshot):
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
+                copy_file.write(chunk)
+            copy_file.flush()
+            os.fsync(copy_file.fileno())
         for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
             name.unlink(missing_ok=True)
         temporary.rename(file)
@@ -277,7 +277,7 @@ class SnapshotThread:
     ) -> None:
         self._file, self._address, self._position_of = file, address, position_of
         self._at, self._every_rows, self._age_s = last_position, every_rows, age_s
-        self._since, self._end = time.monotonic(), last_position
+        self._taken_at, self._end = time.monotonic(), last_position
         self._thread: threading.Thread | None = None
 
     def tick(self, end: int) -> None:
@@ -290,12 +290,12 @@ class SnapshotThread:
     def _is_due(self) -> bool:
         rows = self._end - self._at
         return rows > 0 and (
-            rows >= self._every_rows or time.monotonic() - self._since >= self._age_s
+            rows >= self._every_rows or time.monotonic() - self._taken_at >= self._age_s
         )
 
     def _run(self) -> None:
         while self._is_due():
-            self._since, end = time.monotonic(), self._end
+            self._taken_at, end = time.monotonic(), self._end
             try:
                 self._at = max(
                     end, take_snapshot(self._file, self._address, self._position_of).position

@@ -153,26 +153,26 @@ class Tail:
         first_counted = self._first_counted(low, high)
         if first_counted is None:
             return high
-        pruned = (
+        pruned_part = (
             low > 0 or first_counted.base > 1
         )  # positions begin at 0 or 1, and later in a log that was reset
-        if position < first_counted.base and pruned:
+        if position < first_counted.base and pruned_part:
             raise InputError(
                 f"rows before {first_counted.base} were pruned, asked for {position}",
                 where=str(self.address),
                 fix="read them from the lake, then go on here",
             )
-        best, left, right = first_counted, first_counted.at + 1, high
+        last_counted, left, right = first_counted, first_counted.at + 1, high
         while left < right:
             middle = (left + right) // 2
             part = self._first_counted(middle, right)
             if part is None:
                 right = middle
             elif part.base <= position:
-                best, left = part, part.at + 1
+                last_counted, left = part, part.at + 1
             else:
                 right = middle
-        return best.at - best.index
+        return last_counted.at - last_counted.index
 
     def _first_counted(self, low: int, high: int) -> MessagePart | None:
         """Return the first message from `low` on that stands at its expected offset."""

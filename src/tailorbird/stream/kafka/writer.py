@@ -47,7 +47,7 @@ class KafkaWriter:
         self._name = secrets.token_hex(6)
         self._failure = ""
         self._is_fenced = False
-        self._pending: list[Block] | None = None
+        self._pending_blocks: list[Block] | None = None
         self._deleter = DeletingThread(address)
         self._lock = None if address.folder is None else FileLock(address.folder / address.stem)
         self._tail: Tail | None = None
@@ -84,8 +84,8 @@ class KafkaWriter:
         assert self._tail is not None
         process_name = f"process {os.getpid()} of {socket.gethostname()}".encode()
         for _ in range(_ATTEMPTS):
-            tip = self._tail.find_end()
-            end = first_position if tip.end is None else tip.end
+            log_end = self._tail.find_end()
+            end = first_position if log_end.end is None else log_end.end
             if end < expected_end:
                 raise DamageError(
                     f"the topic ends at {end}, but was read up to {expected_end} before: it was "
@@ -96,12 +96,12 @@ class KafkaWriter:
                     'If they are lost for good: docs/how-to/kafka.md, "When topics are lost '
                     'for good"',
                 )
-            opened = MessagePart(
-                tip.offset, end, 0, 1, False, 0, self._name, OPENED_KIND, 0, process_name, b""
+            opening_part = MessagePart(
+                log_end.offset, end, 0, 1, False, 0, self._name, OPENED_KIND, 0, process_name, b""
             )
-            offsets = self._send([opened])
-            if self._is_in_place([opened], offsets):
-                self._next, self._end = offsets[0] + 1, end
+            offsets = self._send([opening_part])
+            if self._is_in_place([opening_part], offsets):
+                self._next_offset, self._end = offsets[0] + 1, end
                 return
         raise LockedError(
             "others begin to write at the same time",
@@ -114,27 +114,27 @@ class KafkaWriter:
         """Send all appends as one run when the block ends."""
         self._check_usable()
         before = self._end
-        self._pending = []
+        self._pending_blocks = []
         try:
             yield
         except BaseException:
             self._end = before
-            self._pending = None
+            self._pending_blocks = None
             raise
-        blocks, self._pending = self._pending, None
+        blocks, self._pending_blocks = self._pending_blocks, None
         self._end = before
         self._commit(blocks)
 
     def append(self, blocks: Iterable[Block]) -> int:
         """Append blocks, see `LogWriter.append`; within `transaction()` they are sent with it."""
-        if self._pending is None:
+        if self._pending_blocks is None:
             with self.transaction():
                 return self._buffer(blocks)
         return self._buffer(blocks)
 
     def _buffer(self, blocks: Iterable[Block]) -> int:
         faults.at("stream.before_append")
-        assert self._pending is not None
+        assert self._pending_blocks is not None
         start = self._end
         for block in blocks:
             if block.rows < 1:
@@ -144,7 +144,7 @@ class KafkaWriter:
                     f"a receipt of {len(block.receipt)} bytes does not fit into a message",
                     where=str(self.address),
                 )
-            self._pending.append(block)
+            self._pending_blocks.append(block)
             self._end += block.rows
         faults.at("stream.after_append")
         return start
@@ -167,14 +167,18 @@ class KafkaWriter:
                     f"writing failed: {error}", where=str(self.address), fix="start again"
                 ) from error
             raise
-        self._next = last_offset + 1
+        self._next_offset = last_offset + 1
         self._end += sum(block.rows for block in blocks)
 
     def _send_run(self, blocks: Sequence[Block]) -> int:
         """Send a run until it is in place, and return the offset of its last message."""
         for _ in range(_ATTEMPTS):
             run = split_run(
-                blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max
+                blocks,
+                at=self._next_offset,
+                base=self._end,
+                writer=self._name,
+                bytes_max=self._bytes_max,
             )
             offsets = self._send(run)
             if self._is_in_place(run, offsets):
@@ -195,16 +199,16 @@ class KafkaWriter:
         assert self._tail is not None
         _, high = self._tail.watermarks()
         if (
-            high < self._next
+            high < self._next_offset
         ):  # the topic was deleted and created again, see `stream.kafka.topic_reset`
             self._is_fenced = True
             raise self._fenced_error()
-        for offset in range(self._next, high):
+        for offset in range(self._next_offset, high):
             part = self._tail.read_part(offset)
             if part is not None and part.at == offset and part.writer != self._name:
                 self._is_fenced = True
                 raise self._fenced_error()
-        self._next = high
+        self._next_offset = high
 
     def _is_in_place(self, run: Sequence[MessagePart], offsets: Sequence[int]) -> bool:
         """Return whether every message of the run stands at its expected offset.
@@ -342,7 +346,7 @@ class KafkaWriter:
         assert self._tail is not None
         try:
             _, high = self._tail.watermarks()
-            for offset in range(self._next, high):
+            for offset in range(self._next_offset, high):
                 part = self._tail.read_part(offset)
                 if part is not None and part.kind == OPENED_KIND:
                     return part.receipt.decode(errors="replace")
@@ -359,7 +363,7 @@ class KafkaWriter:
                 where=str(self.address),
                 fix="start this process again",
             )
-        if self._pending is not None:
+        if self._pending_blocks is not None:
             raise ValueError("a transaction is open already")
 
     def close(self) -> None:

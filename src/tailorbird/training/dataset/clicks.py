@@ -90,15 +90,15 @@ def draw_requests(
             f"no event of type {scheme.type!r} in the window",
             fix="tailorbird import FORMAT PATH, or widen the window",
         )
-    starts, size = np.unique(request_start[rows], return_counts=True)
+    first_rows, size = np.unique(request_start[rows], return_counts=True)
     ones = np.ones(len(rows))
     return Dataset(
         # Just after the events before it, where times are coarse, such as days.
-        t[starts] + 1,
+        t[first_rows] + 1,
         # The request's own event is routed at p, so p − 1 is what was known just before it.
-        p[starts] - 1,
-        person[starts],
-        select_context(positives).take(pa.array(starts)),
+        p[first_rows] - 1,
+        person[first_rows],
+        select_context(positives).take(pa.array(first_rows)),
         np.concatenate(([0], np.cumsum(size))).astype(np.int64),
         item[rows],
         np.zeros(len(rows), np.int32),
@@ -107,7 +107,7 @@ def draw_requests(
         ones,
         people,
         items,
-        asdict(scheme) | {"rows": "the truth alone", "requests": len(starts)},
+        asdict(scheme) | {"rows": "the truth alone", "requests": len(first_rows)},
     )
 
 
@@ -160,11 +160,11 @@ def sample_negatives(
         NotReadyError: no source gave any chosen item.
     """
     chunks = list(draw_candidates(data, replay, scheme, negatives=negatives, progress=progress))
-    positives, recalled = (
+    positives, recalled_count = (
         sum(chunk.positives for chunk in chunks),
         sum(chunk.retrieved_positives for chunk in chunks),
     )
-    if not recalled:
+    if not recalled_count:
         problem = (
             f"no source of candidates gave any of the {positives:,} things that people chose "
             f"({scheme.type})"
@@ -180,7 +180,7 @@ def sample_negatives(
         "negatives": negatives,
     }
     description |= {
-        "candidate_recall": recalled / max(positives, 1),
+        "candidate_recall": recalled_count / max(positives, 1),
         "candidates_mean": round(candidates / max(data.requests, 1), 1),
     }
     return replace(dataset, scheme={**data.scheme, **description})
@@ -208,7 +208,7 @@ def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
         if dataset.live is None
         else np.concatenate([part.live for part in parts if part.live is not None])
     )
-    combined = replace(
+    combined_data = replace(
         dataset,
         **columns,
         context=pa.concat_tables([part.context for part in parts]),
@@ -219,8 +219,10 @@ def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
         live=live,
         missed=missed,
     )
-    order = time_order(combined)
-    return (combined if bool(np.all(np.diff(order) == 1)) else combined.take(order)), order
+    order = time_order(combined_data)
+    return (
+        combined_data if bool(np.all(np.diff(order) == 1)) else combined_data.take(order)
+    ), order
 
 
 def time_order(data: Dataset) -> Ints:
@@ -262,11 +264,13 @@ def _label_candidates(
     request = np.repeat(np.arange(len(requests)), part.size)
     key = request * items + part.item
     order = np.argsort(key, kind="stable")
-    matched = np.searchsorted(key[order], truth)
-    matched = np.minimum(matched, max(len(key) - 1, 0))
-    is_candidate = key[order][matched] == truth if len(key) else np.zeros(len(truth), bool)
+    matched_positions = np.searchsorted(key[order], truth)
+    matched_positions = np.minimum(matched_positions, max(len(key) - 1, 0))
+    is_candidate = (
+        key[order][matched_positions] == truth if len(key) else np.zeros(len(truth), bool)
+    )
     label = np.zeros(len(key), bool)
-    label[order[matched[is_candidate]]] = True
+    label[order[matched_positions[is_candidate]]] = True
     sampled_rows, weight = _sample_rows(
         request, label, part.rank.astype(np.float64), negatives, len(requests), rng
     )

@@ -56,11 +56,11 @@ def collect_exploration_rows(
         propensity[order].astype(np.float64),
     )
     response = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
-    drawn = propensity < 1
-    pair = _mark_pairs(response, position_index, drawn)
-    kind = _response_kinds(response, propensity, drawn, pair)[response]
+    is_drawn_row = propensity < 1
+    pair = _mark_pairs(response, position_index, is_drawn_row)
+    kind = _response_kinds(response, propensity, is_drawn_row, pair)[response]
     return ExplorationRows(
-        response, position_index, clicked[order].astype(bool), propensity, drawn, kind, pair
+        response, position_index, clicked[order].astype(bool), propensity, is_drawn_row, kind, pair
     )
 
 
@@ -83,7 +83,7 @@ def exchangeable_rows(rows: ExplorationRows) -> Iterator[Ints]:
             yield upper
 
 
-def _mark_pairs(response: Ints, position_index: Ints, drawn: Bools) -> Bools:
+def _mark_pairs(response: Ints, position_index: Ints, is_drawn_row: Bools) -> Bools:
     """Return the mask of the upper rows of pairs, as if all responses used `swap`.
 
     Pairs follow one another from the first drawn row of a run, be it the first of the list or one
@@ -91,20 +91,20 @@ def _mark_pairs(response: Ints, position_index: Ints, drawn: Bools) -> Bools:
     pairs that are dropped because the row above is missing are dropped evenly.
     """
     n = len(position_index)
-    follows = np.zeros(n, bool)
-    follows[1:] = (np.diff(response) == 0) & (np.diff(position_index) == 1)
-    continues = follows & drawn & np.concatenate([[False], drawn[:-1]])
-    starts = drawn & ~continues
-    is_anchored = starts & ((position_index == 0) | follows)
+    follows_previous = np.zeros(n, bool)
+    follows_previous[1:] = (np.diff(response) == 0) & (np.diff(position_index) == 1)
+    continues_pair = follows_previous & is_drawn_row & np.concatenate([[False], is_drawn_row[:-1]])
+    starts = is_drawn_row & ~continues_pair
+    is_anchored = starts & ((position_index == 0) | follows_previous)
     run_start = np.maximum.accumulate(np.where(starts, np.arange(n), 0))
-    upper = drawn & is_anchored[run_start] & ((np.arange(n) - run_start) % 2 == 0)
-    return upper & np.concatenate([continues[1:], [False]])
+    upper = is_drawn_row & is_anchored[run_start] & ((np.arange(n) - run_start) % 2 == 0)
+    return upper & np.concatenate([continues_pair[1:], [False]])
 
 
-def _response_kinds(response: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
+def _response_kinds(response: Ints, propensity: Floats, is_drawn_row: Bools, pair: Bools) -> Ints:
     """Return the kind of each response."""
     count = int(response[-1]) + 1
-    drawn_response, chance = response[drawn], propensity[drawn]
+    drawn_response, chance = response[is_drawn_row], propensity[is_drawn_row]
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
     np.minimum.at(low, drawn_response, chance)
     np.maximum.at(high, drawn_response, chance)
@@ -147,10 +147,10 @@ def _response_kinds(response: Ints, propensity: Floats, drawn: Bools, pair: Bool
     return np.where(is_item, NO_ROW, np.where(is_swap, PAIRS, ANY_ROW)).astype(np.int64)
 
 
-def _consistent_keys(key: Ints, fits: Bools) -> Ints:
+def _consistent_keys(key: Ints, is_consistent: Bools) -> Ints:
     """Return the probabilities whose responses nearly all fit the traces of one method."""
     keys, key_index = np.unique(key, return_inverse=True)
-    share = np.bincount(key_index, ~fits, len(keys)) / np.maximum(
+    share = np.bincount(key_index, ~is_consistent, len(keys)) / np.maximum(
         np.bincount(key_index, minlength=len(keys)), 1
     )
     return keys[share <= _UNEXPLAINED_SHARE_MAX]

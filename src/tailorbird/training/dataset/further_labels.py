@@ -20,20 +20,20 @@ class OutcomeIndex:
     def __init__(
         self, interactions: Interactions, amount: npt.NDArray[np.float64] | None = None
     ) -> None:
-        identified = (interactions.person >= 0) & (interactions.item >= 0)
+        has_ids = (interactions.person >= 0) & (interactions.item >= 0)
         self._items = interactions.items
-        pair = interactions.person[identified] * self._items + interactions.item[identified]
-        self._times, rank = np.unique(interactions.ts[identified], return_inverse=True)
+        pair = interactions.person[has_ids] * self._items + interactions.item[has_ids]
+        self._times, rank = np.unique(interactions.ts[has_ids], return_inverse=True)
         self._rank_bits = len(self._times).bit_length()
         self._pairs, code = np.unique(pair, return_inverse=True)
         packed = (code << self._rank_bits) | rank
         order = np.argsort(packed, kind="stable")
-        self._packed = packed[order]
-        amounts = np.ones(len(order)) if amount is None else amount[identified][order]
-        self._running = np.concatenate(([0.0], np.cumsum(amounts)))
+        self._packed_keys = packed[order]
+        amounts = np.ones(len(order)) if amount is None else amount[has_ids][order]
+        self._running_totals = np.concatenate(([0.0], np.cumsum(amounts)))
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return len(self._packed_keys)
 
     def has_outcome(self, data: Dataset, span: int) -> npt.NDArray[np.bool_]:
         """Return whether the row's person and item have an outcome in [t, t + span), shape (n,)."""
@@ -43,9 +43,9 @@ class OutcomeIndex:
     def total_amount(self, data: Dataset, span: int) -> npt.NDArray[np.float32]:
         """Return the amount for the row's person and item in [t, t + span), shape (rows,)."""
         start, end = self._event_ranges(data, span)
-        return np.where(end > start, self._running[end] - self._running[start], 0.0).astype(
-            np.float32
-        )
+        return np.where(
+            end > start, self._running_totals[end] - self._running_totals[start], 0.0
+        ).astype(np.float32)
 
     def _event_ranges(self, data: Dataset, span: int) -> tuple[Ints, Ints]:
         """Return the range of each row's outcomes as start and end; equal where there are none."""
@@ -56,7 +56,7 @@ class OutcomeIndex:
         code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
         start, end = (
             np.searchsorted(
-                self._packed, (code << self._rank_bits) | np.searchsorted(self._times, bound)
+                self._packed_keys, (code << self._rank_bits) | np.searchsorted(self._times, bound)
             )
             for bound in (t, t + span)
         )

@@ -75,7 +75,7 @@ class OutcomeMatcher:
         self._pairs, self._pair_code = np.unique(
             person[order] * self._items + item[order], return_inverse=True
         )
-        self._packed = (self._pair_code << self._rank_bits) | rank
+        self._packed_keys = (self._pair_code << self._rank_bits) | rank
 
     def match(self, outcomes: Outcomes) -> Bools:
         """Return the mask of rows with at least one of the outcomes, shape (n,)."""
@@ -121,7 +121,7 @@ class OutcomeMatcher:
         pair = person * self._items + item
         code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
         rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
-        last = np.searchsorted(self._packed, (code << self._rank_bits) | rank) - 1
+        last = np.searchsorted(self._packed_keys, (code << self._rank_bits) | rank) - 1
         index = np.maximum(last, 0)
         row, age = self._row[index], ts - self._ts[index]
         is_match = (
@@ -138,10 +138,10 @@ class _FirstRowLookup:
 
     def __init__(self, key: Ints) -> None:
         self._order = np.argsort(key, kind="stable")
-        self._sorted = key[self._order]
+        self._sorted_keys = key[self._order]
 
     def find(self, key: Ints) -> Ints:
-        if not len(self._sorted):
+        if not len(self._sorted_keys):
             return np.full(len(key), -1, np.int64)
-        index = np.minimum(np.searchsorted(self._sorted, key), len(self._sorted) - 1)
-        return np.where(self._sorted[index] == key, self._order[index], -1)
+        index = np.minimum(np.searchsorted(self._sorted_keys, key), len(self._sorted_keys) - 1)
+        return np.where(self._sorted_keys[index] == key, self._order[index], -1)

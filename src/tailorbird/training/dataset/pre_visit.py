@@ -88,15 +88,15 @@ def move_before_visits(
         visit_rows >= 0, visits.ts[visit_rows] + 1, data.t[data.request]
     )  # just behind what came before it, as `clicks.choices` has it
     order = np.lexsort((ts, data.request))
-    earliest = order[data.offsets[:-1]]
-    visit, is_moved = visit_rows[earliest], visit_rows[earliest] >= 0
+    first_choices = order[data.offsets[:-1]]
+    visit, is_moved = visit_rows[first_choices], visit_rows[first_choices] >= 0
     p = np.where(is_moved, visits.p[visit] - 1, data.p)
     context = pa.concat_tables([data.context, visits.context]).take(
         pa.array(np.where(is_moved, data.requests + visit, np.arange(data.requests)))
     )
     moved = replace(
         data,
-        t=ts[earliest],
+        t=ts[first_choices],
         p=p,
         context=context,
         scheme={**data.scheme, MOVED_KEY: "before the look that led to it"},

@@ -155,18 +155,18 @@ class Replay:
         Requests ascend within a chunk, but not necessarily across chunks.
         """
         sequences = self.read_sequences(data)
-        collected: list[_RequestCandidates] = []
+        request_candidates: list[_RequestCandidates] = []
         for request, lists in self.iterate_lists(data, sequences, progress=progress):
-            collected.append(
+            request_candidates.append(
                 self._collect_candidates(
                     request, int(data.t[request]), lists, _request_sequences(sequences, request)
                 )
             )
-            if len(collected) >= CHUNK_REQUESTS:
-                yield _build_chunk(collected, tuple(self.baselines))
-                collected = []
-        if collected:
-            yield _build_chunk(collected, tuple(self.baselines))
+            if len(request_candidates) >= CHUNK_REQUESTS:
+                yield _build_chunk(request_candidates, tuple(self.baselines))
+                request_candidates = []
+        if request_candidates:
+            yield _build_chunk(request_candidates, tuple(self.baselines))
 
     def read_live_columns(
         self, data: Dataset, *, progress: Progress = lambda done, total: None
@@ -255,8 +255,8 @@ class Replay:
         self, request: int, t: int, lists: RequestLists, sequences: Mapping[str, Any]
     ) -> "_RequestCandidates":
         """Return the candidates of one request as a server would find them."""
-        merged = self.merge_sources(t, lists, self._sources)
-        hidden = (
+        merged_candidates = self.merge_sources(t, lists, self._sources)
+        hidden_keys = (
             [
                 sequence.item[np.isin(sequence.type, self._hidden_types)]
                 for sequence in sequences.values()
@@ -264,12 +264,12 @@ class Replay:
             if len(self._hidden_types)
             else []
         )
-        hidden_items = np.concatenate([np.zeros(0, np.uint64), *hidden])
-        keys = self._items.keys[merged.rows]
+        hidden_items = np.concatenate([np.zeros(0, np.uint64), *hidden_keys])
+        keys = self._items.keys[merged_candidates.rows]
         is_visible = ~np.isin(keys, hidden_items)
-        codes, keys = merged.rows[is_visible], keys[is_visible]
+        codes, keys = merged_candidates.rows[is_visible], keys[is_visible]
         ranks = [rank for name in self._source_names if len(rank := lists.get(name).ranks(keys))]
-        best = (
+        best_ranks = (
             np.min([np.where(rank < 0, ABSENT_RANK, rank) for rank in ranks], axis=0)
             if ranks
             else np.zeros(len(keys), np.int64)
@@ -279,7 +279,7 @@ class Replay:
             for name, baseline in self.baselines.items()
         }
         return _RequestCandidates(
-            request, codes, best, self.live_columns.matrix(lists, sequences, keys), slates
+            request, codes, best_ranks, self.live_columns.matrix(lists, sequences, keys), slates
         )
 
     def _list_codes(self, ranked_list: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
@@ -325,19 +325,21 @@ class _RequestCandidates:
     slates: Mapping[str, Ints]
 
 
-def _build_chunk(collected: list[_RequestCandidates], baselines: Sequence[str]) -> CandidateChunk:
-    collected = sorted(collected, key=lambda candidates: candidates.request)
+def _build_chunk(
+    request_candidates: list[_RequestCandidates], baselines: Sequence[str]
+) -> CandidateChunk:
+    request_candidates = sorted(request_candidates, key=lambda candidates: candidates.request)
     item, rank, live = (
-        np.concatenate([getattr(candidates, name) for candidates in collected])
+        np.concatenate([getattr(candidates, name) for candidates in request_candidates])
         for name in ("item", "rank", "live")
     )
     slates = {
-        name: _build_slates([candidates.slates[name] for candidates in collected])
+        name: _build_slates([candidates.slates[name] for candidates in request_candidates])
         for name in baselines
     }
     request, size = (
-        np.array([candidates.request for candidates in collected]),
-        np.array([len(candidates.item) for candidates in collected]),
+        np.array([candidates.request for candidates in request_candidates]),
+        np.array([len(candidates.item) for candidates in request_candidates]),
     )
     return CandidateChunk(request, size, item, rank, live, slates)
 

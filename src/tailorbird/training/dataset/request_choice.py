@@ -167,11 +167,11 @@ def _first_chosen_head(events: pa.Table, slot: Slot, row_settings: RowSettings) 
     """Return the objective's first head with an event in the window, and its number of events."""
     heads = item_probability_heads(slot.objective) or ["view"]
     t = micros(events["ts"])
-    recent = (t >= row_settings.ts_from) & (t < row_settings.now)
+    is_recent = (t >= row_settings.ts_from) & (t < row_settings.now)
     for head in heads:
         chosen = pc.and_(
             interaction_mask(events, (head,)), pc.is_valid(events["person"])
         ).to_numpy()
-        if count := int(np.count_nonzero(chosen & recent)):
+        if count := int(np.count_nonzero(chosen & is_recent)):
             return head, count
     return heads[0], 0

@@ -73,10 +73,12 @@ def censor_labels(
         labels: head → shape (n,).
         t: shape (n,), time of each row.
     """
-    visible = dict(labels)
+    visible_labels = dict(labels)
     for head, target in return_targets(labels).items():
-        visible[head] = np.where(t + target.until <= moment, labels[head], np.float32(np.nan))
-    return visible
+        visible_labels[head] = np.where(
+            t + target.until <= moment, labels[head], np.float32(np.nan)
+        )
+    return visible_labels
 
 
 def return_targets(heads: Iterable[str]) -> dict[str, ReturnTarget]:

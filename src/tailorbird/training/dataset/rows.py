@@ -218,15 +218,15 @@ def _drop_unsettled(material: Material) -> Material:
     data = material.data
     if material.is_logged or not material.label_window:
         return material
-    settled = np.flatnonzero(data.t + material.label_window <= material.complete_until)
-    if not len(settled):
+    settled_requests = np.flatnonzero(data.t + material.label_window <= material.complete_until)
+    if not len(settled_requests):
         problem = f"what came of the {data.requests:,} choices in the window is not known yet"
         raise NotReadyError(
             problem,
             fix="import more history, shorten the slot's attribution, or train as of an earlier "
             "day: --as-of 2026-11-25",
         )
-    return replace(material, data=data.take(settled))
+    return replace(material, data=data.take(settled_requests))
 
 
 def _no_events_error(lake: Lake, now: int) -> NotReadyError:

@@ -53,9 +53,9 @@ def split_by_time(t: Ints, *, validation: float = 0.15, test: float = 0.2, gap: 
             f"expected at least 3 requests to split by time, got {len(t)}",
             fix="import more history, or widen the window",
         )
-    ordered = np.sort(t)
-    train_until = int(ordered[round(len(t) * (1 - validation - test))])
-    validation_until = int(ordered[min(round(len(t) * (1 - test)), len(t) - 1)])
+    sorted_times = np.sort(t)
+    train_until = int(sorted_times[round(len(t) * (1 - validation - test))])
+    validation_until = int(sorted_times[min(round(len(t) * (1 - test)), len(t) - 1)])
     return split_at(t, train_until, validation_until, gap=gap)
 
 
@@ -66,18 +66,18 @@ def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) 
         UsageError: a part would be empty.
     """
     order = np.argsort(t, kind="stable")
-    ordered = t[order]
-    train = order[(ordered < train_until) & (ordered + gap <= train_until)]
+    sorted_times = t[order]
+    train = order[(sorted_times < train_until) & (sorted_times + gap <= train_until)]
     validation = order[
-        (ordered >= train_until)
-        & (ordered < validation_until)
-        & (ordered + gap <= validation_until)
+        (sorted_times >= train_until)
+        & (sorted_times < validation_until)
+        & (sorted_times + gap <= validation_until)
     ]
-    test = order[ordered >= validation_until]
+    test = order[sorted_times >= validation_until]
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if not len(part):
             span_note = (
-                f"{len(t)} requests from {to_iso(int(ordered[0]))} to {to_iso(int(ordered[-1]))}"
+                f"{len(t)} requests from {to_iso(int(sorted_times[0]))} to {to_iso(int(sorted_times[-1]))}"
                 if len(t)
                 else "no request"
             )

@@ -126,11 +126,13 @@ class Bootstrap:
         count, predicted, observed = (
             self._resample(totals(cell, w, size).reshape(self.people, bins)) for w in weights
         )
-        filled = np.maximum(count, 1e-12)
+        positive_counts = np.maximum(count, 1e-12)
         draws = np.array(
             [
                 calibration_errors(c, p, o)
-                for c, p, o in zip(count, predicted / filled, observed / filled, strict=True)
+                for c, p, o in zip(
+                    count, predicted / positive_counts, observed / positive_counts, strict=True
+                )
             ]
         )
         return (
@@ -163,20 +165,20 @@ class Bootstrap:
 
     def _sums(self, values: Sequence[Floats]) -> tuple[Floats, Floats]:
         """Return sum and count of each metric for each user, shapes (people, metrics)."""
-        finite = [np.isfinite(value) for value in values]
+        finite_masks = [np.isfinite(value) for value in values]
         numerator = [
             totals(self.person, np.where(k, v, 0.0), self.people)
-            for v, k in zip(values, finite, strict=True)
+            for v, k in zip(values, finite_masks, strict=True)
         ]
-        denominator = [totals(self.person, k, self.people) for k in finite]
+        denominator = [totals(self.person, k, self.people) for k in finite_masks]
         return np.stack(numerator, axis=1), np.stack(denominator, axis=1)
 
     def _resample(self, sums: Floats) -> Floats:
         """Return weighted sums over users for each replicate, shape (replicates, columns)."""
-        out = np.empty((self.replicates, sums.shape[1]))
+        sums_by_replicate = np.empty((self.replicates, sums.shape[1]))
         for start, stop in self._replicate_ranges():
-            out[start:stop] = self._weights(start, stop) @ sums
-        return out
+            sums_by_replicate[start:stop] = self._weights(start, stop) @ sums
+        return sums_by_replicate
 
     def _replicate_ranges(self) -> Iterator[tuple[int, int]]:
         step = max(1, 20_000_000 // max(self.people, 1))
@@ -205,12 +207,12 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 def flatten_intervals(figures: Mapping[str, Interval]) -> dict[str, float | None]:
     """Return `name`, `name_low` and `name_high` for each metric; None where not finite."""
-    out: dict[str, float | None] = {}
+    flat: dict[str, float | None] = {}
     for name, figure in figures.items():
-        out[name], out[f"{name}_low"], out[f"{name}_high"] = (
+        flat[name], flat[f"{name}_low"], flat[f"{name}_high"] = (
             round_finite(x) for x in (figure.value, figure.low, figure.high)
         )
-    return out
+    return flat
 
 
 def flatten_tables(

@@ -73,9 +73,9 @@ def evaluate_scorers(
     history = History(features, material.events)
     report_progress = partial(progress, "judge")
     positives = retrieved_positives = candidates = 0
-    for drawn, values in _test_chunks(material, test, replay, report_progress):
+    for test_chunk, values in _test_chunks(material, test, replay, report_progress):
         requests_done = rows_done = 0
-        for chunk in iterate_features_from(history, drawn.data, rows_max=CHUNK_ROWS):
+        for chunk in iterate_features_from(history, test_chunk.data, rows_max=CHUNK_ROWS):
             scores: dict[str, Floats] = {}
             heads: Mapping[str, Floats] = {}
             for name, scorer in scorers.items():
@@ -89,15 +89,15 @@ def evaluate_scorers(
                 heads,
                 {
                     name: _slice_slates(slate, requests_done, count)
-                    for name, slate in drawn.slates.items()
+                    for name, slate in test_chunk.slates.items()
                 },
             )
             requests_done, rows_done = requests_done + count, rows_done + chunk.part.rows
         positives, retrieved_positives = (
-            positives + drawn.positives,
-            retrieved_positives + drawn.retrieved_positives,
+            positives + test_chunk.positives,
+            retrieved_positives + test_chunk.retrieved_positives,
         )
-        candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
+        candidates += int(test_chunk.data.scheme.get("candidates", test_chunk.data.rows))
     summary: dict[str, Any] = {"source": material.source_note}
     if material.scheme is not None:
         summary |= {
@@ -116,8 +116,8 @@ def _test_chunks(
     Logged responses come with the values of baselines.
     """
     if material.scheme is not None:
-        for drawn in draw_candidates(test, replay, material.scheme, progress=report_progress):
-            yield replace(drawn, data=material.add_labels(drawn.data)), {}
+        for test_chunk in draw_candidates(test, replay, material.scheme, progress=report_progress):
+            yield replace(test_chunk, data=material.add_labels(test_chunk.data)), {}
         return
     live, values = replay.read_live_columns(test, progress=report_progress)
     rows = replace(test, live=live)

@@ -169,20 +169,20 @@ class Evaluator:
             missed=missed_count,
             missed_gain=self._missed_gain,
         )
-        subsets = {}
+        ranked_subsets = {}
         for figure, mask in (("tail", self._is_long_tail), ("new", self._is_new_item)):
             subset_missed = np.bincount(
                 missed.request[mask[missed.item]], minlength=len(offsets) - 1
             )
-            subsets[figure] = ranked.restrict(mask[item[ranked.row]], subset_missed)
+            ranked_subsets[figure] = ranked.restrict(mask[item[ranked.row]], subset_missed)
         step = assign_steps(self._history.by_item.count(item[ranked.row], t, ranked.request))
         step_missed = assign_steps(self._history.by_item.count(missed.item, t, missed.request))
         for step_index, events in enumerate(STEP_LABELS):
             subset_missed = np.bincount(
                 missed.request[step_missed == step_index], minlength=len(offsets) - 1
             )
-            subsets[f"items {events}"] = ranked.restrict(step == step_index, subset_missed)
-        for figure, value in _listwise_figures(ranked, subsets, item, self._share).items():
+            ranked_subsets[f"items {events}"] = ranked.restrict(step == step_index, subset_missed)
+        for figure, value in _listwise_figures(ranked, ranked_subsets, item, self._share).items():
             self._values[name][figure].append(value)
         recommended = self._recommended_items.setdefault(name, np.zeros(len(self._share), bool))
         recommended[item[ranked.top[ranked.top >= 0]]] = True
@@ -283,10 +283,15 @@ class Evaluator:
     ) -> dict[str, tuple[int, dict[str, Interval]]]:
         slices: dict[str, tuple[int, dict[str, Interval]]] = {}
         for name, mask in self._slice_masks.items():
-            masked = [np.where(mask, figures[PRIMARY], np.nan) for figures in values.values()]
-            count = int(np.isfinite(masked[0]).sum())
+            masked_figures = [
+                np.where(mask, figures[PRIMARY], np.nan) for figures in values.values()
+            ]
+            count = int(np.isfinite(masked_figures[0]).sum())
             if count:
-                slices[name] = (count, dict(zip(values, bootstrap.means(masked), strict=True)))
+                slices[name] = (
+                    count,
+                    dict(zip(values, bootstrap.means(masked_figures), strict=True)),
+                )
         # These slices are always reported, since an empty one matters too.
         for name, figure in (("long-tail items", "tail"), ("new items", "new")):
             figure_values = [figures[figure] for figures in values.values()]
@@ -358,7 +363,7 @@ def interaction_shares(history: History, before: int) -> Floats:
 
 def _listwise_figures(
     ranked: metrics.RankedLists,
-    subsets: Mapping[str, metrics.RankedLists],
+    ranked_subsets: Mapping[str, metrics.RankedLists],
     item: Ints,
     share: Floats,
 ) -> dict[str, Floats]:
@@ -370,7 +375,7 @@ def _listwise_figures(
         "mrr": metrics.reciprocal_rank(ranked),
         "list_auc": metrics.list_auc(ranked),
         f"novelty_{K}": np.where(has_positives, metrics.novelty(ranked, item, share), np.nan),
-        **{name: metrics.ndcg(lists, K) for name, lists in subsets.items()},
+        **{name: metrics.ndcg(lists, K) for name, lists in ranked_subsets.items()},
     }
 
 

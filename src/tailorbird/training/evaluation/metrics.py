@@ -308,13 +308,13 @@ def _rank_chunk(
     positive_number = np.arange(len(list_index)) - np.searchsorted(list_index, list_index)
     rank = np.zeros(len(list_index), np.int64)
     for number in range(int(positive_number.max(initial=-1)) + 1):
-        current = np.flatnonzero(positive_number == number)
-        list_row, position = list_index[current], column_index[current]
+        current_pairs = np.flatnonzero(positive_number == number)
+        list_row, position = list_index[current_pairs], column_index[current_pairs]
         own_score, own_tie = score[list_row, position][:, None], tie[list_row, position][:, None]
-        ahead = (score[list_row] > own_score) | (
+        is_ahead = (score[list_row] > own_score) | (
             (score[list_row] == own_score) & (tie[list_row] < own_tie)
         )
-        rank[current] = 1 + (ahead & ~padding[list_row]).sum(axis=1)
+        rank[current_pairs] = 1 + (is_ahead & ~padding[list_row]).sum(axis=1)
     return rows[list_index, column_index], rank
 
 

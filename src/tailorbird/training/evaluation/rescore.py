@@ -228,13 +228,13 @@ def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreRepo
         np.array(row["values"], np.float64),
         scorer.score(rows, keys, objective=weights, live=live).value,
     )
-    differ = is_comparable & (logged != recomputed)
-    unequal = differ & ~np.isclose(logged, recomputed, rtol=RELATIVE, atol=ABSOLUTE)
+    is_different = is_comparable & (logged != recomputed)
+    unequal = is_different & ~np.isclose(logged, recomputed, rtol=RELATIVE, atol=ABSOLUTE)
     report.answers += 1
     report.scores += int(is_comparable.sum())
     report.moved += int((~is_comparable).sum())
     report.unequal += int(unequal.sum())
-    report.other_bits += int((differ & ~unequal).sum())
+    report.other_bits += int((is_different & ~unequal).sum())
     for row_index in np.flatnonzero(unequal)[: EXAMPLES_MAX - len(report.examples)]:
         report.examples.append(
             ScoreDifference(

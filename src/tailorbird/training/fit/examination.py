@@ -204,14 +204,14 @@ def _refuse_gaps(
         raise UsageError(
             f"only {clicks[0]} clicks on the first place of drawn lists", fix="take a longer window"
         )
-    gaps = np.flatnonzero(~is_linked[1 : last_position + 1]) + 1
-    if not gaps.size:
+    unlinked_positions = np.flatnonzero(~is_linked[1 : last_position + 1]) + 1
+    if not unlinked_positions.size:
         return
-    if not clicks[0] and gaps[0] == 1:
+    if not clicks[0] and unlinked_positions[0] == 1:
         problem = "what stood on the first place was never drawn at random"
     else:
-        names = ", ".join(f"{gap} and {gap + 1}" for gap in gaps[:3].tolist()) + (
-            ", …" if gaps.size > 3 else ""
+        names = ", ".join(f"{gap} and {gap + 1}" for gap in unlinked_positions[:3].tolist()) + (
+            ", …" if unlinked_positions.size > 3 else ""
         )
         problem = f"no answer could have exchanged what stood on places {names}"
     overlap = (
@@ -233,11 +233,14 @@ def _refuse_missing(upper: "_Rates", lower: "_Rates", item_count: Floats) -> Non
     ratio = np.ones(len(item_count))
     ratio[compared + 1] = lower.mean[compared] / upper.mean[compared]
     mean = upper.mean[compared[0]] * np.cumprod(ratio[compared[0] : compared[-1] + 2])
-    worst, expected = (int(mean.argmin()), max(float(mean.max()), float(item_count[compared[0]])))
-    if mean[worst] < WEIGHT_SHARE_MIN * expected:
-        detail = f"rows there weigh {mean[worst]:.1f} in the mean, and would weigh {expected:.1f}"
+    worst_position, expected = (
+        int(mean.argmin()),
+        max(float(mean.max()), float(item_count[compared[0]])),
+    )
+    if mean[worst_position] < WEIGHT_SHARE_MIN * expected:
+        detail = f"rows there weigh {mean[worst_position]:.1f} in the mean, and would weigh {expected:.1f}"
         problem = (
-            f"place {compared[0] + worst + 1} of drawn lists hardly ever had the items that other "
+            f"place {compared[0] + worst_position + 1} of drawn lists hardly ever had the items that other "
             f"places had, so they cannot be compared: {detail}"
         )
         raise UsageError(
@@ -269,12 +272,12 @@ def _compute_rates(
 ) -> _Rates:
     total_weight = np.bincount(position_index, weight, position_count)
     clicked_weight = np.bincount(position_index, weight * clicked, position_count)
-    squares = np.bincount(position_index, np.square(weight) * clicked, position_count)
+    squared_weights = np.bincount(position_index, np.square(weight) * clicked, position_count)
     clicks = np.bincount(position_index, clicked, position_count).astype(np.int64)
     mean = total_weight / np.maximum(np.bincount(position_index, minlength=position_count), 1)
     return _Rates(
         mean,
         clicked_weight / np.maximum(total_weight, 1e-12),
         clicks,
-        np.square(clicked_weight) / np.maximum(squares, 1e-12),
+        np.square(clicked_weight) / np.maximum(squared_weights, 1e-12),
     )

@@ -23,7 +23,7 @@ from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows
 from tailorbird.training.fit.architecture import fit_heads
 from tailorbird.training.fit.calibrate import CalibrationChoice
 from tailorbird.training.fit.heads import FittedHeads, HeadModel
-from tailorbird.training.fit.inputs import Parts, PreparedInputs, prepare_inputs
+from tailorbird.training.fit.inputs import PreparedInputs, SplitDatasets, prepare_inputs
 from tailorbird.training.fit.warm_trees import FROM_SCRATCH, WarmTrees
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.sketches import Row, objective_value, score_rows
@@ -86,7 +86,7 @@ class FittedModel:
 def fit(
     events: pa.Table,
     features: FeatureSet,
-    parts: Parts,
+    parts: SplitDatasets,
     index_series: IndexSeries,
     objective: Mapping[str, float],
     settings: TrainSettings,

@@ -126,12 +126,17 @@ class FitInputs:
         Trees next to a net then have the width of its matrix and never split on these columns.
         """
         width = len(drop_net_columns(self.encoder).names)
-        blank = [
+        blank_matrices = [
             rows.copy() for rows in (self.matrix, self.validation_shown, self.validation_served)
         ]
-        for copy in blank:
+        for copy in blank_matrices:
             copy[:, width:] = np.nan
-        return replace(self, matrix=blank[0], validation_shown=blank[1], validation_served=blank[2])
+        return replace(
+            self,
+            matrix=blank_matrices[0],
+            validation_shown=blank_matrices[1],
+            validation_served=blank_matrices[2],
+        )
 
 
 @dataclass(frozen=True)

@@ -177,10 +177,10 @@ def _describe_differences(
         differences.append(f"did not learn {', '.join(gained)}")
     if (last.layout.columns, last.layout.numbers) != (layout.columns, layout.numbers):
         differences.append("had other columns")
-    if differing := [
+    if differing_names := [
         name for name in SHAPES if getattr(last.parameters, name) != getattr(parameters, name)
     ]:
-        differences.append(f"had other parameters ({', '.join(differing)})")
+        differences.append(f"had other parameters ({', '.join(differing_names)})")
     return " and ".join(differences) or "had its heads in another order"
 
 

@@ -38,7 +38,7 @@ from tailorbird.training.sketches import FeatureSketch, Row, label_rows
 
 
 @dataclass(frozen=True)
-class Parts:
+class SplitDatasets:
     """The three parts of a split, and the live columns of their rows."""
 
     train: Dataset
@@ -66,7 +66,7 @@ class PreparedInputs:
 def prepare_inputs(
     events: pa.Table,
     features: FeatureSet,
-    parts: Parts,
+    parts: SplitDatasets,
     index_series: IndexSeries,
     objective: Mapping[str, float],
     settings: TrainSettings,
@@ -172,7 +172,7 @@ class _TrainingRows:
 def _encode_training_rows(
     events: pa.Table,
     features: FeatureSet,
-    parts: "Parts",
+    parts: SplitDatasets,
     index_series: IndexSeries,
     settings: TrainSettings,
     labelled: LabelledRows,
@@ -250,7 +250,7 @@ def _select_heads(
     encoder: Encoder,
     training_rows: _TrainingRows,
     labels: Mapping[str, npt.NDArray],
-    parts: Parts,
+    parts: SplitDatasets,
 ) -> _HeadSelection:
     matrix, label_sample = training_rows.matrix, labels
     if training_rows.files is not None:
@@ -284,7 +284,7 @@ def _select_heads(
     return _HeadSelection(tuple(heads), leaks, (*notes, *dominant_column_notes(ahead_columns)))
 
 
-def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:
+def _weight_clicks(parts: SplitDatasets, head: str) -> tuple[SplitDatasets, str]:
     """Weight clicks of the training part by the examination of their position; add a note."""
     train = parts.train
     examination = estimate_examination(

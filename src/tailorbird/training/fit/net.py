@@ -64,13 +64,13 @@ def fit_net(
         settings,
     )
     if start.since is not None:
-        newest = RowSubset.from_mask(
+        newest_rows = RowSubset.from_mask(
             train.blocks, inputs.train.t[inputs.train.request] >= start.since
         )
-        if reason := single_class_problem(newest):
+        if reason := single_class_problem(newest_rows):
             start = start_from_scratch(train.layout, parameters, f"since then {reason}")
         else:
-            train = replace(train, blocks=newest)
+            train = replace(train, blocks=newest_rows)
     options = NetOptions(
         on_epoch=make_epoch_logger(settings.logs),
         progress=partial(progress, f"net {architecture} (rows)"),

@@ -65,16 +65,16 @@ def build_layout(encoder: Encoder) -> Layout:
     names = encoder.names
     index_of = {name: index for index, name in enumerate(names)}
     codes = {index_of[name]: size for name, size in encoder.sizes.items()}
-    past = encoder.history
-    history_indices = [index_of[name] for name in past.names] if past else []
+    history_codes = encoder.history
+    history_indices = [index_of[name] for name in history_codes.names] if history_codes else []
     recent = (
         History(
             history_indices[0],
-            tuple(history_indices[1 : 1 + past.length]),
-            tuple(history_indices[1 + past.length :]),
-            past.size,
+            tuple(history_indices[1 : 1 + history_codes.length]),
+            tuple(history_indices[1 + history_codes.length :]),
+            history_codes.size,
         )
-        if past
+        if history_codes
         else None
     )
     bags = tuple(

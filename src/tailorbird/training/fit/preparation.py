@@ -76,17 +76,19 @@ def learn_encoder(
         similarities=features.similarities,
         candidates=live_columns.candidates,
     )
-    transformed = {transform.column for transform in column_plan.transforms}
+    transformed_names = {transform.column for transform in column_plan.transforms}
     rows: dict[str, Column] = {
         name: categorical[:, index]
         for index, name in enumerate(columns.categorical)
-        if name in transformed
+        if name in transformed_names
     }
     for column_index, name in enumerate(columns.numeric):
-        if name in transformed:
+        if name in transformed_names:
             rows[name] = chunks.numeric_column(column_index)
     if computed_names := [
-        name for name in (*COMPUTED_COLUMNS, *similarity_columns, POSITION) if name in transformed
+        name
+        for name in (*COMPUTED_COLUMNS, *similarity_columns, POSITION)
+        if name in transformed_names
     ]:
         computed_encoder = msgspec.structs.replace(
             encoder,

@@ -113,13 +113,13 @@ def _prior_sums(code: Ints, labelled: LabelledRows, head: str, *amounts: Ints) -
     """
     times, rank = np.unique(labelled.label_times(head), return_inverse=True)
     rank_bits = len(times).bit_length()
-    packed = (code << rank_bits) | rank
-    order = np.argsort(packed)
+    packed_keys = (code << rank_bits) | rank
+    order = np.argsort(packed_keys)
     # Labels known by then have a smaller rank.
     queries = (code << rank_bits) | np.searchsorted(times, labelled.t, side="right")
     until, start = (
-        np.searchsorted(packed[order], queries),
-        np.searchsorted(packed[order], code << rank_bits),
+        np.searchsorted(packed_keys[order], queries),
+        np.searchsorted(packed_keys[order], code << rank_bits),
     )
     running = [np.concatenate(([0], np.cumsum(amount[order]))) for amount in amounts]
     return [sums[until] - sums[start] for sums in running]

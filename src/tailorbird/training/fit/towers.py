@@ -219,14 +219,14 @@ class TowerLearner:
         data = tower_to_onnx(self._model)
         exported = OnnxNet(start_session(data, where="tower"), space.tower.plan.width, "tower")
         row, gap = self._parity_windows(space)
-        trained, restored = (
+        trained, restored_vectors = (
             replace(space.tower, net=net).encode_windows(space.vectors, row, gap)
             for net in (space.tower.net, exported)
         )
-        worst = float(np.abs(trained - restored).max(initial=0.0))
-        if not worst <= TOLERANCE:
+        largest_difference = float(np.abs(trained - restored_vectors).max(initial=0.0))
+        if not largest_difference <= TOLERANCE:
             raise BundleError(
-                f"the exported tower differs from the trained one by {worst:.2g} (at most "
+                f"the exported tower differs from the trained one by {largest_difference:.2g} (at most "
                 f"{TOLERANCE:g} is allowed)"
             )
         golden = self._random_windows(space, GOLDEN_ROWS)
@@ -285,17 +285,19 @@ def build_item_vectors(
     seen_tokens = np.unique(tokens[is_learned])
     seen_tokens = seen_tokens[seen_tokens > 0]
     table[seen_tokens] = net["token.weight"].numpy()[seen_tokens]
-    unlearned = ItemVectors(
+    content_vectors = ItemVectors(
         np.zeros((len(index), model.recipe.width), np.float32),
         table,
         net["unknown"].numpy().copy(),
         content,
     )
-    vectors = unlearned.unknown + unlearned.of_content(index.attributes, np.arange(len(index)))
+    vectors = content_vectors.unknown + content_vectors.of_content(
+        index.attributes, np.arange(len(index))
+    )
     row = index.find(codes.keys)
     is_indexed = is_learned & (row >= 0)
     vectors[row[is_indexed]] = model.item_vectors[is_indexed]
-    return replace(unlearned, vectors=vectors)
+    return replace(content_vectors, vectors=vectors)
 
 
 def add_spaces(
@@ -321,12 +323,12 @@ def add_spaces(
         ),
         count,
     )
-    even = (
+    evenly_chosen = (
         np.linspace(first_space, count - 1, min(count - first_space, TOWERS_MAX))
         .astype(int)
         .tolist()
     )
-    learned_at = {*even, int(index_series.positions_at(np.array([validation_from]))[0])}
+    learned_at = {*evenly_chosen, int(index_series.positions_at(np.array([validation_from]))[0])}
     spaces: list[Space | None] = [None] * first_space
     for number in range(first_space, count):
         progress(number, count)

@@ -357,10 +357,10 @@ def _learn_target(
             fix=f"use one of {', '.join(sorted(labelled.labels))}",
         )
     vocabulary, _ = _frequent_keys(keys, step)
-    rare = ~np.isin(keys, vocabulary)
+    is_rare = ~np.isin(keys, vocabulary)
     rates, mean = final_rates(keys, vocabulary, step.head, labelled, step.smoothing)
     in_time = rates_in_time(
-        np.where(rare, np.uint64(0), keys), rare, step.head, labelled, step.smoothing
+        np.where(is_rare, np.uint64(0), keys), is_rare, step.head, labelled, step.smoothing
     )
     return learned.TargetEncoding(
         vocabulary.tolist(), rates.tolist(), mean, step.head, step.smoothing

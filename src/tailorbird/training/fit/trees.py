@@ -23,11 +23,11 @@ _MISSING = {"None": 0, "NaN": NAN_MISSING, "Zero": ZERO_MISSING}
 
 def export_trees(model: Gbdt) -> Trees:
     """Export the trees up to the best iteration."""
-    dumped = model.booster.dump_model(num_iteration=model.trees)
+    model_dump = model.booster.dump_model(num_iteration=model.trees)
     trees = Trees(
         len(model.columns), _LINKS[model.settings.objective], [], [], [], [], [], [], [], [], []
     )
-    for tree in dumped["tree_info"]:
+    for tree in model_dump["tree_info"]:
         trees.roots.append(len(trees.feature))
         _add(trees, tree["tree_structure"])
     return Trees(**{name: getattr(trees, name) for name in Trees.__struct_fields__})
@@ -40,15 +40,15 @@ def _add(trees: Trees, root: dict[str, Any]) -> None:
         index = len(trees.feature)
         if parent >= 0:
             (trees.left if left else trees.right)[parent] = index
-        inner = "split_feature" in node
-        trees.feature.append(node["split_feature"] if inner else LEAF)
-        trees.threshold.append(_split_threshold(trees, node) if inner else 0.0)
-        trees.kind.append(_encode_split_kind(node) if inner else 0)
-        trees.cover.append(float(node["internal_count"] if inner else node.get("leaf_count", 0)))
-        trees.value.append(0.0 if inner else float(node["leaf_value"]))
+        is_inner = "split_feature" in node
+        trees.feature.append(node["split_feature"] if is_inner else LEAF)
+        trees.threshold.append(_split_threshold(trees, node) if is_inner else 0.0)
+        trees.kind.append(_encode_split_kind(node) if is_inner else 0)
+        trees.cover.append(float(node["internal_count"] if is_inner else node.get("leaf_count", 0)))
+        trees.value.append(0.0 if is_inner else float(node["leaf_value"]))
         trees.left.append(0)
         trees.right.append(0)
-        if inner:
+        if is_inner:
             stack += [(node["right_child"], index, False), (node["left_child"], index, True)]
 
 

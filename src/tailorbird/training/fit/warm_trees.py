@@ -77,10 +77,10 @@ def find_warm_trees(
     if not settings.incremental or settings.architecture != "gbdt":
         return FROM_SCRATCH
     why = _explain_mismatch(settings, recipe, champion, features, material)
-    found = why if champion is None or why else _load(champion, store, material, split)
-    if isinstance(found, WarmTrees):
-        return found
-    return WarmTrees(summary=f"{NO_CONTINUATION}{found}")
+    trees_or_reason = why if champion is None or why else _load(champion, store, material, split)
+    if isinstance(trees_or_reason, WarmTrees):
+        return trees_or_reason
+    return WarmTrees(summary=f"{NO_CONTINUATION}{trees_or_reason}")
 
 
 def _explain_mismatch(

@@ -103,10 +103,10 @@ def price_models(evaluation: Evaluation, us: Mapping[str, float]) -> list[Priced
 
     def find_dominating(name: str) -> str:
         own_price = (quality[name].value, -us[name])
-        above = [
+        better_models = [
             other for other in names if _dominates((quality[other].value, -us[other]), own_price)
         ]
-        return max(above, key=lambda other: quality[other].value, default="")
+        return max(better_models, key=lambda other: quality[other].value, default="")
 
     return sorted(
         (PricedModel(name, us[name], quality[name], find_dominating(name)) for name in names),

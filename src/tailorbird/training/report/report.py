@@ -4,6 +4,7 @@ It shows the contents of `TrainReport`; nothing but charts is computed here.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from tailorbird.pages import write_page
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.training.bundle_files import bundle_heads
 from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, HeadFigures
+from tailorbird.training.fit.fit import FittedModel
 from tailorbird.training.fit.heads import HeadModel
 from tailorbird.training.report.charts import (
     HIGHLIGHT_COLOUR,
@@ -23,11 +27,41 @@ from tailorbird.training.report.charts import (
     reliability_chart,
     to_svg,
 )
-from tailorbird.training.report.pareto import pareto_chart
+from tailorbird.training.report.pareto import (
+    measure_baseline_us,
+    measure_bundle_us,
+    measure_model_us,
+    pareto_chart,
+    price_models,
+)
 from tailorbird.training.report.serving_cost import ITEMS
+from tailorbird.training.rivals import MODEL_NAME
 from tailorbird.training.settings import TrainReport
 
 COLUMNS_SHOWN = 25
+
+
+def price_and_write(
+    report: TrainReport,
+    fitted: FittedModel,
+    champion_bundle: Bundle | None,
+    item_count: int,
+    folder: Path,
+) -> TrainReport:
+    """Return the report with the cost of everything evaluated, and write its page."""
+    lookup_us = measure_baseline_us(item_count)
+    us = {
+        name: lookup_us
+        for name in report.evaluation.figures
+        if name not in (MODEL_NAME, report.incumbent)
+    }
+    us[MODEL_NAME] = measure_model_us(fitted.exported, bundle_heads(fitted), fitted.golden)
+    if champion_bundle is not None:
+        us[report.incumbent] = measure_bundle_us(champion_bundle)
+    prices = price_models(report.evaluation, us)
+    report = replace(report, priced=tuple(price.to_dict() for price in prices))
+    page = write_report(folder / f"{report.version}.html", report, fitted.models)
+    return replace(report, report=page)
 
 
 def write_report(path: Path, report: TrainReport, models: Mapping[str, HeadModel]) -> Path:

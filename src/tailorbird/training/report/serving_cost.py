@@ -82,32 +82,32 @@ def drop_declarations(
 ) -> tuple[FeatureSet, tuple[str, ...]]:
     """Drop declarations; return the rest, and those that others are derived from and so stay."""
     by_name = {step.name: step for step in features.layout.steps}
-    removed = set(names) & set(by_name)
+    removed_names = set(names) & set(by_name)
     similarities = [
         similarity for similarity in features.similarities if similarity.name not in names
     ]
-    needed = {similarity.of for similarity in similarities}
+    needed_names = {similarity.of for similarity in similarities}
     pending = [
         feature.name
         for feature in features.features
-        if isinstance(feature, Derived) and feature.name not in removed
+        if isinstance(feature, Derived) and feature.name not in removed_names
     ]
     while pending:
         expression = by_name[pending.pop()].expression
         for other, _ in () if expression is None else expression.names:
-            if other not in needed:
-                needed.add(other)
+            if other not in needed_names:
+                needed_names.add(other)
                 pending.append(other)
-    retained = [
+    retained_features = [
         feature
         for feature in features.features
-        if feature.name not in removed or feature.name in needed
+        if feature.name not in removed_names or feature.name in needed_names
     ]
-    if not retained:
+    if not retained_features:
         raise DeclarationError("no declaration would be left")
-    return FeatureSet.from_declarations([*retained, *similarities], event_types=event_types), tuple(
-        sorted(removed & needed)
-    )
+    return FeatureSet.from_declarations(
+        [*retained_features, *similarities], event_types=event_types
+    ), tuple(sorted(removed_names & needed_names))
 
 
 def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str, Cost]:
@@ -123,14 +123,17 @@ def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str,
             continue
         record_bytes, per_request = 0, 0
         if len(features.features) > 1:
-            fewer, still_needed = drop_declarations(features, [step.name], event_types)
-            remaining = (
+            reduced_features, still_needed = drop_declarations(features, [step.name], event_types)
+            remaining_bytes = (
                 {}
                 if still_needed
-                else {entity.entity: entity.reading_bytes for entity in fewer.layout.entities}
+                else {
+                    entity.entity: entity.reading_bytes
+                    for entity in reduced_features.layout.entities
+                }
             )
             for entity, layout in entities.items() if not still_needed else ():
-                saved = layout.reading_bytes - remaining.get(entity, 0)
+                saved = layout.reading_bytes - remaining_bytes.get(entity, 0)
                 record_bytes += saved
                 per_request += saved * records_per_request(features, layout.index)
         column_costs[step.name] = Cost(record_bytes, per_request, _measure_finish_us(step, lanes))

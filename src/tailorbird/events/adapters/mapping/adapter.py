@@ -34,11 +34,11 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
         InputError: a file matches no source, a mapped column is missing, or a file cannot be read.
     """
     mapping = parse_mapping(options.mapping, options.mapping_name)
-    used = False
+    is_used = False
     for file, digest in files.items():
         for source_index, source in enumerate(mapping.source):
             if fnmatch(file.name, source.file) or fnmatch(str(file), f"*/{source.file}"):
-                used = True
+                is_used = True
                 # Two sources may read one file, and their events must not pass for repeats of each
                 # other.
                 yield from _read_source(
@@ -47,7 +47,7 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
                     source,
                     options.mapping_name,
                 )
-    if not used:
+    if not is_used:
         patterns = ", ".join(source.file for source in mapping.source)
         raise InputError(
             f"the mapping names {patterns}, and no such file is there", where=options.root
@@ -57,21 +57,21 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
 def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
     required_columns = _columns_of(source)
     form = form_of(source, file)
-    present = column_names(file, form)
-    missing = [column for column in required_columns if column not in present]
+    file_columns = column_names(file, form)
+    missing = [column for column in required_columns if column not in file_columns]
     if missing:
         raise InputError(
-            f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}",
+            f"{file.name} has no column {', '.join(missing)}; it has {', '.join(file_columns)}",
             where=name,
         )
     if source.distinct:
         yield from _read_distinct(file, digest, source, form)
         return
     rows_before = 0
-    broken: list[str] = []
+    broken_rows: list[str] = []
     try:
         for batch in read_columns(
-            file, required_columns, texts=_texts_of(source), broken=broken, form=form
+            file, required_columns, texts=_texts_of(source), broken=broken_rows, form=form
         ):
             yield from _convert_batches(file, batch, rows_before, digest, source)
             rows_before += batch.num_rows
@@ -82,7 +82,7 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
     yield from to_batches(
         str(file),
         unread_rows(
-            "mapping", digest, broken, rows_before, NO_RECORD if is_json(file) else WRONG_ROW
+            "mapping", digest, broken_rows, rows_before, NO_RECORD if is_json(file) else WRONG_ROW
         ),
     )
 

@@ -71,7 +71,7 @@ def events_of(batch: pa.RecordBatch, rows_before: int, digest: str, source: Sour
             zip(ids, types, times, arrivals, *texts.values(), contexts, properties, strict=True), 1
         )
     )
-    identified = (
+    identified_events = (
         event if event.event_id else with_content_id("mapping", event) for event in events
     )
     if (
@@ -79,10 +79,11 @@ def events_of(batch: pa.RecordBatch, rows_before: int, digest: str, source: Sour
         and source.ts is not None
         and pa.types.is_date(batch.column(source.ts).type)
     ):
-        identified = (
-            _with_row_offset(event, rows_before + row) for row, event in enumerate(identified)
+        identified_events = (
+            _with_row_offset(event, rows_before + row)
+            for row, event in enumerate(identified_events)
         )
-    return list(identified)
+    return list(identified_events)
 
 
 def _with_row_offset(event: Event, row: int) -> Event:

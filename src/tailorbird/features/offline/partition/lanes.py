@@ -67,7 +67,7 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
         row_chunks = [
             own_rows[start : start + rows_max] for start in range(0, len(own_rows), rows_max)
         ]
-        piece_names = [f"{number}-{shard}-{piece_rows}" for piece_rows in range(len(row_chunks))]
+        piece_names = [f"{number}-{shard}-{piece}" for piece in range(len(row_chunks))]
         if not all(spill.is_done(name) for name in piece_names):
             frames = Frames(spill.read_events(partition.field, buckets, empty_table))
             for name, piece_rows in zip(piece_names, row_chunks, strict=True):
@@ -105,8 +105,8 @@ def _compute_by_time(
     for number in range(len(cuts) + 1):
         frames = Frames(spill.read_stretch(number, compacted.events), start)
         stretch_rows = own_rows[stretch == number]
-        for piece_rows, first_row in enumerate(range(0, len(stretch_rows), rows_max)):
-            piece_name = f"{name}-{number}-{piece_rows}"
+        for piece, first_row in enumerate(range(0, len(stretch_rows), rows_max)):
+            piece_name = f"{name}-{number}-{piece}"
             if not spill.is_done(piece_name):
                 _write_piece(
                     plan,

@@ -27,7 +27,7 @@ def train_net(
     """Run Adam over `steps` batches with warm-up and cosine decay, and return the losses."""
     # One pass over all weights: the table of items makes the plain loop a tenth of a training.
     optimiser = torch.optim.Adam(net.parameters(), lr=recipe.rate, betas=(0.9, 0.98), fused=True)
-    warm = max(steps // 20, 1)
+    warm_up_steps = max(steps // 20, 1)
     generator = torch.Generator().manual_seed(recipe.seed)
     share = torch.from_numpy(
         np.bincount(data.item, minlength=data.items) / max(len(data.item), 1)
@@ -37,7 +37,7 @@ def train_net(
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate * min(
-                (step + 1) / warm, 0.5 * (1 + np.cos(np.pi * step / steps)) + 0.01
+                (step + 1) / warm_up_steps, 0.5 * (1 + np.cos(np.pi * step / steps)) + 0.01
             )
         batch = data.batch(recipe.seed, step, recipe.batch, recipe.length)
         source, gap, target = (torch.from_numpy(array) for array in batch)
@@ -77,18 +77,18 @@ def batch_loss(
         return functional.cross_entropy(
             state @ item_vectors(seen_items + 1).T, torch.searchsorted(seen_items, target_code - 1)
         )
-    uniform = (
+    uniform_codes = (
         seen_items[torch.randint(0, len(seen_items), (recipe.negatives,), generator=generator)] + 1
     )
     negative_codes = target_code[
         torch.randint(0, len(target_code), (recipe.negatives,), generator=generator)
     ]
-    negative = torch.cat((uniform, negative_codes))
-    expected = recipe.negatives * (1 / len(seen_items) + share[negative - 1])
+    negatives = torch.cat((uniform_codes, negative_codes))
+    expected = recipe.negatives * (1 / len(seen_items) + share[negatives - 1])
     target_logits = (state * item_vectors(target_code)).sum(dim=-1, keepdim=True)
-    negative_logits = state @ item_vectors(negative).T - torch.log(expected)
+    negative_logits = state @ item_vectors(negatives).T - torch.log(expected)
     negative_logits = negative_logits.masked_fill(
-        negative[None, :] == target_code[:, None], float("-inf")
+        negatives[None, :] == target_code[:, None], float("-inf")
     )
     return functional.cross_entropy(
         torch.cat((target_logits, negative_logits), dim=1),

@@ -67,6 +67,7 @@ from tailorbird.training.tasks.churn.rolling_origin import (
     period_starts,
 )
 from tailorbird.training.tasks.churn.rows import needed_columns
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 PARITY_ROWS = 10_000  # of the grid, over the whole history, on which model and export are compared
 GOLDEN_SOURCE_ROWS = 2_000  # newest rows of the grid, from which the bundle takes its golden rows
@@ -109,20 +110,13 @@ def train_churn(
     activity, figures = backtest.activity, backtest.figures
     window = Window(activity.known_until, churn.gap_us, churn.window_us)
     stage_timer.report("last fit", 0, 1)
-    fitted = fit_at(backtest.grid, activity, window, settings.fit, churn.rfm)
-    choice = choose_model(
-        backtest.cuts, fitted.candidates, window, settings.fit.half_life, fitted.count_models
-    )
+    fitted, choice = _fit_final(backtest, churn, window, settings.fit)
     stage_timer.report("last fit", 1, 1)
     stage_timer.report("incumbent", 0, 1)
     comparison = compare_with_champion(champion, churn, backtest.people, activity, backtest.cuts)
     stage_timer.report("incumbent", 1, 1)
     decision = _decide(figures[-1], backtest, comparison)
-    all_notes = (
-        backtest.vectors_note,
-        *_compose_notes(churn, backtest, window, choice),
-        comparison.unevaluated_note or comparison.note,
-    )
+    all_notes = _compose_notes(churn, backtest, window, choice, comparison)
     notes = tuple(note for note in all_notes if note and note not in decision.reasons)
     about = {
         **_describe_training(churn, backtest, window, fitted),
@@ -187,6 +181,17 @@ def _read_events(lake: StoragePath, features: Sequence[FeatureSet], now: int) ->
     return events
 
 
+def _fit_final(
+    backtest: ChurnBacktest, churn: Churn, window: Window, settings: FitSettings
+) -> tuple[FittedModels, ModelChoice]:
+    """Fit the models to all known data, and choose one by the outcomes of the backtest."""
+    fitted = fit_at(backtest.grid, backtest.activity, window, settings, churn.rfm)
+    choice = choose_model(
+        backtest.cuts, fitted.candidates, window, settings.half_life, fitted.count_models
+    )
+    return fitted, choice
+
+
 def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionComparison) -> Decision:
     rivals = tuple(
         Rival(name, _negate(difference["log_loss"]), difference["log_loss"].value)
@@ -212,9 +217,14 @@ def _negate(difference: Interval) -> Interval:
 
 
 def _compose_notes(
-    churn: Churn, backtest: ChurnBacktest, window: Window, choice: ModelChoice
+    churn: Churn,
+    backtest: ChurnBacktest,
+    window: Window,
+    choice: ModelChoice,
+    comparison: ChampionComparison,
 ) -> tuple[str, ...]:
-    notes = []
+    """Return the report's notes; "" stands for one that does not apply."""
+    notes = [backtest.vectors_note]
     judged_length = backtest.cuts[-1].scores.window.length
     if judged_length != window.length:
         notes.append(
@@ -243,7 +253,7 @@ def _compose_notes(
             "trusted though they may read profiles of which nobody knows when what they say "
             f"was known: {', '.join(churn.trust)}"
         )
-    return tuple(notes)
+    return (*notes, comparison.unevaluated_note or comparison.note)
 
 
 def _describe_training(

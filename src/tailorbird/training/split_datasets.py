@@ -18,7 +18,7 @@ from tailorbird.training.dataset.request_choice import NEGATIVES
 from tailorbird.training.dataset.rows import Material
 from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import Split, split_at, split_by_time
-from tailorbird.training.fit.inputs import Parts
+from tailorbird.training.fit.inputs import SplitDatasets
 from tailorbird.training.fit.retrieval import RetrievalChoice, choose_retrieval
 from tailorbird.training.settings import QUICK_LOGGED_REQUESTS, TrainSettings
 from tailorbird.training.stage_times import StageTimer
@@ -111,7 +111,7 @@ def index_moments(data: Dataset, split: Split, settings: TrainSettings) -> list[
     ]
 
 
-def build_parts(
+def build_split_datasets(
     material: Material,
     features: FeatureSet,
     data: Dataset,
@@ -119,7 +119,7 @@ def build_parts(
     plan: CandidatePlan,
     settings: TrainSettings,
     timer: StageTimer,
-) -> tuple[Parts, int]:
+) -> tuple[SplitDatasets, int]:
     """Return the rows of the three parts, and the number of training requests left out.
 
     The test part has no candidates yet.
@@ -157,10 +157,10 @@ def build_parts(
         train_rows.censor(split.train_until),
         validation_rows.censor(split.validation_until),
     )
-    return Parts(*censored_parts, data.take(test), plan.live), len(split.train) - len(train)
+    return SplitDatasets(*censored_parts, data.take(test), plan.live), len(split.train) - len(train)
 
 
-def sampling_notes(parts: Parts, dropped: int) -> list[str]:
+def sampling_notes(parts: SplitDatasets, dropped: int) -> list[str]:
     """Describe how many requests were sampled to limit time and memory."""
     if not dropped:
         return []

@@ -188,16 +188,16 @@ def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_pa
     right = Catalogue(project.paths.routed)
     right.refresh()
     right.stop()
-    catalogue, take, calls = Catalogue(project.paths.routed, poll_s=0.01), Catalogue._take, []
+    catalogue, take, calls = Catalogue(project.paths.routed, poll_s=0.01), Catalogue._ingest_block, []
 
-    def failing(self, payload, p):
+    def failing(self, payload, first_offset):
         calls.append(1)
-        count = take(self, payload, p)
+        count = take(self, payload, first_offset)
         if len(calls) == 2:
             raise MemoryError("in the middle")
         return count
 
-    monkeypatch.setattr(Catalogue, "_take", failing)
+    monkeypatch.setattr(Catalogue, "_ingest_block", failing)
     catalogue.start()
     poll(lambda: catalogue._items.keys() == right._items.keys() and catalogue.loop.done_at)
     catalogue.stop()

@@ -24,7 +24,7 @@ from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.dataset.matrix import bundle_columns
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
 from tailorbird.training.report.card import NO_OWNER
 
@@ -94,7 +94,7 @@ def serve_best_baseline(
     evaluation: Evaluation,
     features: FeatureSet,
     slot: Slot,
-    material: Material,
+    training_data: TrainingData,
     now: int,
     *,
     by: str,
@@ -133,13 +133,17 @@ def serve_best_baseline(
         f"{PRIMARY} {candidates[best]} on {evaluation.requests:,} requests of the test part."
     )
     card = _render_card(
-        best, why, f"{material.events.num_rows:,} events until {to_iso(now)}", quality_note, owner
+        best,
+        why,
+        f"{training_data.events.num_rows:,} events until {to_iso(now)}",
+        quality_note,
+        owner,
     )
     version = _add_bundle(
         store,
         features,
-        material.events,
-        material.items,
+        training_data.events,
+        training_data.items,
         best,
         now,
         card,

@@ -124,7 +124,7 @@ class TrainSettings:
         check_seed(self.seed)
 
     def row_settings(self, now: int, heads: Sequence[str] = ()) -> RowSettings:
-        """Return which requests to learn from at a moment, with labels for further heads."""
+        """Return which requests to learn from at a moment, with labels for extra heads."""
         return RowSettings(
             now - self.window_us, now, self.lateness_us, self.rows, self.scheme, heads, self.arm
         )

@@ -145,7 +145,7 @@ def validate(
     findings += _find_overfit(gaps, nets=fitted[-1] != TREES)
     substitution = _describe_substitution(train.architecture, settings.tuned_to)
     notes = [
-        segmented.material.source_note,
+        segmented.training_data.source_note,
         *_describe_auto_choice(train.architecture, fitted, nets=nets),
         *skipped_variants,
     ]
@@ -182,7 +182,7 @@ def _evaluate_origins(
     seed: int,
 ) -> tuple[Evaluation, list[OverfitGap]]:
     """Evaluate all models on the holdout requests of each origin, and measure overfitting."""
-    history = segmented.material.history
+    history = segmented.training_data.history
     evaluator = Evaluator(history, interaction_shares(history, 0), objective, seed=seed)
     gaps: list[OverfitGap] = []
     for number, ((split, holdout), model) in enumerate(zip(splits, models, strict=True)):
@@ -292,12 +292,12 @@ def _find_leaks(
         column_finding.subject: column_finding for column_finding in reversed(column_findings)
     }
     unique_findings = list(reversed(first_by_subject.values()))
-    material = segmented.material
+    training_data = segmented.training_data
     return [
         *unique_findings,
-        *find_lookahead(material, judged, features, seed=seed),
-        *find_backdated_items(material),
-        *find_repeated_events(material.interactions_by_type, segmented.borders[:-1]),
+        *find_lookahead(training_data, judged, features, seed=seed),
+        *find_backdated_items(training_data),
+        *find_repeated_events(training_data.interactions_by_type, segmented.borders[:-1]),
     ]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.models.interactions import History
-from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.training.dataset.dataset import Dataset, MissedPositives
 from tailorbird.training.dataset.replay import Slates
 from tailorbird.training.evaluation import metrics
@@ -214,12 +214,12 @@ class Evaluator:
         heads = {
             name: head_figures(*_concat_parts(parts), bootstrap, self._slice_masks)
             for name, parts in self._heads.items()
-            if not is_amount(name)
+            if not is_amount_head(name)
         }
         amounts = {
             name: compute_amount_figures(*_concat_parts(parts), bootstrap)
             for name, parts in self._heads.items()
-            if is_amount(name)
+            if is_amount_head(name)
         }
         sizes = int(has_positives.sum()), people, self._rows
         slices, cold = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, HeadFigures
 from tailorbird.training.evaluation.gate import Decision
@@ -41,7 +41,7 @@ def render_model_card(
     """Render the card of a model."""
     calibrations = about.get("calibration", {})
     values = [
-        f"{weight:g} · {'E' if is_amount(head) else 'P'}({head})"
+        f"{weight:g} · {'E' if is_amount_head(head) else 'P'}({head})"
         for head, weight in slot.objective.items()
         if head in calibrations
     ]

@@ -238,7 +238,7 @@ def test_reports_compare_its_error_with_a_constant(shop, report):
         rf"of always the mean {amounts['mae_mean']:.4f}, the median {amounts['mae_median']:.4f}",
         line,
     )
-    assert "of always the median" in report.report.read_text()
+    assert "of always the median" in report.page_path.read_text()
     again = shop.evaluate("dwell", Slot("home", formula=FORMULA), report.version)
     assert again.amounts["dwell_s"].rows == amounts["rows"]
 

@@ -25,7 +25,7 @@ from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.dataset.matrix import bundle_columns
 from tailorbird.training.dataset.rows import TrainingData
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation
 from tailorbird.training.report.card import NO_OWNER
 
 NO_CHAMPION_REASON = "there was no champion: popular items, until a model has earned its place"
@@ -116,7 +116,7 @@ def serve_best_baseline(
             return ""
         serving_baseline = bundle.baseline
     candidates = {
-        name: evaluation.figures[name][PRIMARY]
+        name: evaluation.figures[name][PRIMARY_METRIC]
         for name in default_baselines(slot.sources)
         if name in evaluation.figures
     }
@@ -127,10 +127,10 @@ def serve_best_baseline(
         return ""
     why = (
         f"the gate refused the model, and nothing judged served: {best} was the best baseline, "
-        f"{PRIMARY} {candidates[best]}"
+        f"{PRIMARY_METRIC} {candidates[best]}"
     )
     quality_note = (
-        f"{PRIMARY} {candidates[best]} on {evaluation.requests:,} requests of the test part."
+        f"{PRIMARY_METRIC} {candidates[best]} on {evaluation.requests:,} requests of the test part."
     )
     card = _render_card(
         best,

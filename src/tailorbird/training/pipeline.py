@@ -118,9 +118,9 @@ def train(
         if reports is None:
             return report
         # Importing matplotlib takes half a second, so only reports do it.
-        from tailorbird.training.report.report import price_and_write
+        from tailorbird.training.report.report import write_report_with_costs
 
-        return price_and_write(
+        return write_report_with_costs(
             report,
             model.fitted,
             model.champion_bundle,

@@ -123,7 +123,7 @@ def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_in
     )
     trained = shop.train("registry", page=True)
     assert trained.evaluation.slices["long-tail items"][0] > 0
-    assert "long-tail items" in trained.report.read_text()
+    assert "long-tail items" in trained.page_path.read_text()
     card = Registry(shop.folder / "registry", clock=shop.clock).verify(trained.version).card
     assert "| long-tail items |" in card
 
@@ -200,7 +200,7 @@ def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
         "column price looks as if it knew the answer" in reason
         for reason in report.decision.reasons
     )
-    assert "column price looks as if it knew the answer" in report.report.read_text()
+    assert "column price looks as if it knew the answer" in report.page_path.read_text()
     assert (
         Registry(shop.folder / "planted", clock=shop.clock).champion().name
         == report.fallback_version

@@ -40,7 +40,7 @@ from tailorbird.training.backtests.variants import Variant, build_variants
 from tailorbird.training.dataset.completion import EvaluationRows
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation
 from tailorbird.training.evaluation.judge import Evaluator, interaction_shares
 from tailorbird.training.fit.architecture import allows_net
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
@@ -366,8 +366,8 @@ def _cost_curve(evaluation: Evaluation) -> dict[float, Interval]:
     from tailorbird.training.backtests.variants import SHARES, share_variant_name
 
     curve = {
-        share: evaluation.figures[share_variant_name(share)][PRIMARY]
+        share: evaluation.figures[share_variant_name(share)][PRIMARY_METRIC]
         for share in SHARES
         if share_variant_name(share) in evaluation.figures
     }
-    return {**curve, 1.0: evaluation.figures[MODEL_NAME][PRIMARY]} if curve else {}
+    return {**curve, 1.0: evaluation.figures[MODEL_NAME][PRIMARY_METRIC]} if curve else {}

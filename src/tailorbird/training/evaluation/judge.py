@@ -33,7 +33,7 @@ from tailorbird.training.evaluation.cold_start import (
 )
 from tailorbird.training.evaluation.figures import (
     LISTWISE,
-    PRIMARY,
+    PRIMARY_METRIC,
     Evaluation,
     Floats,
     Ints,
@@ -203,9 +203,9 @@ class Evaluator:
         figures = {
             name: self._model_figures(name, figures, bootstrap) for name, figures in values.items()
         }
-        model_values = values[model][PRIMARY]
+        model_values = values[model][PRIMARY_METRIC]
         differences = {
-            name: bootstrap.difference(model_values, figures[PRIMARY])
+            name: bootstrap.difference(model_values, figures[PRIMARY_METRIC])
             for name, figures in values.items()
             if name != model
         }
@@ -237,7 +237,7 @@ class Evaluator:
         step = np.concatenate(self._person_step)
         people = [
             {
-                name: np.where(step == step_index, figures[PRIMARY], np.nan)
+                name: np.where(step == step_index, figures[PRIMARY_METRIC], np.nan)
                 for name, figures in values.items()
             }
             for step_index in range(len(STEP_LABELS))
@@ -284,7 +284,7 @@ class Evaluator:
         slices: dict[str, tuple[int, dict[str, Interval]]] = {}
         for name, mask in self._slice_masks.items():
             masked_figures = [
-                np.where(mask, figures[PRIMARY], np.nan) for figures in values.values()
+                np.where(mask, figures[PRIMARY_METRIC], np.nan) for figures in values.values()
             ]
             count = int(np.isfinite(masked_figures[0]).sum())
             if count:

@@ -50,7 +50,7 @@ class ChurnReport:
     notes: tuple[str, ...]
     about: dict[str, Any]
     seconds: dict[str, float]
-    report: Path | None = None
+    page_path: Path | None = None
 
     @property
     def last(self) -> CutMetrics:
@@ -73,7 +73,7 @@ class ChurnReport:
             "notes": list(self.notes),
             "about": self.about,
             "seconds": self.seconds,
-            "report": str(self.report) if self.report else None,
+            "report": str(self.page_path) if self.page_path else None,
         }
 
 

@@ -205,7 +205,8 @@ def _print(report: "SignalReport") -> None:
         costs = subset.about
         out.print(
             f"A request for {CANDIDATES_PER_REQUEST} items reads "
-            f"{costs['request_bytes_subset']:,} bytes of records instead of {costs['request_bytes']:,}, "
+            f"{costs['request_bytes_subset']:,} bytes of records instead of "
+            f"{costs['request_bytes']:,}, "
             f"in {costs['read_us_subset']:,.0f} µs instead of {costs['read_us']:,.0f}."
         )
 

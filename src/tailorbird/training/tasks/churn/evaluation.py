@@ -110,7 +110,7 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
     bootstrap = Bootstrap(people, replicates=replicates, seed=seed)
     expected_purchases = {
         **({} if cut.purchases is None else {MODEL_NAME: cut.purchases}),
-        **cut.baseline_purchases,
+        **cut.baseline_expected_purchases,
     }
     values_by_model: dict[str, Mapping[str, float]] = {}
     replicates_by_model: dict[str, Mapping[str, Floats]] = {}

@@ -783,7 +783,7 @@ def test_answers_of_a_running_server_reach_lake_parity_and_report(
     _change_a_feature(changed / "data" / "lake" / "answers")
     check = _check_of_features(changed, day)
     assert check["status"] == "failed"
-    assert re.match(r"\d+ values of price_to_category differ from the lake", check["told"])
+    assert re.match(r"\d+ values of price_to_category differ from the lake", check["explanation"])
     calibration = project / "data" / "registry" / champion / "calibration.json"
     intact = calibration.read_bytes()
     calibration.write_bytes(intact + b" ")

@@ -158,7 +158,8 @@ class Dataset:
         return self.training_data.data.requests
 
     def __repr__(self) -> str:
-        return f"Dataset(slot {self.slot.name}: {len(self):,} requests, {self.training_data.source_note})"
+        note = self.training_data.source_note
+        return f"Dataset(slot {self.slot.name}: {len(self):,} requests, {note})"
 
     def _repr_html_(self) -> str:
         return notebook_html([f"slot {self.slot.name}: {len(self):,} requests"])

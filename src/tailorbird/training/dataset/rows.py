@@ -71,7 +71,7 @@ class TrainingData:
 
     @cached_property
     def events_with_profiles(self) -> pa.Table:
-        """Return the events with the properties of item profiles, as candidate sources read them."""
+        """Return the events with the properties of their items, as candidate sources read them."""
         return add_profiles(self.events, self.items)
 
     @property

@@ -82,7 +82,7 @@ class Log:
 
     events: pa.Table
     people: Codes
-    codes: Codes
+    item_codes: Codes
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
     from tailorbird.platform.train_options import base_settings
     from tailorbird.retrieval import Index
     from tailorbird.training.dataset.indexes import build_series, write_index
-    from tailorbird.training.dataset.rows import load_material
+    from tailorbird.training.dataset.rows import load_training_data
     from tailorbird.training.fit.retrieval import EVENTS_MIN
     from tailorbird.training.fit.towers import add_spaces, make_learner
     from tailorbird.training.split_datasets import index_moments, split_requests
@@ -170,19 +170,21 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
         seed=seed,
     )
     heads = [head for other in site.slots.values() for head in other.objective]
-    material = load_material(
+    training_data = load_training_data(
         Lake(site.paths.lake).pinned(), site.features, slot, settings.row_settings(now, heads)
     )
-    split = split_requests(material.data, material, settings)
+    split = split_requests(training_data.data, training_data, settings)
     series = build_series(
-        material.events, material.items, index_moments(material.data, split, settings)
+        training_data.events,
+        training_data.items,
+        index_moments(training_data.data, split, settings),
     )
     started = time.process_time()
-    learner = make_learner(material, site.features, series, settings.tower, seed)
+    learner = make_learner(training_data, site.features, series, settings.tower, seed)
     assert learner is not None, "the project declares a sequence"
     add_spaces(series, learner, split.train_until, EVENTS_MIN, lambda done, total: None)
     with tempfile.TemporaryDirectory(prefix="tailorbird-rectools-") as folder:
-        write_index(Path(folder) / "index", material.events, material.items, now)
+        write_index(Path(folder) / "index", training_data.events, training_data.items, now)
         space = learner.add_inverted_file(learner.space(Index.open(Path(folder) / "index"), now))
         seconds = time.process_time() - started
         lists, microseconds = _rank_questions(case, learner.export_files(space), space)

@@ -27,7 +27,7 @@ from tailorbird.lake import Lake
 from tailorbird.registry import Registry
 from tailorbird.simulator import Site
 from tailorbird.training.dataset.replay import select_live_columns
-from tailorbird.training.evaluation.figures import PRIMARY
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC
 from tailorbird.training.pipeline import train
 from tailorbird.training.settings import TrainSettings
 
@@ -143,13 +143,15 @@ def _compare(
     Registry(registry, clock=clock).promote(
         without.version, by="benchmark", why="the others are compared with it"
     )
-    figures = {"left out": {PRIMARY: without.evaluation.figures["tailorbird"][PRIMARY].value}}
+    figures = {
+        "left out": {PRIMARY_METRIC: without.evaluation.figures["tailorbird"][PRIMARY_METRIC].value}
+    }
     for way, transforms in WAYS.items():
         evaluation = train_model(transforms, left_out).evaluation
         gain = evaluation.differences[without.version]
-        value = evaluation.figures["tailorbird"][PRIMARY].value
+        value = evaluation.figures["tailorbird"][PRIMARY_METRIC].value
         figures[way] = {
-            PRIMARY: value,
+            PRIMARY_METRIC: value,
             "gain": gain.value,
             "gain_low": gain.low,
             "gain_high": gain.high,
@@ -165,7 +167,7 @@ def format_report(result: dict[str, Any]) -> str:
             if "gain" in figures_
             else ""
         )
-        lines.append(f"{name:42} {figures_[PRIMARY]:.4f}  {gain}")
+        lines.append(f"{name:42} {figures_[PRIMARY_METRIC]:.4f}  {gain}")
     return "\n".join(lines)
 
 

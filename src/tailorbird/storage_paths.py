@@ -251,7 +251,7 @@ class ObjectPath:
 StoragePath: TypeAlias = Path | ObjectPath
 
 
-def require_unescaped_path(path: Path) -> None:
+def reject_percent_escapes(path: Path) -> None:
     """Raise ConfigError if Delta Lake could not store a lake at this path."""
     if _ESCAPED.search(str(path)):
         fix = "rename the folder: Delta Lake reads the path as a URL, and would look elsewhere"

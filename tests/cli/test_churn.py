@@ -392,7 +392,7 @@ def test_a_baseline_without_a_figure_is_listed_last(capsys: pytest.CaptureFixtur
         decision=SimpleNamespace(reason="first", reasons=("first",)),
         notes=(),
         curve=SimpleNamespace(best_k=0),
-        report=None,
+        page_path=None,
     )
     print_churn(report, "churn")  # type: ignore[arg-type]
     output = capsys.readouterr().out

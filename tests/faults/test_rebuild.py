@@ -186,10 +186,10 @@ def test_a_flipped_bit_is_found_and_rebuilt_exactly_or_named_with_what_is_lost(
         is_detected, plan = _is_detected(project, path), rebuilder.plan()
         if not is_detected:  # in an unused page of SQLite, or between the numbers of a JSON file
             assert kind in ("raw log", "answers log", "routed log", "positions"), what
-            assert not plan.rebuilt, what
+            assert not plan.rebuilds, what
             assert not plan.unrecoverable, what
             continue
-        assert plan.rebuilt or plan.unrecoverable, what
+        assert plan.rebuilds or plan.unrecoverable, what
         assert _is_detected(project, path), "a plan changes nothing"
         done = rebuilder.run()
         if kind in NO_SOURCE[logs]:
@@ -201,7 +201,7 @@ def test_a_flipped_bit_is_found_and_rebuilt_exactly_or_named_with_what_is_lost(
         assert verify(project.paths.lake).clean, what
         assert not _is_detected(project, path), what
         assert _content(project) == before, what
-        assert not rebuilder.plan().rebuilt, "rebuilt once and for all"
+        assert not rebuilder.plan().rebuilds, "rebuilt once and for all"
 
 
 LOST = (
@@ -239,7 +239,7 @@ def test_a_file_that_is_gone_or_cut_is_rebuilt_where_it_has_a_second_source(
         assert all(one.lost for one in done.unrecoverable), what
         return
     assert not done.unrecoverable, f"{what}: {done.unrecoverable}"
-    assert done.rebuilt, what
+    assert done.rebuilds, what
     assert verify(project.paths.lake, stream=project.stream, deep=True).clean, what
     assert _content(project) == before, what
     _go_on(site)
@@ -376,7 +376,7 @@ def test_a_lost_ledger_is_restored_from_an_older_backup(base, tmp_path: Path) ->
     assert Path(named.where) == ledger
     assert "restore it from the backup" in named.lost
     ledger.write_bytes(backup)
-    assert [Path(one.where) for one in _rebuilder(project).plan().rebuilt] == [ledger]
+    assert [Path(one.where) for one in _rebuilder(project).plan().rebuilds] == [ledger]
     done = _rebuilder(project).run()
     assert not done.unrecoverable, done.unrecoverable
     assert _content(project) == added
@@ -403,7 +403,7 @@ def test_an_orphan_commit_is_reported_and_set_aside(base, how: str, tmp_path: Pa
     report = verify(project.paths.lake, stream=project.stream)
     assert report.faults[0].where.rpartition("/")[2] == f"{newest + 1:020d}.json"
     done = _rebuilder(project).run()
-    assert done.rebuilt
+    assert done.rebuilds
     assert not done.unrecoverable
     assert verify(project.paths.lake, stream=project.stream, deep=True).clean
     assert _content(project) == before
@@ -513,12 +513,12 @@ def test_an_orphan_commit_or_checkpoint_is_set_aside_and_everything_goes_on(
     assert bool(brought) == ("append" in how or "changed" in how or "two" in how)
     done = _rebuilder(project).run()
     assert not done.unrecoverable
-    rebuilt = {Path(one.where).name for one in done.rebuilt}
+    rebuilt = {Path(one.where).name for one in done.rebuilds}
     assert rebuilt >= set(names)
     assert {path.name for path in aside.iterdir()} == {*names, *brought}, "nothing is deleted"
     assert verify(lake, stream=project.stream, deep=True).clean
     assert _content(project) == before
-    assert not _rebuilder(project).plan().rebuilt
+    assert not _rebuilder(project).plan().rebuilds
     _go_on(site)
 
 
@@ -614,7 +614,7 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
         ):
             roles.drain()
         assert not verify(project.paths.lake, stream=project.stream).clean
-        assert [one.where for one in _rebuilder(project).run().rebuilt] == [str(path)]
+        assert [one.where for one in _rebuilder(project).run().rebuilds] == [str(path)]
         with Roles(project, CLOCK) as roles:
             roles.drain()
         report = verify(project.paths.lake, stream=project.stream, deep=True)
@@ -654,14 +654,14 @@ def test_skipped_rows_are_recovered(base, tmp_path: Path) -> None:
     plan = _rebuilder(project).plan()
     assert not plan.unrecoverable, plan.unrecoverable
     source = "the routed log" if logs == "kept" else "the archive, routed again"
-    assert {one.source for one in plan.rebuilt} == {source}
+    assert {one.source for one in plan.rebuilds} == {source}
     assert _rebuilder(project).run().unrecoverable == []
     report = verify(project.paths.lake, stream=project.stream, deep=True)
     assert report.clean, report
     events = Lake(project.paths.lake).table("events", ["p"])["p"].to_pylist()
     assert len(set(events)) == len(events)
     assert "i-over" in Lake(project.paths.lake).table("items", ["id"])["id"].to_pylist()
-    assert not _rebuilder(project).plan().rebuilt
+    assert not _rebuilder(project).plan().rebuilds
 
 
 def test_a_raw_log_is_rebuilt_from_the_archive_and_its_intact_blocks(base, tmp_path: Path) -> None:
@@ -686,7 +686,7 @@ def test_a_raw_log_is_rebuilt_from_the_archive_and_its_intact_blocks(base, tmp_p
     if at >= 0:  # what the archive has too
         path.write_bytes(data[:at] + b"X" + data[at + 1 :])
         done = _rebuilder(site.project).run()
-        assert [Path(one.where) for one in done.rebuilt] == [path]
+        assert [Path(one.where) for one in done.rebuilds] == [path]
         assert not done.unrecoverable
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
@@ -709,7 +709,7 @@ def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
     try:
         with pytest.raises(LockedError):
             _rebuilder(project).run()
-        assert _rebuilder(project).plan().rebuilt, "looking needs no lock"
+        assert _rebuilder(project).plan().rebuilds, "looking needs no lock"
     finally:
         lock.release()
 

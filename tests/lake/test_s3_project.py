@@ -10,7 +10,7 @@ from tests.support.shops.bucket_shop import copied
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake
-from tailorbird.training.dataset.rows import load_material
+from tailorbird.training.dataset.rows import load_training_data
 from tailorbird.training.settings import TrainSettings
 
 pytestmark = pytest.mark.slow
@@ -62,8 +62,8 @@ def test_a_project_with_its_lake_in_a_bucket(shop: Path, bucket, tmp_path: Path)
     now, slot = SystemClock().now(), project.slot()
     expected = TrainSettings(quick=True).row_settings(now)
     assert (
-        load_material(Lake(bucket), project.features, slot, expected).data.digest()
-        == load_material(local, project.features, slot, expected).data.digest()
+        load_training_data(Lake(bucket), project.features, slot, expected).data.digest()
+        == load_training_data(local, project.features, slot, expected).data.digest()
     )
 
 

@@ -20,14 +20,14 @@ from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration, Scale, fit_scale
-from tailorbird.ranking.policy.targets import is_amount, item_heads, item_probability_heads
+from tailorbird.ranking.policy.targets import is_amount_head, item_heads, item_probability_heads
 from tailorbird.registry import Registry
 from tailorbird.training.dataset.chunks import sample_blocks
 from tailorbird.training.dataset.codes import Codes, encode_interactions, seconds_viewed
-from tailorbird.training.dataset.further_labels import OutcomeIndex
+from tailorbird.training.dataset.extra_labels import OutcomeIndex
 from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.request_choice import RowSettings
-from tailorbird.training.dataset.rows import load_material
+from tailorbird.training.dataset.rows import load_training_data
 from tailorbird.training.evaluation.amounts import compute_amount_figures
 from tailorbird.training.evaluation.bootstrap import Bootstrap
 from tailorbird.training.evaluation.metrics import deviances
@@ -45,7 +45,7 @@ NOW = 1_000 * MINUTE
 
 def test_it_is_an_amount_of_items_and_no_chance():
     heads = ["click", "dwell_s", "dwell_30s", "return_7d"]
-    assert [head for head in heads if is_amount(head)] == ["dwell_s"]
+    assert [head for head in heads if is_amount_head(head)] == ["dwell_s"]
     assert item_heads(heads) == ["click", "dwell_s", "dwell_30s"]
     assert item_probability_heads(heads) == ["click", "dwell_30s"]
     assert Slot("home", formula=FORMULA).objective == {
@@ -118,9 +118,11 @@ def test_requests_are_drawn_from_views_for_a_dwell_formula(routed):
         for n in range(900)
     ]
     slot = Slot("home", formula="dwell_s", denominator="answer")
-    material = load_material(Lake(routed.table(*rows)), features, slot, RowSettings(0, 20 * DAY))
-    assert material.scheme.type == "view"
-    assert material.heads == ("dwell_s",)
+    training_data = load_training_data(
+        Lake(routed.table(*rows)), features, slot, RowSettings(0, 20 * DAY)
+    )
+    assert training_data.sampling.type == "view"
+    assert training_data.heads == ("dwell_s",)
 
 
 def sample(rng, rows):
@@ -236,7 +238,7 @@ def test_reports_compare_its_error_with_a_constant(shop, report):
         rf"of always the mean {amounts['mae_mean']:.4f}, the median {amounts['mae_median']:.4f}",
         line,
     )
-    assert "of always the median" in report.report.read_text()
+    assert "of always the median" in report.page_path.read_text()
     again = shop.evaluate("dwell", Slot("home", formula=FORMULA), report.version)
     assert again.amounts["dwell_s"].rows == amounts["rows"]
 

@@ -32,7 +32,7 @@ from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.evaluation.gate import NON_INFERIORITY, SUPERIORITY
 from tailorbird.training.fit import inputs
 from tailorbird.training.pipeline import train
-from tailorbird.training.report.pareto import price_models
+from tailorbird.training.report.pareto import compare_serving_costs
 from tailorbird.training.settings import TrainSettings
 
 
@@ -156,7 +156,7 @@ def test_the_card_describes_data_slices_and_owner(shop, report):
 
 
 def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
-    page = report.report.read_text()
+    page = report.page_path.read_text()
     assert page.count("<svg") >= 4
     assert "popular:7d" in page
     assert "long-tail items" in page
@@ -166,7 +166,9 @@ def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
 def test_the_report_has_cost_and_quality(report):
     costs = {one["name"]: one for one in report.to_dict()["serving"]}
     assert set(costs) == set(report.evaluation.figures)
-    assert [one["us"] for one in report.priced] == sorted(one["us"] for one in report.priced)
+    assert [one["us"] for one in report.serving_costs] == sorted(
+        one["us"] for one in report.serving_costs
+    )
     for one in costs.values():
         mine = (one["ndcg_10"], one["us"])
         other_costs = [other for other in costs.values() if (other["ndcg_10"], other["us"]) != mine]
@@ -177,7 +179,7 @@ def test_the_report_has_cost_and_quality(report):
         ]
         assert one["on_front"] == (not better)
         assert one["better"] in (better or [""])
-    assert "What it costs" in report.report.read_text()
+    assert "What it costs" in report.page_path.read_text()
 
 
 def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
@@ -186,11 +188,11 @@ def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
         name: {"ndcg_10": Interval(value, value - 0.01, value + 0.01)}
         for name, value in quality.items()
     }
-    prices = price_models(
+    costs = compare_serving_costs(
         replace(report.evaluation, figures=figures),
         {"model": 300.0, "slow": 900.0, "popular": 20.0, "random": 20.0},
     )
-    assert {one.name: one.dominated_by for one in prices} == {
+    assert {one.name: one.dominated_by for one in costs} == {
         "model": "",
         "slow": "model",
         "popular": "",
@@ -586,7 +588,7 @@ def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, dec
     description = declared.about["columns"]["price"]
     assert description.startswith("price: log, clip to [")
     assert f"| price | {description} |" in bundle.manifest.card
-    assert "rate of click by" in declared.report.read_text()
+    assert "rate of click by" in declared.page_path.read_text()
     assert names.count("goes_with") == names.count("goes_with_scaled") == 1
     assert declared.about["columns"]["goes_with"].startswith(
         "sum of what goes with the last 5 items of user_recent"

@@ -14,7 +14,7 @@ from tailorbird.ranking import Slot
 from tailorbird.router import Router
 from tailorbird.simulator import Site
 from tailorbird.stream.importer import import_files
-from tailorbird.training.dataset.rows import load_material
+from tailorbird.training.dataset.rows import load_training_data
 from tailorbird.training.settings import TrainSettings
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ class Shop:
 
     def drawn(self, lake, now):
         row_settings = TrainSettings(quick=True).row_settings(now)
-        return load_material(lake, self.features, HOME, row_settings).data
+        return load_training_data(lake, self.features, HOME, row_settings).data
 
 
 @pytest.mark.parametrize("sort", ["position", "person"])

@@ -146,7 +146,9 @@ def read_contexts(log: LoggedResponses, slot: Slot, site: Site, seed: int) -> Co
     assert slot.explore is not None
     (group,) = log.groups
     reader = ContextReader(data, tuple(group.scorers), site, (slot.size, slot.explore.pool), seed)
-    slates = SlateReplay(log.features, slot, data, log.series, group.scorers, "click", log.material)
+    slates = SlateReplay(
+        log.features, slot, data, log.series, group.scorers, "click", log.training_data
+    )
     for response in slates.responses(group.replay):
         reader.add(response)
     return reader.contexts()

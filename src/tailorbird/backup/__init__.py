@@ -1,6 +1,6 @@
 """Backup of a running project, restore to a named time, and recognition of plain copies.
 
-snapshot   the lake and the logs as of one moment   vault     blobs and manifests at a URI
+snapshot   the lake and the logs as of one moment   storage   blobs and manifests at a URI
 create     make a backup                            restore   bring one back
 erased     erase people again after a restore       origin    recognise a copy of a project
 pace       leave CPU and disk to the roles          topics    what topics keep for a restore
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tailorbird.backup.create import BackupReport, create_backup
     from tailorbird.backup.origin import CopyReport, inspect_copy, record_origin
     from tailorbird.backup.restore import RestoreReport, restore_backup
-    from tailorbird.backup.vault import Vault, open_vault
+    from tailorbird.backup.storage import BackupStorage, open_backup_storage
 
 # A server recognises a copy, and must not load the lake.
 __getattr__ = lazy_names(
@@ -23,17 +23,17 @@ __getattr__ = lazy_names(
         "tailorbird.backup.create": ("BackupReport", "create_backup"),
         "tailorbird.backup.origin": ("CopyReport", "inspect_copy", "record_origin"),
         "tailorbird.backup.restore": ("RestoreReport", "restore_backup"),
-        "tailorbird.backup.vault": ("Vault", "open_vault"),
+        "tailorbird.backup.storage": ("BackupStorage", "open_backup_storage"),
     },
 )
 __all__ = [
     "BackupReport",
+    "BackupStorage",
     "CopyReport",
     "RestoreReport",
-    "Vault",
     "create_backup",
     "inspect_copy",
-    "open_vault",
+    "open_backup_storage",
     "record_origin",
     "restore_backup",
 ]

@@ -32,8 +32,8 @@ from tailorbird.backup.snapshot import (
     read_lake,
     require_connected,
 )
+from tailorbird.backup.storage import BackupStorage
 from tailorbird.backup.topics import retain_topic_rows
-from tailorbird.backup.vault import Vault
 from tailorbird.config import Project
 from tailorbird.config.erasures import hold_off_erasures
 from tailorbird.errors import StorageError, UsageError
@@ -116,7 +116,7 @@ class BackupReport:
 
 def create_backup(
     project: Project,
-    vault: Vault,
+    backup_storage: BackupStorage,
     clock: Clock,
     *,
     keep: int = 0,
@@ -135,7 +135,7 @@ def create_backup(
     """
     if keep < 0:
         raise UsageError(f"expected 0 or more, got {keep}", where="--keep")
-    _require_own(project, vault)
+    _require_own(project, backup_storage)
     paths = project.paths
     paths.run.mkdir(parents=True, exist_ok=True)
     with hold_off_erasures(paths.data, create=True):
@@ -145,43 +145,43 @@ def create_backup(
                 f"{_SCRATCH_PREFIX}*"
             ):  # A killed backup left its logs.
                 shutil.rmtree(leftover_folder, ignore_errors=True)
-            report = _back_up_with_retries(project, vault, clock, progress)
-            pruned = vault.prune(keep) if keep else 0
+            report = _back_up_with_retries(project, backup_storage, clock, progress)
+            pruned = backup_storage.prune(keep) if keep else 0
         finally:
             lock.release()
     return replace(report, pruned=pruned)
 
 
-def _require_own(project: Project, vault: Vault) -> None:
-    target = str(vault.storage)
+def _require_own(project: Project, backup_storage: BackupStorage) -> None:
+    target = str(backup_storage.storage)
     if any(
         f"{target}/".startswith(f"{own_folder}/")
         for own_folder in (project.paths.data, project.root)
     ):
         raise UsageError(
             "a backup inside the project's folder would be lost with it",
-            where=str(vault.storage),
+            where=str(backup_storage.storage),
             fix="name a folder on another disk, or a bucket",
         )
-    newest = vault.newest()
+    newest = backup_storage.newest()
     name = project.settings.project.name
     if newest is not None and newest.project != name:
         raise UsageError(
             f"holds backups of project {newest.project}, not of {name}",
-            where=str(vault.storage),
+            where=str(backup_storage.storage),
             fix="give each project a folder or a prefix of its own",
         )
 
 
 def _back_up_with_retries(
-    project: Project, vault: Vault, clock: Clock, progress: Progress
+    project: Project, backup_storage: BackupStorage, clock: Clock, progress: Progress
 ) -> BackupReport:
     """Back up; start again where the lake moved on too far meanwhile. Blobs stay, so it is
     cheap.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _Backup(project, vault, clock, progress).run()
+            return _Backup(project, backup_storage, clock, progress).run()
         except (SnapshotMovedError, FileNotFoundError) as error:
             if attempt == _ATTEMPTS:
                 raise StorageError(
@@ -195,8 +195,10 @@ def _back_up_with_retries(
 class _Backup:
     """One attempt."""
 
-    def __init__(self, project: Project, vault: Vault, clock: Clock, progress: Progress) -> None:
-        self._project, self._vault, self._clock = project, vault, clock
+    def __init__(
+        self, project: Project, backup_storage: BackupStorage, clock: Clock, progress: Progress
+    ) -> None:
+        self._project, self._backup_storage, self._clock = project, backup_storage, clock
         self._progress = progress
         self._done_bytes: dict[str, int] = {}
         self._started_at = time.monotonic()
@@ -204,7 +206,7 @@ class _Backup:
 
     def run(self) -> BackupReport:
         paths = self._project.paths
-        written_before = self._vault.written_bytes
+        written_before = self._backup_storage.written_bytes
         lake = read_lake(paths.lake)
         erased_count = len(SuppressionList.load(paths.data))
         with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH_PREFIX) as name:
@@ -220,15 +222,15 @@ class _Backup:
         self._add_files(_project_files(self._project), self._project.root, PROJECT)
         self._add_files(_data_files(paths.data), paths.data, DATA)
         manifest = self._build_manifest(taken_at, lake, log_spans, erased_count)
-        self._vault.add(manifest)
+        self._backup_storage.add(manifest)
         retain_topic_rows(self._project, lake, taken_at, complete=True)
         return BackupReport(
-            uri=str(self._vault.storage),
+            uri=str(self._backup_storage.storage),
             name=manifest.name,
             taken_at=taken_at,
             files=len(manifest.files),
             size_bytes=manifest.size_bytes,
-            written_bytes=self._vault.written_bytes - written_before,
+            written_bytes=self._backup_storage.written_bytes - written_before,
             seconds=time.monotonic() - self._started_at,
             log_rows={stem: span.end - span.start for stem, span in log_spans.items()},
             cluster=manifest.cluster,
@@ -281,7 +283,7 @@ class _Backup:
         def add(item: tuple[str, str]) -> None:
             name, checksum = item
             file = path / name
-            self._vault.put_known(checksum, file.read_bytes, str(file))
+            self._backup_storage.put_known(checksum, file.read_bytes, str(file))
             sizes[name] = file.stat().st_size
 
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -293,7 +295,7 @@ class _Backup:
         ]
         for contents, grows in ((lake.replaced_files, False), (lake.growing_files, True)):
             for name, content in contents.items():
-                parts = tuple(self._vault.put(part) for part in _split(content))
+                parts = tuple(self._backup_storage.put(part) for part in _split(content))
                 self._files.append(StoredFile(f"{LAKE}/{name}", len(content), parts, grows=grows))
 
     def _add_log(self, name: str, path: Path) -> None:
@@ -301,7 +303,7 @@ class _Backup:
         size, names = path.stat().st_size, []
         with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
             while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
-                names += pool.map(pace_calls(self._vault.put), parts)
+                names += pool.map(pace_calls(self._backup_storage.put), parts)
                 self._count("store logs", sum(map(len, parts)), None)
         self._files.append(StoredFile(name, size, tuple(names)))
 
@@ -311,7 +313,7 @@ class _Backup:
                 content, mode = path.read_bytes(), path.stat().st_mode & 0o777
             except FileNotFoundError:  # It was deleted since the folder was listed.
                 continue
-            parts = tuple(self._vault.put(part) for part in _split(content))
+            parts = tuple(self._backup_storage.put(part) for part in _split(content))
             name = f"{prefix}/{path.relative_to(root).as_posix()}"
             self._files.append(StoredFile(name, len(content), parts, mode))
 

@@ -15,8 +15,8 @@ import msgspec
 from tailorbird.backup.erased import Progress, erase_again, is_erasure_file
 from tailorbird.backup.manifest import DATA, LAKE, PROJECT, Manifest, StoredFile
 from tailorbird.backup.origin import record_origin
+from tailorbird.backup.storage import BackupStorage
 from tailorbird.backup.topics import deleted_rows
-from tailorbird.backup.vault import Vault
 from tailorbird.config import FILE, Paths, Project, load_settings, open_project, paths_of
 from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.events import Clock, to_iso
@@ -125,7 +125,7 @@ class RestoreReport:
 
 
 def restore_backup(
-    vault: Vault,
+    backup_storage: BackupStorage,
     folder: Path,
     clock: Clock,
     *,
@@ -145,10 +145,10 @@ def restore_backup(
     """
     folder = folder.resolve()
     _require_empty(folder, "the folder")
-    manifest = vault.manifest_at(at)
-    newest = manifest if at is None else vault.manifest_at(None)
+    manifest = backup_storage.manifest_at(at)
+    newest = manifest if at is None else backup_storage.manifest_at(None)
     started = time.monotonic()
-    paths = _Files(vault, manifest, folder, progress).write()
+    paths = _Files(backup_storage, manifest, folder, progress).write()
     os.sync()
     seconds = time.monotonic() - started
     project = open_project(folder)
@@ -160,13 +160,13 @@ def restore_backup(
 
         def install_newer() -> None:
             for file in _erasure_files(newest):
-                _write_file(vault, file, paths.data / _path_below(file))
+                _write_file(backup_storage, file, paths.data / _path_below(file))
 
         receipt = erase_again(
             open_project(folder, applied=True), install_newer, clock, drain=drain, progress=progress
         )
     return RestoreReport(
-        uri=str(vault.storage),
+        uri=str(backup_storage.storage),
         folder=str(folder),
         name=manifest.name,
         taken_at=manifest.taken_at,
@@ -202,8 +202,10 @@ def _path_below(file: StoredFile) -> str:
 class _Files:
     """Writes the files of a backup."""
 
-    def __init__(self, vault: Vault, manifest: Manifest, folder: Path, progress: Progress) -> None:
-        self._vault, self._manifest, self._folder = vault, manifest, folder
+    def __init__(
+        self, backup_storage: BackupStorage, manifest: Manifest, folder: Path, progress: Progress
+    ) -> None:
+        self._backup_storage, self._manifest, self._folder = backup_storage, manifest, folder
         self._progress, self._done_bytes = progress, 0
 
     def write(self) -> Paths:
@@ -212,7 +214,7 @@ class _Files:
         files = self._manifest.files
         settings_file = next(file for file in files if file.path == f"{PROJECT}/{FILE}")
         draft_file = folder / f"{FILE}.restoring"
-        _write_file(self._vault, settings_file, draft_file)
+        _write_file(self._backup_storage, settings_file, draft_file)
         settings, _ = load_settings(draft_file)
         paths = paths_of(folder, settings)
         try:
@@ -239,9 +241,9 @@ class _Files:
             target = target_folders[file.path.partition("/")[0]] / _path_below(file)
             if file.grows:
                 durable.make_folder(target.parent)
-                open_tail(target).replace(b"".join(self._vault.read(file)))
+                open_tail(target).replace(b"".join(self._backup_storage.read(file)))
             else:
-                _write_file(self._vault, file, target)
+                _write_file(self._backup_storage, file, target)
             return file.size
 
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -250,20 +252,20 @@ class _Files:
                 self._progress("restore", self._done_bytes, total)
 
 
-def _write_file(vault: Vault, file: StoredFile, target: StoragePath) -> None:
+def _write_file(backup_storage: BackupStorage, file: StoredFile, target: StoragePath) -> None:
     """Write a file part by part; what is in memory is one part of a log, or one file of the
     lake.
     """
     if file.path.startswith(f"{LAKE}/"):
         durable.make_folder(target.parent)
-        target.write_bytes(b"".join(vault.read(file)))
+        target.write_bytes(b"".join(backup_storage.read(file)))
         return
     local_path = Path(str(target))
     local_path.parent.mkdir(parents=True, exist_ok=True)
     with open(
         os.open(local_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, file.mode or 0o644), "wb"
     ) as out:
-        for part in vault.read(file):
+        for part in backup_storage.read(file):
             out.write(part)
 
 

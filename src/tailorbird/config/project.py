@@ -34,7 +34,7 @@ from tailorbird.ranking.own_models import use_models_file
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import require_unescaped_path
+from tailorbird.storage_paths import reject_percent_escapes
 from tailorbird.store import CopyTarget
 from tailorbird.stream import Address, FileLogSet, LogSet
 
@@ -216,7 +216,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
     data = _data_folder(root, settings, origins)
-    require_unescaped_path(data)
+    reject_percent_escapes(data)
     types = event_types(settings)
     features = (
         _load_applied_features(root, Paths(data).state, types)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
-from tailorbird.events.guess import Answers
+from tailorbird.events.guess import MappingHints
 from tailorbird.pages.notebook import notebook_repr
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.proposal import Proposal, propose
-from tailorbird.storage_paths import require_unescaped_path
+from tailorbird.storage_paths import reject_percent_escapes
 
 if TYPE_CHECKING:
     from tailorbird.backup import RestoreReport
@@ -51,12 +51,12 @@ def propose_from(data: Path, columns: Sequence[str] = (), ts_format: str = "") -
         AskError: the data are ambiguous; the error has the choices.
         InputError: the files have no row that could be an event.
     """
-    return propose(data, SystemClock().now(), Answers(tuple(columns), ts_format))
+    return propose(data, SystemClock().now(), MappingHints(tuple(columns), ts_format))
 
 
 def check_folder(folder: Path) -> None:
     """Raise UsageError if a project cannot be created in this folder."""
-    require_unescaped_path(folder.resolve())
+    reject_percent_escapes(folder.resolve())
     if existing_files := [name for name in FILES if (folder / name).exists()]:
         raise UsageError(
             f"{', '.join(existing_files)} already there; nothing was written",
@@ -117,12 +117,12 @@ def restore(
         UsageError: the folder is not empty, or all backups are later.
         DamageError: a file of the backup is missing or damaged; names it.
     """
-    from tailorbird.backup import open_vault, restore_backup
+    from tailorbird.backup import open_backup_storage, restore_backup
     from tailorbird.platform.moment import parse_time
     from tailorbird.platform.runtime.roles import drain
 
     return restore_backup(
-        open_vault(str(uri)),
+        open_backup_storage(str(uri)),
         Path(folder),
         SystemClock(),
         drain=lambda project, clock, report: drain(project, clock, progress=report),

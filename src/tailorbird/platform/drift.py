@@ -35,7 +35,7 @@ from tailorbird.platform.models.training_histograms import (
     read_training_histograms,
 )
 from tailorbird.registry import AuditEntry, Registry
-from tailorbird.training.sketches import bins_of
+from tailorbird.training.sketches import signed_bins
 
 HISTORY_DAYS = 56
 DEFAULT_SINCE = "7d"
@@ -325,7 +325,7 @@ def _click_signal(
     labels = reference.table.filter((pc.field("kind") == LABEL) & (pc.field("name") == "click"))
     count_by_bin = dict(zip(labels["bin"].to_pylist(), labels["count"].to_pylist(), strict=True))
     training_counts = [
-        count_by_bin.get(str(bin_), 0.0) for bin_ in bins_of(np.array([0.0, 1.0])).tolist()
+        count_by_bin.get(str(bin_), 0.0) for bin_ in signed_bins(np.array([0.0, 1.0])).tolist()
     ]
     signal = Signal("clicks", counts[:hours], True, LABEL, ("missing", "seen", CLICKED))
     return signal, np.array([0.0, *training_counts])

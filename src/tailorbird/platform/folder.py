@@ -150,12 +150,12 @@ class ProjectFolder:
             LockedError: another backup, or an erasure, is running.
             DamageError: a file of the lake is damaged; names it.
         """
-        from tailorbird.backup import create_backup, open_vault
+        from tailorbird.backup import create_backup, open_backup_storage
         from tailorbird.events import SystemClock
 
         declared = open_project(self.root, applied=True)
-        vault = open_vault(str(uri))
-        return create_backup(declared, vault, SystemClock(), keep=keep, progress=progress)
+        backup_storage = open_backup_storage(str(uri))
+        return create_backup(declared, backup_storage, SystemClock(), keep=keep, progress=progress)
 
     def __repr__(self) -> str:
         return f"Project({str(self.root)!r})"

@@ -48,7 +48,7 @@ class TrainResult:
     @property
     def page(self) -> Path | None:
         """The HTML report."""
-        return self.report.report
+        return self.report.page_path
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:

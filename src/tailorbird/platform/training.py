@@ -172,7 +172,7 @@ def train_churn_model(
             settings,
             cuts=2,
             grid_rows=100_000,
-            scored_max=10_000,
+            scored_people_max=10_000,
             replicates=200,
             fit=replace(settings.fit, rows=30_000),
         )

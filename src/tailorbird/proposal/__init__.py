@@ -16,8 +16,8 @@ from tailorbird.errors import InputError
 from tailorbird.events import EVENT_TYPES
 from tailorbird.events.adapters import FORMATS, find_files, list_importable_files, recognise_format
 from tailorbird.events.guess import (
-    NO_ANSWERS,
-    Answers,
+    NO_HINTS,
+    MappingHints,
     SourceGuess,
     Trial,
     guess_files,
@@ -59,20 +59,20 @@ class Proposal:
     reasons: Reasons = field(default_factory=list)
 
 
-def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
+def propose(data: Path, now: int, hints: MappingHints = NO_HINTS) -> Proposal:
     """Read the CSV, JSON or Parquet files at `data` and propose declarations.
 
     `now` is in microseconds.
 
     Raises:
         InputError: no file holds events that could be used.
-        AskError: one answer is needed; see `Answers`.
+        AskError: one answer is needed; see `MappingHints`.
     """
     if (format_ := recognise_format(list_importable_files(data))) not in _TABLES:
         return _propose_from_adapter(str(format_), data, now)
     files = find_files(data, FORMATS["mapping"].patterns)
     reasons: Reasons = []
-    guesses, left_out = guess_files(files, answers)
+    guesses, left_out = guess_files(files, hints)
     reasons += [(file.name, "left out", why) for file, why in left_out.items()]
     reasons += [
         (f"{guess.file.name}: {column.column}", column.role or "left out", column.why)

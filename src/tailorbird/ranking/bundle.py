@@ -44,7 +44,7 @@ from tailorbird.ranking.encode.encoder_file import read_encoder
 from tailorbird.ranking.encode.rows import Matrix, RowsLike
 from tailorbird.ranking.head_sessions import Session, open_session, run_heads
 from tailorbird.ranking.policy.formula import compute_value
-from tailorbird.ranking.tower import FOLDER as TOWER
+from tailorbird.ranking.tower import FOLDER as TOWER_FOLDER
 from tailorbird.ranking.tower import Space, Tower, UserQuery
 from tailorbird.ranking.tower_net import read_tower
 from tailorbird.ranking.tree_shap import Trees
@@ -161,7 +161,9 @@ class Bundle:
         index, tower = Index.bare(()), None
         if has_index:
             index = Index.load(sealed.folder("index"))
-            tower = read_tower(sealed.folder(TOWER), index.vectors, where=f"{path}/{TOWER}")
+            tower = read_tower(
+                sealed.folder(TOWER_FOLDER), index.vectors, where=f"{path}/{TOWER_FOLDER}"
+            )
         bundle = cls(manifest, encoder, calibration, index, sessions, features, trees, tower)
         bundle._check_golden(*golden, where=str(path))
         encoder.warm_up()
@@ -333,7 +335,7 @@ def write_bundle(
     """
     calibration = dict(calibration or {})
     folder.mkdir(parents=True)
-    tower_files = {f"{TOWER}/{name}": data for name, data in (tower or {}).items()}
+    tower_files = {f"{TOWER_FOLDER}/{name}": data for name, data in (tower or {}).items()}
     for name, data in {**models, **tower_files, **(extra or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)

@@ -100,7 +100,7 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     def contributions(self, matrix: npt.NDArray[np.floating]) -> tuple[Floats, float]:
         """Return the contributions to each row's raw score, (n, columns), and the base value.
 
-        They add up to `transform(score) - transform(base)`.
+        The contributions of a row and the base value add up to its raw score.
         """
         paths = self._paths
         values = np.zeros((len(matrix), self.columns))
@@ -279,8 +279,6 @@ def rescale_contributions(
 
     Each keeps its share of the difference between the base and the row's score. They add up to
     `transform(score) - transform(base)`.
-
-    They add up to `transform(score) - transform(base)`.
 
     Args:
         contributions: (n, columns), which with `base` add up to the raw scores.

@@ -23,14 +23,14 @@ from tailorbird.models.estimator import EncodedRows, Model
 from tailorbird.models.registration import ESTIMATOR_NAME
 from tailorbird.pages.notebook import notebook_html
 from tailorbird.ranking.baseline import default_baselines
-from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.comparison import Comparison, figure_name
 from tailorbird.training.dataset.dataset import Dataset as Requests
 from tailorbird.training.dataset.matrix import FeatureChunk
 from tailorbird.training.dataset.replay import select_live_columns
 from tailorbird.training.dataset.request_choice import RowSource
-from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation import metrics as figures
 from tailorbird.training.evaluation.evaluate import Scorer, evaluate_scorers
@@ -65,14 +65,14 @@ class Dataset:
 
     Attributes:
         declarations: the project's declarations.
-        material: requests and events, as training reads them.
+        training_data: requests and events, as training reads them.
     """
 
     declarations: Any
     slot: Slot
     settings: TrainSettings
     now: int
-    material: Material
+    training_data: TrainingData
 
     @classmethod
     def load(
@@ -110,13 +110,13 @@ class Dataset:
         ).resolve_quick()
         slot_settings, now = declarations.slot(slot), clock.now()
         lake = Lake(declarations.paths.lake).pinned()
-        material = load_material(
+        training_data = load_training_data(
             lake,
             declarations.features,
             slot_settings,
             settings.row_settings(now, list(slot_settings.objective)),
         )
-        return cls(declarations, slot_settings, settings, now, material)
+        return cls(declarations, slot_settings, settings, now, training_data)
 
     def split_by_time(self) -> "SplitData":
         """Split into training, validation and test part by time, and encode the rows.
@@ -124,10 +124,14 @@ class Dataset:
         Raises:
             UsageError: a part would be empty.
         """
-        material, settings, features = self.material, self.settings, self.declarations.features
-        split = split_requests(material.data, material, settings)
+        training_data, settings, features = (
+            self.training_data,
+            self.settings,
+            self.declarations.features,
+        )
+        split = split_requests(training_data.data, training_data, settings)
         timer = StageTimer(lambda stage, done, total: None)
-        retrieval = build_retrieval(material, features, self.slot, split, settings, timer)
+        retrieval = build_retrieval(training_data, features, self.slot, split, settings, timer)
         plan = CandidatePlan(
             select_live_columns(features, self.slot),
             default_baselines(self.slot.sources),
@@ -135,28 +139,27 @@ class Dataset:
             self.slot,
         )
         parts, dropped = build_split_datasets(
-            material, features, material.data, split, plan, settings, timer
+            training_data, features, training_data.data, split, plan, settings, timer
         )
         prepared = prepare_inputs(
-            material.events,
+            training_data.events,
             features,
             parts,
             retrieval.series,
             self.slot.objective,
             settings,
-            position=material.is_logged and self.slot.denominator == "answer",
-            label_window=material.label_window,
+            position=training_data.is_logged and self.slot.denominator == "answer",
+            label_window=training_data.label_window,
             progress=lambda stage, done, total: None,
         )
         return SplitData(self, split, plan, parts, prepared, dropped)
 
     def __len__(self) -> int:
-        return self.material.data.requests
+        return self.training_data.data.requests
 
     def __repr__(self) -> str:
-        return (
-            f"Dataset(slot {self.slot.name}: {len(self):,} requests, {self.material.source_note})"
-        )
+        note = self.training_data.source_note
+        return f"Dataset(slot {self.slot.name}: {len(self):,} requests, {note})"
 
     def _repr_html_(self) -> str:
         return notebook_html([f"slot {self.slot.name}: {len(self):,} requests"])
@@ -186,7 +189,9 @@ class SplitData:
     def inputs(self) -> FitInputs:
         """Encoded rows of the heads that are chances; amounts are learned by `train` alone."""
         inputs = self.prepared.inputs
-        return replace(inputs, heads=tuple(head for head in inputs.heads if not is_amount(head)))
+        return replace(
+            inputs, heads=tuple(head for head in inputs.heads if not is_amount_head(head))
+        )
 
     @property
     def train(self) -> EncodedRows:
@@ -290,11 +295,11 @@ def evaluate(
         for name, model in fitted.items()
     }
     evaluation = evaluate_scorers(
-        dataset.material,
+        dataset.training_data,
         dataset.declarations.features,
         data.parts.test,
         plan.replay(
-            dataset.material, dataset.declarations.features, plan.live, baselines=baselines
+            dataset.training_data, dataset.declarations.features, plan.live, baselines=baselines
         ),
         plan.sources,
         scorers,

@@ -24,8 +24,8 @@ from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.dataset.matrix import bundle_columns
-from tailorbird.training.dataset.rows import Material
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
+from tailorbird.training.dataset.rows import TrainingData
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation
 from tailorbird.training.report.card import NO_OWNER
 
 NO_CHAMPION_REASON = "there was no champion: popular items, until a model has earned its place"
@@ -94,7 +94,7 @@ def serve_best_baseline(
     evaluation: Evaluation,
     features: FeatureSet,
     slot: Slot,
-    material: Material,
+    training_data: TrainingData,
     now: int,
     *,
     by: str,
@@ -116,7 +116,7 @@ def serve_best_baseline(
             return ""
         serving_baseline = bundle.baseline
     candidates = {
-        name: evaluation.figures[name][PRIMARY]
+        name: evaluation.figures[name][PRIMARY_METRIC]
         for name in default_baselines(slot.sources)
         if name in evaluation.figures
     }
@@ -127,19 +127,23 @@ def serve_best_baseline(
         return ""
     why = (
         f"the gate refused the model, and nothing judged served: {best} was the best baseline, "
-        f"{PRIMARY} {candidates[best]}"
+        f"{PRIMARY_METRIC} {candidates[best]}"
     )
     quality_note = (
-        f"{PRIMARY} {candidates[best]} on {evaluation.requests:,} requests of the test part."
+        f"{PRIMARY_METRIC} {candidates[best]} on {evaluation.requests:,} requests of the test part."
     )
     card = _render_card(
-        best, why, f"{material.events.num_rows:,} events until {to_iso(now)}", quality_note, owner
+        best,
+        why,
+        f"{training_data.events.num_rows:,} events until {to_iso(now)}",
+        quality_note,
+        owner,
     )
     version = _add_bundle(
         store,
         features,
-        material.events,
-        material.items,
+        training_data.events,
+        training_data.items,
         best,
         now,
         card,

@@ -14,7 +14,7 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Window
 from tailorbird.retrieval import Index
 from tailorbird.training.dataset.indexes import write_index
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
 from tailorbird.training.fit.fit import FittedModel
@@ -29,7 +29,7 @@ LIBRARIES = {"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)}
 
 def write_model_bundle(
     folder: Path,
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     fitted: FittedModel,
     retrieval: RetrievalChoice,
@@ -42,7 +42,9 @@ def write_model_bundle(
     card: str,
 ) -> None:
     """Write the bundle, with an index as of now."""
-    write_index(folder / "index", material.events, material.items, now, meaning=settings.meaning)
+    write_index(
+        folder / "index", training_data.events, training_data.items, now, meaning=settings.meaning
+    )
     tower = None
     if retrieval.learner is not None:
         space = retrieval.learner.add_inverted_file(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tailorbird.training.evaluation.estimate import ChampionEstimate
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, K
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation, K
 from tailorbird.training.evaluation.gate import SUPERIORITY, Decision, Evidence, Rival
 from tailorbird.training.fit.fit import FittedModel
 from tailorbird.training.rivals import MODEL_NAME, Rivals
@@ -40,7 +40,7 @@ class Judgement:
         coverage = f"coverage_{K}"
         figures = evaluation.figures
         return Evidence(
-            PRIMARY,
+            PRIMARY_METRIC,
             baselines,
             incumbent,
             anchor,
@@ -73,5 +73,7 @@ class Judgement:
 
     def _to_rival(self, name: str) -> Rival:
         return Rival(
-            name, self.evaluation.differences[name], self.evaluation.figures[name][PRIMARY].value
+            name,
+            self.evaluation.differences[name],
+            self.evaluation.figures[name][PRIMARY_METRIC].value,
         )

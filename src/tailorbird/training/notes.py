@@ -11,7 +11,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.dataset.dataset import Dataset
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation.gate import describe_unevaluated
 from tailorbird.training.fit.fit import FittedModel
@@ -30,7 +30,7 @@ def lake_provenance(lake: Lake, data: Dataset) -> dict[str, Any]:
 
 def describe_training(
     slot: Slot,
-    material: Material,
+    training_data: TrainingData,
     data: Dataset,
     split: Split,
     parts: SplitDatasets,
@@ -50,7 +50,7 @@ def describe_training(
         "slot": slot.name,
         **({"arm": settings.arm} if settings.arm else {}),
         "objective": dict(slot.objective),
-        "source": "logged answers" if material.is_logged else "what people chose",
+        "source": "logged answers" if training_data.is_logged else "what people chose",
         "sources": plan.sources,
         "live_columns": list(plan.live.names),
         "scheme": dict(parts.train.scheme),

@@ -24,7 +24,7 @@ from tailorbird.storage_paths import StoragePath
 from tailorbird.training.baseline_bundle import serve_best_baseline
 from tailorbird.training.bundle_files import write_model_bundle
 from tailorbird.training.dataset.replay import select_live_columns
-from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation.estimate import ChampionEstimate
 from tailorbird.training.evaluation.gate import Decision, decide, describe_unevaluated
@@ -118,10 +118,14 @@ def train(
         if reports is None:
             return report
         # Importing matplotlib takes half a second, so only reports do it.
-        from tailorbird.training.report.report import price_and_write
+        from tailorbird.training.report.report import write_report_with_costs
 
-        return price_and_write(
-            report, model.fitted, model.champion_bundle, len(model.material.codes), reports
+        return write_report_with_costs(
+            report,
+            model.fitted,
+            model.champion_bundle,
+            len(model.training_data.item_codes),
+            reports,
         )
 
 
@@ -155,7 +159,7 @@ class _Model:
     champion: str
     champion_bundle: Bundle | None
     unjudged_reason: str
-    material: Material
+    training_data: TrainingData
     split: Split
     retrieval: RetrievalChoice
     rivals: Rivals
@@ -177,34 +181,36 @@ def _fit(task: _Task) -> _Model:
         else []
     )
     rows = settings.row_settings(task.now, task.heads)
-    material = load_material(task.lake, features, slot, rows, other_features=other_features)
-    split = split_requests(material.data, material, settings)
+    training_data = load_training_data(
+        task.lake, features, slot, rows, other_features=other_features
+    )
+    split = split_requests(training_data.data, training_data, settings)
     recipe = recipe_hash(features, slot, settings)
     warm_trees = find_warm_trees(
-        settings, recipe, champion_bundle, features, task.registry, material, split
+        settings, recipe, champion_bundle, features, task.registry, training_data, split
     )
-    split, index_parts = warm_trees.restrict(split, material.data, settings.index_parts)
+    split, index_parts = warm_trees.restrict(split, training_data.data, settings.index_parts)
     timer.report("read", 1, 1)
     indexed = replace(settings, index_parts=index_parts)
     retrieval = build_retrieval(
-        material, features, slot, split, indexed, timer, kept_share=warm_trees.share
+        training_data, features, slot, split, indexed, timer, kept_share=warm_trees.share
     )
     rivals = load_rivals(task.registry, champion_bundle, features, slot)
     plan = CandidatePlan(
         select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
     parts, dropped_requests = build_split_datasets(
-        material, features, material.data, split, plan, settings, timer
+        training_data, features, training_data.data, split, plan, settings, timer
     )
     fitted = fit(
-        material.events,
+        training_data.events,
         features,
         parts,
         retrieval.series,
         slot.objective,
         settings,
-        position=material.is_logged and slot.denominator == "answer",
-        label_window=material.label_window,
+        position=training_data.is_logged and slot.denominator == "answer",
+        label_window=training_data.label_window,
         progress=timer.report,
         heads=task.heads,
         warm_trees=warm_trees,
@@ -212,7 +218,7 @@ def _fit(task: _Task) -> _Model:
     incumbent = champion, champion_bundle, unjudged_reason
     candidates = retrieval, rivals, plan
     return _Model(
-        *incumbent, material, split, *candidates, parts, dropped_requests, fitted, warm_trees
+        *incumbent, training_data, split, *candidates, parts, dropped_requests, fitted, warm_trees
     )
 
 
@@ -221,7 +227,7 @@ def _judge(task: _Task, model: _Model) -> Judgement:
     features, slot, settings, timer = task.features, task.slot, task.settings, task.timer
     series = model.retrieval.series
     evaluation = evaluate_rivals(
-        model.material,
+        model.training_data,
         features,
         model.parts,
         model.plan,
@@ -235,7 +241,7 @@ def _judge(task: _Task, model: _Model) -> Judgement:
     )
     estimate = estimate_off_policy(
         task.lake,
-        model.material,
+        model.training_data,
         features,
         model.split,
         model.plan,
@@ -279,7 +285,7 @@ def _publish(
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
         write_model_bundle(
             Path(folder),
-            model.material,
+            model.training_data,
             task.features,
             model.fitted,
             model.retrieval,
@@ -305,7 +311,7 @@ def _publish(
             evaluation,
             task.features,
             task.slot,
-            model.material,
+            model.training_data,
             task.now,
             by=task.by,
             owner=task.owner,
@@ -337,7 +343,7 @@ def _list_notes(
     resumed_note = f"went on with the training that was begun at {to_iso(task.now)} and cut short"
     backdated = describe_backdated_profiles(task.lake, task.features, ("user",))
     return (
-        model.material.source_note,
+        model.training_data.source_note,
         *((resumed_note,) if is_resumed else ()),
         *((retrieval.summary,) if retrieval.summary else ()),
         *((budget["summary"],) if budget else ()),
@@ -362,13 +368,13 @@ def _describe(
     task: _Task, model: _Model, judgement: Judgement, decision: Decision
 ) -> dict[str, Any]:
     """Return `about` of the bundle's manifest: data, recipe, decision, columns, provenance."""
-    material, settings, fitted = model.material, task.settings, model.fitted
+    training_data, settings, fitted = model.training_data, task.settings, model.fitted
     retrieval, estimate = model.retrieval, judgement.estimate
     return {
         **describe_training(
             task.slot,
-            material,
-            material.data,
+            training_data,
+            training_data.data,
             model.split,
             model.parts,
             model.plan,
@@ -389,5 +395,5 @@ def _describe(
         },
         **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
         **({"off_policy": estimate.to_dict()} if estimate is not None else {}),
-        **lake_provenance(task.lake, material.data),
+        **lake_provenance(task.lake, training_data.data),
     }

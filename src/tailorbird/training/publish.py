@@ -42,8 +42,8 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
     about = {
         **describe_training(
             dataset.slot,
-            dataset.material,
-            dataset.material.data,
+            dataset.training_data,
+            dataset.training_data.data,
             data.split,
             data.parts,
             data.plan,
@@ -64,7 +64,7 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
         write_model_bundle(
             Path(folder),
-            dataset.material,
+            dataset.training_data,
             dataset.declarations.features,
             fitted,
             data.plan.retrieval,

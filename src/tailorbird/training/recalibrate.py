@@ -35,7 +35,7 @@ from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.matrix import encode_rows, iterate_features_from
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.request_choice import RowSettings
-from tailorbird.training.dataset.rows import load_material
+from tailorbird.training.dataset.rows import load_training_data
 from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval, code_people
 from tailorbird.training.evaluation.calibration import measure_calibration
@@ -105,17 +105,21 @@ def examine_champion(
     """
     features = bundle.features or features
     rows = RowSettings(reference_from, now, HOUR, "answers", heads=bundle.heads)
-    material = load_material(lake, features, slot, rows)
-    data = material.data
+    training_data = load_training_data(lake, features, slot, rows)
+    data = training_data.data
     parts = [np.flatnonzero(data.t < since), np.flatnonzero(data.t >= since)]
     if not all(len(part) for part in parts):
         return LevelVerdict(
             "hold", "no answer before the change, or since, has a known outcome yet"
         )
-    series = build_series(material.events, material.items, [int(data.t[part[0]]) for part in parts])
+    series = build_series(
+        training_data.events, training_data.items, [int(data.t[part[0]]) for part in parts]
+    )
     live_columns = bundle.encoder.live
-    replay = Replay(material.log, features, slot, material.codes, live_columns)
-    history = History(features, material.events)
+    replay = Replay(
+        training_data.events_with_profiles, features, slot, training_data.item_codes, live_columns
+    )
+    history = History(features, training_data.events)
 
     def score(requests: npt.NDArray[np.int64]) -> ScoredRows:
         shown = data.take(thin_evenly(requests, REQUESTS, seed=0))

@@ -15,7 +15,7 @@ from tailorbird.ranking.own_models import code_digest, own_families
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.dataset.indexes import IndexSeries
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation.estimate import ChampionEstimate, estimate_against_champion
 from tailorbird.training.evaluation.evaluate import (
@@ -100,7 +100,7 @@ def load_rivals(
 
 
 def evaluate_rivals(
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     parts: SplitDatasets,
     plan: CandidatePlan,
@@ -126,11 +126,11 @@ def evaluate_rivals(
     }
     for version, bundle in rivals.bundles.items():
         scorers[version] = version_scorer(
-            bundle, index_series, slot.objective, live_columns, features, material.events
+            bundle, index_series, slot.objective, live_columns, features, training_data.events
         )
-    replay = plan.replay(material, features, live_columns, baselines=plan.baselines)
+    replay = plan.replay(training_data, features, live_columns, baselines=plan.baselines)
     return evaluate_scorers(
-        material,
+        training_data,
         features,
         parts.test,
         replay,
@@ -145,7 +145,7 @@ def evaluate_rivals(
 
 def estimate_off_policy(
     lake: Lake,
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     split: Split,
     plan: CandidatePlan,
@@ -158,7 +158,7 @@ def estimate_off_policy(
 ) -> ChampionEstimate | None:
     """Estimate from the log what the new model and the champion earn; None without a champion."""
     champion = rivals.bundles.get(rivals.champion)
-    if champion is None or not material.is_logged:
+    if champion is None or not training_data.is_logged:
         return None
     live_columns = merge_live_columns([plan.live, champion.encoder.live])
     scorers: dict[str, Scorer] = {
@@ -169,16 +169,16 @@ def estimate_off_policy(
             live_columns=live_columns,
         ),
         champion.version: version_scorer(
-            champion, index_series, slot.objective, live_columns, features, material.events
+            champion, index_series, slot.objective, live_columns, features, training_data.events
         ),
     }
     timer.report("off-policy", 0, 1)
     estimate = estimate_against_champion(
         lake,
-        material,
+        training_data,
         features,
         slot,
-        plan.replay(material, features, live_columns),
+        plan.replay(training_data, features, live_columns),
         index_series,
         scorers,
         ts_from=max(split.validation_until, champion.manifest.window.ts_to),

@@ -124,7 +124,7 @@ class TrainSettings:
         check_seed(self.seed)
 
     def row_settings(self, now: int, heads: Sequence[str] = ()) -> RowSettings:
-        """Return which requests to learn from at a moment, with labels for further heads."""
+        """Return which requests to learn from at a moment, with labels for extra heads."""
         return RowSettings(
             now - self.window_us, now, self.lateness_us, self.rows, self.scheme, heads, self.arm
         )
@@ -157,9 +157,9 @@ class TrainReport:
         heads: heads of the bundle: of the slot, then of other slots.
         notes: what was left out, and caveats of the figures.
         seconds: stage → wall time.
-        report: page with tables and charts, if requested.
-        priced: with the page, cost and quality of everything evaluated, and whether it is on the
-            front.
+        page_path: page with tables and charts, if requested.
+        serving_costs: with the page, cost and quality of everything evaluated, and whether it is
+            on the front.
     """
 
     version: str
@@ -172,9 +172,9 @@ class TrainReport:
     notes: tuple[str, ...]
     about: dict[str, Any]
     seconds: dict[str, float]
-    report: Path | None = None
+    page_path: Path | None = None
     fallback_version: str = ""
-    priced: tuple[Mapping[str, Any], ...] = ()
+    serving_costs: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def is_incremental(self) -> bool:
@@ -209,6 +209,6 @@ class TrainReport:
             **self.evaluation.to_dict(),
             **outcome,
             **details,
-            "serving": list(self.priced),
-            "report": str(self.report) if self.report else None,
+            "serving": list(self.serving_costs),
+            "report": str(self.page_path) if self.page_path else None,
         }

@@ -1,12 +1,13 @@
-"""Histograms of what a model learned from, taken while its rows pass; a bundle carries them.
+"""Histograms of what a model learned from, counted during training and stored in its bundle.
 
-    feature   one row a request: the item that was shown first, or any candidate of a drawn request
+    feature   one row of each request: the item that was shown first, or for a drawn request its
+              first candidate
     label     all rows, for each head
     score     the best row of each validation request, as the model serves it
 
 Monitoring takes the same histograms of what is served (`monitoring.drift.sketches`), so that both
-have the same bins. A number falls into one of four bins an octave, by sign; missing values and zero
-have bins of their own. A category is one of `CATEGORIES` groups of its hash.
+have the same bins. Four bins cover each doubling of a number. Negative numbers, zero and missing
+values have bins of their own. A category is one of `CATEGORIES` groups of its hash.
 """
 
 import io
@@ -54,12 +55,12 @@ class FeatureSketch:
     def count_chunks(self, chunks: Iterable[FeatureChunk]) -> Iterator[FeatureChunk]:
         """Yield the chunks, and count the rows of each."""
         for chunk in chunks:
-            rows, weights = first_rows(chunk.part)
+            rows, weights = one_row_per_request(chunk.part)
             self._number_counts += _count(
-                chunk.rows.numeric[rows], number_bins, _NUMBER_BINS, weights
+                chunk.rows.numeric[rows], number_bin_columns, _NUMBER_BINS, weights
             )
             keys = chunk.rows.categorical[rows]
-            self._category_counts += _count(keys, category_bins, CATEGORIES + 1, weights)
+            self._category_counts += _count(keys, category_bin_columns, CATEGORIES + 1, weights)
             yield chunk
 
     def rows(self) -> list[Row]:
@@ -70,10 +71,10 @@ class FeatureSketch:
         ]
 
 
-def first_rows(dataset: Dataset) -> tuple[Ints, Floats]:
-    """Return a row of each request, and how many each stands for.
+def one_row_per_request(dataset: Dataset) -> tuple[Ints, Floats]:
+    """Return one row of each request, and its weight.
 
-    It is the item that was shown first, or the first candidate of a drawn request.
+    The row is the item shown first, or the first candidate of a drawn request.
     """
     if dataset.position.any():
         rows = np.flatnonzero(dataset.position == 1)
@@ -86,7 +87,9 @@ def label_rows(dataset: Dataset) -> list[Row]:
     """Return the histogram of each label, of all rows."""
     names = list(dataset.labels)
     values = np.column_stack([dataset.labels[name].astype(np.float32) for name in names])
-    return number_rows("label", names, _count(values, number_bins, _NUMBER_BINS, dataset.weight))
+    return number_rows(
+        "label", names, _count(values, number_bin_columns, _NUMBER_BINS, dataset.weight)
+    )
 
 
 def score_rows(dataset: Dataset, value: Floats) -> list[Row]:
@@ -97,16 +100,20 @@ def score_rows(dataset: Dataset, value: Floats) -> list[Row]:
     """
     starts = dataset.offsets[:-1][np.diff(dataset.offsets) > 0]
     best = np.maximum.reduceat(value, starts)[:, None] if len(starts) else np.zeros((0, 1))
-    return number_rows("score", ["score"], _count(best, number_bins, _NUMBER_BINS))
+    return number_rows("score", ["score"], _count(best, number_bin_columns, _NUMBER_BINS))
 
 
 def objective_value(
-    heads: Mapping[str, Floats], objective: Mapping[str, float], rows: int
+    scores_by_head: Mapping[str, Floats], objective: Mapping[str, float], row_count: int
 ) -> Floats:
-    """Return the value of each row by the objective, shape (rows,); absent heads are left out."""
+    """Return the value of each row by the objective, (row_count,); absent heads are left out."""
     return sum(
-        (weight * heads[name] for name, weight in objective.items() if name in heads),
-        np.zeros(rows),
+        (
+            weight * scores_by_head[name]
+            for name, weight in objective.items()
+            if name in scores_by_head
+        ),
+        np.zeros(row_count),
     )
 
 
@@ -126,27 +133,27 @@ def to_bytes(rows: Sequence[Row]) -> bytes:
     return buffer.getvalue()
 
 
-def bins_of(values: npt.NDArray[np.floating]) -> Ints:
-    """Return the bin of each finite number: four an octave, by sign; 0 for zero."""
+def signed_bins(values: npt.NDArray[np.floating]) -> Ints:
+    """Return the bin of each finite number: negative for negative numbers, 0 for zero."""
     with np.errstate(divide="ignore"):
-        octave = np.floor(4.0 * np.log2(np.abs(values.astype(np.float64)))) + 81
-    bins = np.where(values == 0, 0, np.clip(octave, 1, _LARGEST_BIN))
+        quarter_octave = np.floor(4.0 * np.log2(np.abs(values.astype(np.float64)))) + 81
+    bins = np.where(values == 0, 0, np.clip(quarter_octave, 1, _LARGEST_BIN))
     return (np.sign(values) * bins).astype(np.int64)
 
 
-def number_at(bin_position: float) -> float:
-    """Return the number at a position in the positive bins; a bin begins at its whole number."""
+def number_from_bin(bin_position: float) -> float:
+    """Return the number at a position in the positive bins; a bin starts at its whole number."""
     return 2.0 ** ((bin_position - 81.0) / 4.0)
 
 
-def number_bins(values: npt.NDArray[np.floating]) -> Ints:
-    """Return the column of `number_rows` of each number; NaN and infinity are missing."""
+def number_bin_columns(values: npt.NDArray[np.floating]) -> Ints:
+    """Return the bin column, as in `number_rows`, of each number; NaN and infinity are missing."""
     is_known = np.isfinite(values)
-    return np.where(is_known, bins_of(np.where(is_known, values, 0)) + _LARGEST_BIN + 1, 0)
+    return np.where(is_known, signed_bins(np.where(is_known, values, 0)) + _LARGEST_BIN + 1, 0)
 
 
-def category_bins(keys: npt.NDArray[np.uint64]) -> Ints:
-    """Return the column of `category_rows` of each hash; 0 is missing."""
+def category_bin_columns(keys: npt.NDArray[np.uint64]) -> Ints:
+    """Return the bin column, as in `category_rows`, of each hash; 0 is missing."""
     return np.where(keys == 0, 0, keys % np.uint64(CATEGORIES) + np.uint64(1)).astype(np.int64)
 
 
@@ -168,12 +175,12 @@ def category_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
 
 def count_numbers(kind: str, names: Sequence[str], values: npt.NDArray[np.floating]) -> list[Row]:
     """Return the histograms of numbers, shape (rows, columns)."""
-    return number_rows(kind, names, _count(values, number_bins, _NUMBER_BINS))
+    return number_rows(kind, names, _count(values, number_bin_columns, _NUMBER_BINS))
 
 
 def count_categories(kind: str, names: Sequence[str], keys: npt.NDArray[np.uint64]) -> list[Row]:
     """Return the histograms of hashed categories, shape (rows, columns)."""
-    return category_rows(kind, names, _count(keys, category_bins, CATEGORIES + 1))
+    return category_rows(kind, names, _count(keys, category_bin_columns, CATEGORIES + 1))
 
 
 def _number_label(bin_: int) -> str:
@@ -182,12 +189,12 @@ def _number_label(bin_: int) -> str:
 
 def _count(
     values: npt.NDArray,
-    bins: Callable[[npt.NDArray], Ints],
+    to_columns: Callable[[npt.NDArray], Ints],
     width: int,
     weights: Floats | None = None,
 ) -> Floats:
     """Return how often each bin occurs in each column of `values`, shape (columns, width)."""
     counts = np.zeros((values.shape[1], width))
-    for column in range(values.shape[1]):  # one after the other: bins take more memory than values
-        counts[column] = np.bincount(bins(values[:, column]), weights, width)
+    for column in range(values.shape[1]):  # one by one: bins take more memory than values
+        counts[column] = np.bincount(to_columns(values[:, column]), weights, width)
     return counts

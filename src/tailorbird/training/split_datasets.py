@@ -15,7 +15,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.request_choice import NEGATIVES
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import Split, split_at, split_by_time
 from tailorbird.training.fit.inputs import SplitDatasets
@@ -35,17 +35,17 @@ class CandidatePlan:
 
     def replay(
         self,
-        material: Material,
+        training_data: TrainingData,
         features: FeatureSet,
         live_columns: LiveColumns,
         *,
         baselines: Sequence[str] = (),
     ) -> Replay:
         return Replay(
-            material.log,
+            training_data.events_with_profiles,
             features,
             self.slot,
-            material.codes,
+            training_data.item_codes,
             live_columns,
             baselines=baselines,
             sources=self.sources,
@@ -58,7 +58,7 @@ class CandidatePlan:
 
 
 def build_retrieval(
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     slot: Slot,
     split: Split,
@@ -72,28 +72,28 @@ def build_retrieval(
     Args:
         kept_share: see `choose_retrieval`.
     """
-    moments = index_moments(material.data, split, settings)
+    moments = index_moments(training_data.data, split, settings)
     series = build_series(
-        material.events, material.items, moments, progress=partial(timer.report, "index")
+        training_data.events, training_data.items, moments, progress=partial(timer.report, "index")
     )
     return choose_retrieval(
-        material,
+        training_data,
         features,
         slot,
         series,
         (split.train_until, split.validation_until),
         settings.retrieval,
         settings.tower,
-        validation=material.data.take(split.validation),
+        validation=training_data.data.take(split.validation),
         seed=settings.seed,
         kept_share=kept_share,
         progress=partial(timer.report, "vectors"),
     )
 
 
-def split_requests(data: Dataset, material: Material, settings: TrainSettings) -> Split:
+def split_requests(data: Dataset, training_data: TrainingData, settings: TrainSettings) -> Split:
     """Split the requests at the given borders, or by shares."""
-    gap = material.label_window
+    gap = training_data.label_window
     if settings.test_from:
         return split_at(
             data.t, settings.validation_from or settings.test_from, settings.test_from, gap=gap
@@ -112,7 +112,7 @@ def index_moments(data: Dataset, split: Split, settings: TrainSettings) -> list[
 
 
 def build_split_datasets(
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     data: Dataset,
     split: Split,
@@ -125,24 +125,24 @@ def build_split_datasets(
     The test part has no candidates yet.
     """
     limit = settings.requests
-    if material.is_logged:  # as many rows as drawn requests would have
+    if training_data.is_logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
         limit = min(limit, QUICK_LOGGED_REQUESTS) if settings.quick else limit
     train = thin_evenly(split.train, limit, settings.seed)
     validation = thin_evenly(split.validation, settings.test_requests, settings.seed)
     test = thin_evenly(split.test, settings.test_requests, settings.seed)
     replay, report_progress = (
-        plan.replay(material, features, plan.live),
+        plan.replay(training_data, features, plan.live),
         partial(timer.report, "candidates"),
     )
     combined = data.take(np.concatenate([train, validation]))
-    if material.scheme is None:
+    if training_data.sampling is None:
         rows = replace(
             combined, live=replay.read_live_columns(combined, progress=report_progress)[0]
         )
     else:
-        rows = material.add_labels(
-            sample_negatives(combined, replay, material.scheme, NEGATIVES, report_progress)
+        rows = training_data.add_labels(
+            sample_negatives(combined, replay, training_data.sampling, NEGATIVES, report_progress)
         )
     train_count = int(np.searchsorted(rows.t, split.train_until))
     train_rows, validation_rows = (

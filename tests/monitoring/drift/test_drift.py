@@ -14,7 +14,7 @@ from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Episode, Moved, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import Change, name_cause_of_fall
 from tailorbird.monitoring.drift.sketches import SketchStore
-from tailorbird.training.sketches import bins_of
+from tailorbird.training.sketches import signed_bins
 
 MIDNIGHT = 1_790_553_600_000_000
 WEEKS = 8 * 168
@@ -101,7 +101,7 @@ def test_the_cause_of_a_drawn_incident_is_named(kind):
 
 def test_numbers_have_bins_by_sign_and_size():
     values = np.array([0.0, 1.0, 1.1, 2.0, -1.0, 1e-300, 1e300])
-    zero, one, close, two, minus, tiny, huge = bins_of(values).tolist()
+    zero, one, close, two, minus, tiny, huge = signed_bins(values).tolist()
     assert (zero, close, two, minus) == (0, one, one + 4, -one)
     assert tiny < one < huge
 
@@ -229,7 +229,7 @@ def test_each_cause_is_told_from_what_moved(signal, cause):
 
 
 def test_a_slow_store_is_named_with_its_latency():
-    bins = ("missing", *(str(bin_) for bin_ in bins_of(np.array([10_000.0, 160_000.0]))))
+    bins = ("missing", *(str(bin_) for bin_ in signed_bins(np.array([10_000.0, 160_000.0]))))
     latency = two_phases("latency", "latency", [0, 100, 0], [0, 80, 20], bins)
     cause = name_cause(episode_of(("latency", "latency")), [latency, EVENTS], MIDNIGHT)
     assert cause.name == "slow store"

@@ -32,7 +32,7 @@ from tailorbird.training.backtests.report import ValidationReport, holm_adjust
 from tailorbird.training.backtests.run import MODEL_NAME, ValidateSettings, validate
 from tailorbird.training.backtests.variants import build_variants, column_groups
 from tailorbird.training.dataset.matrix import iterate_features
-from tailorbird.training.dataset.rows import load_material
+from tailorbird.training.dataset.rows import load_training_data
 from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.fit import inputs
 from tailorbird.training.leakage.backdated import PROFILE_COLUMNS
@@ -58,8 +58,10 @@ def shop(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def material(shop):
-    return load_material(Lake(shop.lake), shop.features, HOME, QUICK.row_settings(shop.clock.now()))
+def training_data(shop):
+    return load_training_data(
+        Lake(shop.lake), shop.features, HOME, QUICK.row_settings(shop.clock.now())
+    )
 
 
 def validated(shop, settings=SETTINGS, **more):
@@ -121,7 +123,7 @@ def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_in
     )
     trained = shop.train("registry", page=True)
     assert trained.evaluation.slices["long-tail items"][0] > 0
-    assert "long-tail items" in trained.report.read_text()
+    assert "long-tail items" in trained.page_path.read_text()
     card = Registry(shop.folder / "registry", clock=shop.clock).verify(trained.version).card
     assert "| long-tail items |" in card
 
@@ -198,17 +200,17 @@ def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
         "column price looks as if it knew the answer" in reason
         for reason in report.decision.reasons
     )
-    assert "column price looks as if it knew the answer" in report.report.read_text()
+    assert "column price looks as if it knew the answer" in report.page_path.read_text()
     assert (
         Registry(shop.folder / "planted", clock=shop.clock).champion().name
         == report.fallback_version
     ), "a baseline serves"
 
 
-def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, monkeypatch):
+def test_a_feature_computed_after_the_label_is_reported_by_name(shop, training_data, monkeypatch):
     assert not [
         one
-        for one in find_lookahead(material, material.data, shop.features)
+        for one in find_lookahead(training_data, training_data.data, shop.features)
         if one.severity == "leak"
     ]
 
@@ -219,7 +221,9 @@ def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, 
             yield replace(piece, part=data)
 
     monkeypatch.setattr(leaks, "iterate_features", late)
-    findings = {one.subject: one for one in find_lookahead(material, material.data, shop.features)}
+    findings = {
+        one.subject: one for one in find_lookahead(training_data, training_data.data, shop.features)
+    }
     assert findings["item_clicks_1d"].severity == "leak"
     assert (
         "once what came, or came in, after the request is taken away"
@@ -229,19 +233,22 @@ def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, 
     assert "device" not in findings
 
 
-def test_a_feature_that_knows_what_arrived_late_is_reported_by_name(shop, material, monkeypatch):
-    ts, p = micros(material.events["ts"]), material.events["p"].to_numpy()
+def test_a_feature_that_knows_what_arrived_late_is_reported_by_name(
+    shop, training_data, monkeypatch
+):
+    ts, p = micros(training_data.events["ts"]), training_data.events["p"].to_numpy()
     late_positions = np.where(
         np.arange(len(p)) % 2, p + (1 << 40), p
     )  # every other event is routed when all requests are answered
-    place = material.events.column_names.index("p")
+    place = training_data.events.column_names.index("p")
     changed = replace(
-        material, events=material.events.set_column(place, "p", pa.chunked_array([late_positions]))
+        training_data,
+        events=training_data.events.set_column(place, "p", pa.chunked_array([late_positions])),
     )
-    assert (ts < material.data.t.max()).any()
+    assert (ts < training_data.data.t.max()).any()
     assert not [
         one
-        for one in find_lookahead(changed, material.data, shop.features)
+        for one in find_lookahead(changed, training_data.data, shop.features)
         if one.severity == "leak"
     ]
 
@@ -252,19 +259,23 @@ def test_a_feature_that_knows_what_arrived_late_is_reported_by_name(shop, materi
             yield replace(piece, part=data)
 
     monkeypatch.setattr(leaks, "iterate_features", late)
-    findings = {one.subject: one for one in find_lookahead(changed, material.data, shop.features)}
+    findings = {
+        one.subject: one for one in find_lookahead(changed, training_data.data, shop.features)
+    }
     assert findings["item_clicks_1d"].severity == "leak"
     assert "device" not in findings
 
 
-def test_profiles_without_a_time_are_reported_with_the_columns_that_read_them(shop, material):
-    events = material.events
+def test_profiles_without_a_time_are_reported_with_the_columns_that_read_them(shop, training_data):
+    events = training_data.events
     profile = pc.equal(events["type"], "item")
     place = events.column_names.index("timeless")
     changed = replace(
-        material, events=events.set_column(place, "timeless", pa.chunked_array(profile))
+        training_data, events=events.set_column(place, "timeless", pa.chunked_array(profile))
     )
-    findings = {one.subject: one for one in find_lookahead(changed, material.data, shop.features)}
+    findings = {
+        one.subject: one for one in find_lookahead(changed, training_data.data, shop.features)
+    }
     assert {"price", "category"} <= set(findings)
     assert findings["price"].severity == "look"
     assert "profile without a time" in findings["price"].why
@@ -330,14 +341,14 @@ def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_read
     assert find_backdated_imports(Lake(shop.lake), plan) == []
 
 
-def test_profiles_of_items_that_are_dated_back_are_reported(material):
-    assert find_backdated_items(material) == []
-    items = material.items
+def test_profiles_of_items_that_are_dated_back_are_reported(training_data):
+    assert find_backdated_items(training_data) == []
+    items = training_data.items
     later = pa.array(micros(items["valid_from"]) + 2 * DAY).cast(
         items.schema.field("received_at").type
     )
     changed = items.set_column(items.column_names.index("received_at"), "received_at", later)
-    (finding,) = find_backdated_items(replace(material, items=changed))
+    (finding,) = find_backdated_items(replace(training_data, items=changed))
     assert (finding.severity, finding.subject) == ("look", "items")
     assert (
         f"{items.num_rows:,} of {items.num_rows:,} profiles with a time came in over an hour "

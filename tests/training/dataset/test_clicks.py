@@ -27,7 +27,7 @@ from tailorbird.training.dataset.clicks import (
 )
 from tailorbird.training.dataset.codes import Codes, encode_interactions
 from tailorbird.training.dataset.dataset import Dataset
-from tailorbird.training.dataset.further_labels import OutcomeIndex
+from tailorbird.training.dataset.extra_labels import OutcomeIndex
 from tailorbird.training.dataset.replay import Replay, concat_slates, select_live_columns
 
 FEATURES = FeatureSet.from_declarations(
@@ -333,7 +333,7 @@ def test_the_scheme_infers_whether_a_session_is_a_basket() -> None:
     assert infer_scheme(shop, "purchase") == SamplingScheme(type="purchase", truth="session")
 
 
-def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after() -> None:
+def test_extra_labels_are_of_what_the_person_did_with_the_item_soon_after() -> None:
     events = routed.table(
         e("click", 1 * HOUR, "a", "x"),
         e("click", 1 * HOUR, "a", "y"),

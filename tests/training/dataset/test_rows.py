@@ -13,7 +13,7 @@ from tailorbird.features import load_features
 from tailorbird.ranking import Slot
 from tailorbird.training.dataset.clicks import SamplingScheme
 from tailorbird.training.dataset.request_choice import RESPONSES_MIN, RowSettings
-from tailorbird.training.dataset.rows import load_material
+from tailorbird.training.dataset.rows import load_training_data
 
 NOW = 20 * DAY
 HOME = Slot("home", denominator="answer")
@@ -45,9 +45,9 @@ def answers(routed, count, start=10 * DAY):
 
 
 def load(features, *rows, routed, slot=HOME, ends=NOW - 1, **more):
-    """Load the material of some events; the log continues until `ends`."""
+    """Load the training data of some events; the log continues until `ends`."""
     going_on = [routed.event("search", ends, "somebody", None)] if ends else []
-    return load_material(
+    return load_training_data(
         Lake(routed.table(*rows, *going_on)),
         features,
         slot,
@@ -56,27 +56,29 @@ def load(features, *rows, routed, slot=HOME, ends=NOW - 1, **more):
 
 
 def test_a_handful_of_answers_does_not_make_a_history_of_clicks_forgotten(routed, features):
-    material = load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed)
-    assert not material.is_logged
-    assert material.data.requests == 905
+    training_data = load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed)
+    assert not training_data.is_logged
+    assert training_data.data.requests == 905
     assert (
         "only 5 answers of slot 'home' have an outcome that is known by now, and "
-        f"{RESPONSES_MIN} are needed" in material.source_note
+        f"{RESPONSES_MIN} are needed" in training_data.source_note
     )
 
 
 def test_answers_too_young_to_learn_from_do_not_either(routed, features):
-    material = load(
+    training_data = load(
         features, *clicks(routed, 900), *answers(routed, 5, start=NOW - DAY // 2), routed=routed
     )
-    assert not material.is_logged
+    assert not training_data.is_logged
 
 
 def test_enough_responses_are_used_regardless_of_clicks(routed, features):
-    material = load(features, *clicks(routed, 900), *answers(routed, RESPONSES_MIN), routed=routed)
-    assert material.is_logged
-    assert material.data.requests == RESPONSES_MIN
-    assert material.source_note == (
+    training_data = load(
+        features, *clicks(routed, 900), *answers(routed, RESPONSES_MIN), routed=routed
+    )
+    assert training_data.is_logged
+    assert training_data.data.requests == RESPONSES_MIN
+    assert training_data.source_note == (
         f"rows are logged answers: {RESPONSES_MIN} answers of slot 'home' have an outcome that "
         "is known by now"
     )
@@ -90,9 +92,9 @@ def test_answers_without_outcomes_are_not_enough(routed, features):
 
 
 def test_few_answers_are_learned_from_where_the_log_holds_nothing_else(routed, features):
-    material = load(features, *answers(routed, 40), routed=routed)
-    assert material.is_logged
-    assert "hardly any click beside them" in material.source_note
+    training_data = load(features, *answers(routed, 40), routed=routed)
+    assert training_data.is_logged
+    assert "hardly any click beside them" in training_data.source_note
 
 
 def test_clicks_outside_the_window_are_none(routed, features):
@@ -112,9 +114,9 @@ def test_one_may_choose(routed, features):
 
 def test_choices_are_of_the_first_target_that_happened(routed, features):
     slot = Slot("cart", objective={"purchase": 5.0, "click": 1.0})
-    material = load(features, *clicks(routed, 900), routed=routed, slot=slot)
-    assert isinstance(material.events, pa.Table)
-    assert material.scheme.type == "click"
+    training_data = load(features, *clicks(routed, 900), routed=routed, slot=slot)
+    assert isinstance(training_data.events, pa.Table)
+    assert training_data.sampling.type == "click"
 
 
 def test_drawn_rows_have_labels_of_all_targets(routed, features):
@@ -138,9 +140,9 @@ def test_outcomes_of_the_last_responses_are_unknown_at_the_end_of_the_log(routed
     """
     rows = answers(routed, 400)
     newest = rows[-1]["ts"]
-    material = load(features, *rows, routed=routed, ends=0)
-    assert material.complete_until == newest + 1
-    assert material.data.t.max() == max(
+    training_data = load(features, *rows, routed=routed, ends=0)
+    assert training_data.complete_until == newest + 1
+    assert training_data.data.t.max() == max(
         row["ts"]
         for row in rows
         if row["type"] == "answer" and row["ts"] + 30 * MINUTE <= newest + 1
@@ -169,8 +171,8 @@ def test_drawn_requests_with_open_labels_are_left_out(routed, features):
         for row in chosen[:-20]
     ]
     slot = Slot("cart", objective={"click": 1.0, "purchase": 5.0})
-    material = load(features, *chosen, *bought, routed=routed, slot=slot, ends=0)
-    assert material.data.t.max() == 869 * MINUTE + 1
+    training_data = load(features, *chosen, *bought, routed=routed, slot=slot, ends=0)
+    assert training_data.data.t.max() == 869 * MINUTE + 1
     assert load(features, *chosen, routed=routed, ends=0).data.t.max() == 899 * MINUTE + 1, (
         "a choice itself is known at once"
     )
@@ -190,7 +192,7 @@ def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
         for row in chosen
     ]
     slot, now = Slot("cart", objective={"click": 1.0, "purchase": 5.0}), 900 * MINUTE
-    material = load(
+    training_data = load(
         features,
         *chosen,
         *bought,
@@ -200,8 +202,8 @@ def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
         now=now,
         lateness_us=300 * MINUTE,
     )
-    assert material.complete_until == 600 * MINUTE
-    assert material.data.t.max() == 569 * MINUTE + 1
+    assert training_data.complete_until == 600 * MINUTE
+    assert training_data.data.t.max() == 569 * MINUTE + 1
 
 
 def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
@@ -220,19 +222,25 @@ def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
             routed.event("purchase", t, person, item, session_id=f"s{n}"),
         ]
     slot = replace(HOME, objective={"purchase": 1.0})
-    material = load(features, *rows, routed=routed, slot=slot)
+    training_data = load(features, *rows, routed=routed, slot=slot)
     assert (
         "before 100% of these the person had looked at the very item within 30 min, so each "
-        "is asked just before that look" in material.source_note
+        "is asked just before that look" in training_data.source_note
     )
     first = [
         p for p, row in enumerate(rows, 1) if row["type"] == "click" and row["item_id"] != "other"
     ]
-    assert material.data.t.tolist() == [rows[p - 1]["ts"] + 1 for p in first]
-    assert material.data.p.tolist() == [p - 1 for p in first], "the look itself is not known yet"
-    assert material.data.items.decode(material.data.item) == [rows[p - 1]["item_id"] for p in first]
-    assert material.data.context["session_id"].null_count == len(first), "as it was at the look"
-    assert material.label_window == 30 * MINUTE, "the purchase is known that much later"
+    assert training_data.data.t.tolist() == [rows[p - 1]["ts"] + 1 for p in first]
+    assert training_data.data.p.tolist() == [p - 1 for p in first], (
+        "the look itself is not known yet"
+    )
+    assert training_data.data.items.decode(training_data.data.item) == [
+        rows[p - 1]["item_id"] for p in first
+    ]
+    assert training_data.data.context["session_id"].null_count == len(first), (
+        "as it was at the look"
+    )
+    assert training_data.label_window == 30 * MINUTE, "the purchase is known that much later"
     as_before = load(
         features,
         *rows,
@@ -240,7 +248,7 @@ def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
         slot=slot,
         scheme=SamplingScheme(type="purchase", moves_before_visit=False),
     )
-    assert (as_before.data.t - material.data.t == 20 * MINUTE).all()
+    assert (as_before.data.t - training_data.data.t == 20 * MINUTE).all()
     assert "looked at the very item" not in as_before.source_note
 
 
@@ -250,9 +258,11 @@ def test_a_simultaneous_view_is_not_part_of_the_visit(routed, features):
     for n in range(0, 900, 3):
         person, item, t = f"u{n % 50}", f"i{n % 7}", n * HOUR // 2 + HOUR
         rows += [routed.event("purchase", t, person, item), routed.event("view", t, person, item)]
-    material = load(features, *rows, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
-    assert "looked at the very item" not in material.source_note
-    assert material.data.p.tolist() == [
+    training_data = load(
+        features, *rows, routed=routed, slot=replace(HOME, objective={"purchase": 1.0})
+    )
+    assert "looked at the very item" not in training_data.source_note
+    assert training_data.data.p.tolist() == [
         p - 1 for p, row in enumerate(rows, 1) if row["type"] == "purchase"
     ]
 
@@ -266,12 +276,12 @@ def test_a_choice_with_a_visit_before_the_attribution_window_is_dropped(routed, 
         for n in range(0, 900, 3)
     ]
     slot = replace(HOME, objective={"purchase": 1.0}, attribution="10m")
-    material = load(features, *views, *bought, routed=routed, slot=slot)
+    training_data = load(features, *views, *bought, routed=routed, slot=slot)
     assert (
         "150 whose looks began longer before than the slot's attribution are left out"
-        in material.source_note
+        in training_data.source_note
     )
-    assert material.data.requests == 150
+    assert training_data.data.requests == 150
     with pytest.raises(NotReadyError, match="longer before than the slot's attribution, 1m"):
         load(features, *views, *bought[::2], routed=routed, slot=replace(slot, attribution="1m"))
 

@@ -19,7 +19,7 @@ from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.matrix import FeatureChunk
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.request_choice import RowSettings
-from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.evaluation.estimate import estimate_against_champion
 from tailorbird.training.evaluation.evaluate import Scorer
 from tailorbird.training.evaluation.off_policy import (
@@ -41,10 +41,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def material(shop: Project) -> Material:
+def training_data(shop: Project) -> TrainingData:
     lake = Lake(shop.declared.paths.lake)
     settings = RowSettings(0, SystemClock().now(), rows="answers")
-    return load_material(lake, shop.declared.features, SLOT, settings)
+    return load_training_data(lake, shop.declared.features, SLOT, settings)
 
 
 def scorer(appeal: Callable[[np.ndarray], np.ndarray]) -> Scorer:
@@ -61,26 +61,34 @@ def scorer(appeal: Callable[[np.ndarray], np.ndarray]) -> Scorer:
 RANKERS = {"new": scorer(lambda item: item), "old": scorer(lambda item: -item)}
 
 
-def replay_of(shop: Project, material: Material, slot: Slot = SLOT) -> Replay:
+def replay_of(shop: Project, training_data: TrainingData, slot: Slot = SLOT) -> Replay:
     features = shop.declared.features
-    return Replay(material.log, features, slot, material.codes, NO_LIVE_COLUMNS)
+    return Replay(
+        training_data.events_with_profiles,
+        features,
+        slot,
+        training_data.item_codes,
+        NO_LIVE_COLUMNS,
+    )
 
 
-def responses(shop: Project, material: Material) -> Dataset:
+def responses(shop: Project, training_data: TrainingData) -> Dataset:
     lake = Lake(shop.declared.paths.lake)
-    return read_responses(lake, material, SLOT, "click", ts_from=0)
+    return read_responses(lake, training_data, SLOT, "click", ts_from=0)
 
 
-def test_the_estimate_covers_the_truth_of_both_rankers(shop: Project, material: Material) -> None:
-    data = responses(shop, material)
+def test_the_estimate_covers_the_truth_of_both_rankers(
+    shop: Project, training_data: TrainingData
+) -> None:
+    data = responses(shop, training_data)
     assert data.requests > 0.95 * RESPONSES
-    series = build_series(material.events, material.items, [int(data.t[0])])
+    series = build_series(training_data.events, training_data.items, [int(data.t[0])])
     report = evaluate_off_policy(
-        material,
+        training_data,
         shop.declared.features,
         SLOT,
         data,
-        [PolicyGroup(SLOT, replay_of(shop, material), RANKERS)],
+        [PolicyGroup(SLOT, replay_of(shop, training_data), RANKERS)],
         series,
         "click",
     )
@@ -98,16 +106,16 @@ def test_the_estimate_covers_the_truth_of_both_rankers(shop: Project, material: 
     assert encoded["difference"]["dr"]["value"] == evaluation.difference["dr"].value
 
 
-def test_a_worse_ranker_is_told_to_the_gate(shop: Project, material: Material) -> None:
-    data = responses(shop, material)
+def test_a_worse_ranker_is_told_to_the_gate(shop: Project, training_data: TrainingData) -> None:
+    data = responses(shop, training_data)
     lake, features = Lake(shop.declared.paths.lake), shop.declared.features
-    series = build_series(material.events, material.items, [int(data.t[0])])
+    series = build_series(training_data.events, training_data.items, [int(data.t[0])])
     worse = estimate_against_champion(
         lake,
-        material,
+        training_data,
         features,
         SLOT,
-        replay_of(shop, material),
+        replay_of(shop, training_data),
         series,
         {"worse": RANKERS["old"], "champion": RANKERS["new"]},
         ts_from=0,
@@ -117,10 +125,10 @@ def test_a_worse_ranker_is_told_to_the_gate(shop: Project, material: Material) -
     assert "of champion, a difference of -0." in worse.summary
     nothing_left = estimate_against_champion(
         lake,
-        material,
+        training_data,
         features,
         SLOT,
-        replay_of(shop, material),
+        replay_of(shop, training_data),
         series,
         RANKERS,
         ts_from=SystemClock().now(),
@@ -130,13 +138,15 @@ def test_a_worse_ranker_is_told_to_the_gate(shop: Project, material: Material) -
     assert "not told, no answer is newer" in nothing_left.summary
 
 
-def test_an_outcome_that_never_happened_is_refused(shop: Project, material: Material) -> None:
+def test_an_outcome_that_never_happened_is_refused(
+    shop: Project, training_data: TrainingData
+) -> None:
     lake, features = Lake(shop.declared.paths.lake), shop.declared.features
-    data = read_responses(lake, material, SLOT, "clik", ts_from=0)
-    series = build_series(material.events, material.items, [int(data.t[0])])
-    groups = [PolicyGroup(SLOT, replay_of(shop, material), RANKERS)]
+    data = read_responses(lake, training_data, SLOT, "clik", ts_from=0)
+    series = build_series(training_data.events, training_data.items, [int(data.t[0])])
+    groups = [PolicyGroup(SLOT, replay_of(shop, training_data), RANKERS)]
     with pytest.raises(UsageError, match="led to a 'clik'"):
-        evaluate_off_policy(material, features, SLOT, data, groups, series, "clik")
+        evaluate_off_policy(training_data, features, SLOT, data, groups, series, "clik")
 
 
 def test_what_is_not_replayed_is_named(tmp_path: Path) -> None:

@@ -72,20 +72,23 @@ def log(*, loyal, people=400, clicks=10, days=4):
     )
 
 
-def material(events, codes=None):
+def make_training_data(events, codes=None):
     codes_by_column = codes or Codes.of(
         events["item_id"], items()["id"]
     )  # as in a log, which has the profiles too
     return SimpleNamespace(
-        events=events, log=events, people=Codes.of(events["person"]), codes=codes_by_column
+        events=events,
+        events_with_profiles=events,
+        people=Codes.of(events["person"]),
+        item_codes=codes_by_column,
     )
 
 
 def choose(events, choice, *, features=FEATURES, slot=SLOT, made=None):
     """Choose retrieval on the last of four days, with indexes and towers as of its start."""
-    log, between = material(events), (T0 + 3 * DAY, T0 + 4 * DAY)
+    log, between = make_training_data(events), (T0 + 3 * DAY, T0 + 4 * DAY)
     validation = draw_requests(
-        events, log.people, log.codes, SamplingScheme(), ts_from=between[0], ts_to=between[1]
+        events, log.people, log.item_codes, SamplingScheme(), ts_from=between[0], ts_to=between[1]
     )
     return choose_retrieval(
         log,
@@ -111,7 +114,12 @@ def loyal():
 
 def learner(events, index, settings=SMALL, codes=None):
     return TowerLearner(
-        material(events, codes), "recent", ("click",), content_of(index.attributes), settings, 0
+        make_training_data(events, codes),
+        "recent",
+        ("click",),
+        content_of(index.attributes),
+        settings,
+        0,
     )
 
 

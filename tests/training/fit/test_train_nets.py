@@ -64,7 +64,7 @@ def test_a_net_is_bundled_and_serves_as_trained(shop, tmp_path):
     assert bundle.encoder.history is not None
     assert bundle.encoder.names[-1] == "title_word_8"
     assert "mmoe" in bundle.manifest.card
-    page = report.report.read_text()
+    page = report.page_path.read_text()
     assert "epochs kept" in page
     assert "newest items" in page
     assert report.evaluation.heads["click"].auc.value > 0.5

@@ -200,12 +200,13 @@ def _print(report: "SignalReport") -> None:
         f"{subset.subset} with them and {subset.full} with all: it loses {subset.loss}."
     )
     if "read_us" in subset.about:
-        from tailorbird.training.report.serving_cost import ITEMS
+        from tailorbird.training.report.serving_cost import CANDIDATES_PER_REQUEST
 
         costs = subset.about
         out.print(
-            f"A request for {ITEMS} items reads {costs['request_bytes_subset']:,} bytes of "
-            f"records instead of {costs['request_bytes']:,}, "
+            f"A request for {CANDIDATES_PER_REQUEST} items reads "
+            f"{costs['request_bytes_subset']:,} bytes of records instead of "
+            f"{costs['request_bytes']:,}, "
             f"in {costs['read_us_subset']:,.0f} µs instead of {costs['read_us']:,.0f}."
         )
 

@@ -55,7 +55,7 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
         print_json(result.to_dict())
     else:
         _print_plan(result.plan, project.root, yes, result.is_clean)
-    raise SystemExit(0 if result.has_left_nothing else 1)
+    raise SystemExit(0 if result.is_intact else 1)
 
 
 def _print_grouped(entries: Iterable[tuple[str, Sequence[str]]]) -> None:
@@ -71,13 +71,13 @@ def _print_grouped(entries: Iterable[tuple[str, Sequence[str]]]) -> None:
 
 def _print_plan(plan: "Plan", root: Path, yes: bool, is_clean: bool) -> None:
     out = console()
-    if not plan.rebuilt and not plan.unrecoverable:
+    if not plan.rebuilds and not plan.unrecoverable:
         out.print("Nothing is corrupt.")
         return
     verb = "Rebuilt" if yes else "Can be rebuilt"
     _print_grouped(
         (f"{verb} from {entry.source}", (entry.where.removeprefix(f"{root}/"), entry.what))
-        for entry in plan.rebuilt
+        for entry in plan.rebuilds
     )
     _print_grouped(
         (f"Cannot be rebuilt: {entry.lost}", (entry.where.removeprefix(f"{root}/"), entry.what))

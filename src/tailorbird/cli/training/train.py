@@ -202,7 +202,7 @@ def _print(report: "TrainReport") -> None:
     elif not report.promoted:
         _print_override(report)
     _print_notes(report)
-    out.print(f"Report: {report.report}")
+    out.print(f"Report: {report.page_path}")
 
 
 def print_churn(report: "ChurnReport", name: str) -> None:
@@ -226,7 +226,7 @@ def print_churn(report: "ChurnReport", name: str) -> None:
             f"{report.curve.realised_value[best_k - 1]:,.0f}"
         )
         out.print(f"Contact the first {best_k:,} of {len(cut.churned):,}: {value}")
-    out.print(f"Report: {report.report}")
+    out.print(f"Report: {report.page_path}")
 
 
 def _print_outcome(report: "TrainReport | ChurnReport") -> None:

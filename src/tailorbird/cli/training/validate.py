@@ -169,9 +169,9 @@ def _print(report: "ValidationReport") -> None:
 
 
 def _primary(report: "ValidationReport") -> dict[str, Any]:
-    from tailorbird.training.evaluation.figures import PRIMARY
+    from tailorbird.training.evaluation.figures import PRIMARY_METRIC
 
-    return {name: figures[PRIMARY] for name, figures in report.evaluation.figures.items()}
+    return {name: figures[PRIMARY_METRIC] for name, figures in report.evaluation.figures.items()}
 
 
 def _format_interval(figure: Any) -> str:

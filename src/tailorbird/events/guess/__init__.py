@@ -6,13 +6,19 @@ file ──look──► form, rows from all over ──kind, names, attributes�
 
 from tailorbird.events.guess.sources import guess_files, guess_sources
 from tailorbird.events.guess.trial import Trial, try_mapping
-from tailorbird.events.guess.values import NO_ANSWERS, Answers, AskError, ColumnGuess, SourceGuess
+from tailorbird.events.guess.values import (
+    NO_HINTS,
+    AskError,
+    ColumnGuess,
+    MappingHints,
+    SourceGuess,
+)
 
 __all__ = [
-    "NO_ANSWERS",
-    "Answers",
+    "NO_HINTS",
     "AskError",
     "ColumnGuess",
+    "MappingHints",
     "SourceGuess",
     "Trial",
     "guess_files",

@@ -8,7 +8,7 @@ import pyarrow as pa
 from tailorbird.errors import InputError
 from tailorbird.events.guess.names import INDEXES
 from tailorbird.events.guess.quoting import toml_string
-from tailorbird.events.guess.values import Answers, AskError, ColumnGuess
+from tailorbird.events.guess.values import AskError, ColumnGuess, MappingHints
 from tailorbird.events.tables.columns import read_columns, read_sample, writes_decimal_comma
 from tailorbird.events.tables.encodings import encoding_of
 from tailorbird.events.tables.files import bare_suffix
@@ -24,15 +24,15 @@ from tailorbird.events.tables.times import detect_time_forms, parse_times
 Inspection = tuple[TableForm, pa.RecordBatch, list[ColumnGuess]]
 
 
-def inspect_table(file: Path, answers: Answers) -> Inspection:
+def inspect_table(file: Path, hints: MappingHints) -> Inspection:
     """Inspect a file: return its form, sample rows, and notes on what was decided."""
     notes: list[ColumnGuess] = []
     form = DEFAULT_FORM
     if bare_suffix(file) in (".csv", ".tsv", ".txt"):
         if (encoding := encoding_of(file)) != "utf-8":
             notes.append(ColumnGuess("", "text", f"its encoding is {encoding}"))
-        form = TableForm(sniff_delimiter(file), columns=answers.columns)
-        if not answers.columns and not has_header(file, form):
+        form = TableForm(sniff_delimiter(file), columns=hints.columns)
+        if not hints.columns and not has_header(file, form):
             example = ", ".join(first_row(file, form)[:8])
             fix = "name its columns in their order, such as: --columns user_id,timestamp,item_id"
             raise InputError(f"its first line is no header: {example}", where=str(file), fix=fix)
@@ -71,14 +71,14 @@ def _counts_rows(column: pa.Array) -> bool:
 
 
 def ts_format_of(
-    file: Path, form: TableForm, sample: pa.RecordBatch, roles: dict[str, str], answers: Answers
+    file: Path, form: TableForm, sample: pa.RecordBatch, roles: dict[str, str], hints: MappingHints
 ) -> str:
     """Return the format of a file's times; "" for ISO 8601 and numbers."""
     if "ts" not in roles or not pa.types.is_string(sample.column(roles["ts"]).type):
         return ""
     time_forms = detect_time_forms(sample.column(roles["ts"]))
-    if answers.ts_format and (time_forms is None or "" not in time_forms.forms):
-        return answers.ts_format
+    if hints.ts_format and (time_forms is None or "" not in time_forms.forms):
+        return hints.ts_format
     if time_forms is None:
         return ""
     if len(time_forms.forms) == 1:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tailorbird.events.guess.inspection import Inspection
 from tailorbird.events.guess.kind import is_unique
 from tailorbird.events.guess.roles import roles_of
-from tailorbird.events.guess.values import Answers, ColumnGuess
+from tailorbird.events.guess.values import ColumnGuess, MappingHints
 from tailorbird.events.tables.columns import read_sample
 from tailorbird.events.tables.forms import Join
 
@@ -23,13 +23,13 @@ _PERSON = ("user_id", "anonymous_id")
 
 
 def join_tables(
-    inspections: Mapping[Path, Inspection], answers: Answers
+    inspections: Mapping[Path, Inspection], hints: MappingHints
 ) -> tuple[dict[Path, Inspection], dict[Path, str]]:
     """Add the joins to each inspected file.
 
     Also returns the files that were joined into others, each with a reason.
     """
-    roles = {file: roles_of(inspection[1], answers)[0] for file, inspection in inspections.items()}
+    roles = {file: roles_of(inspection[1], hints)[0] for file, inspection in inspections.items()}
     joined_to: dict[Path, str] = {}
     joined_inspections = dict(inspections)
     for file, inspection in inspections.items():

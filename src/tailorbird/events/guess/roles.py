@@ -5,13 +5,15 @@ import pyarrow.compute as pc
 
 from tailorbird.events.guess.kind import NOT_EVENT_TIME_NAMES, can_be_time
 from tailorbird.events.guess.names import ROLES, find_usual_columns
-from tailorbird.events.guess.values import Answers, ColumnGuess
+from tailorbird.events.guess.values import ColumnGuess, MappingHints
 
 _LATER_SHARE_MIN = 0.5
 _TYPES_MAX = 100  # event types of a site; more are something else, such as titles
 
 
-def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], list[ColumnGuess]]:
+def roles_of(
+    sample: pa.RecordBatch, hints: MappingHints
+) -> tuple[dict[str, str], list[ColumnGuess]]:
     """Return role → column, and the reason for each."""
     roles: dict[str, str] = {}
     columns: list[ColumnGuess] = []
@@ -21,7 +23,7 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
             if (
                 role in roles
                 or name in roles.values()
-                or not _allows_role(role, sample.column(name), answers)
+                or not _allows_role(role, sample.column(name), hints)
             ):
                 continue
             roles[role] = name
@@ -56,10 +58,10 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
     return roles, columns
 
 
-def _allows_role(role: str, column: pa.Array, answers: Answers) -> bool:
+def _allows_role(role: str, column: pa.Array, hints: MappingHints) -> bool:
     """Return whether the values of a column allow a role."""
     if role == "ts":
-        return can_be_time(column) or bool(answers.ts_format and pa.types.is_string(column.type))
+        return can_be_time(column) or bool(hints.ts_format and pa.types.is_string(column.type))
     if role == "type":
         return pa.types.is_string(column.type) and len(column.unique()) <= _TYPES_MAX
     if role in ("session_id", "user_id", "item_id") and column.null_count > len(column) / 2:

@@ -35,7 +35,13 @@ from tailorbird.events.guess.names import (
 from tailorbird.events.guess.quoting import toml_string
 from tailorbird.events.guess.roles import is_later, roles_of
 from tailorbird.events.guess.text import source_text, unit_of
-from tailorbird.events.guess.values import NO_ANSWERS, Answers, AskError, ColumnGuess, SourceGuess
+from tailorbird.events.guess.values import (
+    NO_HINTS,
+    AskError,
+    ColumnGuess,
+    MappingHints,
+    SourceGuess,
+)
 
 _PROFILE_REASONS = {
     "ts": "an attribute: what the row says was not all known then, so the profile has no time of "
@@ -50,7 +56,7 @@ _WITH_ARTICLE = {"items": "an item", "users": "a user"}
 
 
 def guess_sources(
-    file: Path, answers: Answers = NO_ANSWERS, *, profiled_kinds: Collection[str] = ()
+    file: Path, hints: MappingHints = NO_HINTS, *, profiled_kinds: Collection[str] = ()
 ) -> list[SourceGuess]:
     """Propose how the rows of a file become events or profiles.
 
@@ -64,16 +70,16 @@ def guess_sources(
         InputError: the file is empty, has neither an item nor a user, or has no header.
         AskError: day and month cannot be told apart.
     """
-    return _guess_file(file, inspect_table(file, answers), answers, profiled_kinds)
+    return _guess_file(file, inspect_table(file, hints), hints, profiled_kinds)
 
 
 def _guess_file(
-    file: Path, inspection: Inspection, answers: Answers, profiled_kinds: Collection[str]
+    file: Path, inspection: Inspection, hints: MappingHints, profiled_kinds: Collection[str]
 ) -> list[SourceGuess]:
     """Propose sources from the inspection of a file; see `guess_sources`."""
     form, sample, notes = inspection
     names = sample.schema.names
-    roles, columns = roles_of(sample, answers)
+    roles, columns = roles_of(sample, hints)
     _require_item_or_user(file, names, roles)
     row_kind = classify_rows(sample, roles, stem_of(file))
     kind = row_kind.name
@@ -83,7 +89,7 @@ def _guess_file(
         columns.append(ColumnGuess("", f'kind = "{kind}"', row_kind.why))
     if kind == "events":
         _require_events(file, names, roles)
-    ts_format = ts_format_of(file, form, sample, roles, answers)
+    ts_format = ts_format_of(file, form, sample, roles, hints)
     columns += _guess_constants(file, sample, kind, roles, ts_format)
     taken = {guess.column for guess in [*notes, *columns]}
     unassigned_columns = [name for name in names if name not in taken]
@@ -214,7 +220,7 @@ def _guess_rest(
 
 
 def guess_files(
-    files: Sequence[Path], answers: Answers = NO_ANSWERS
+    files: Sequence[Path], hints: MappingHints = NO_HINTS
 ) -> tuple[list[SourceGuess], dict[Path, str]]:
     """Return the proposals for some files, and the files left out with a reason.
 
@@ -227,16 +233,16 @@ def guess_files(
     left_out: dict[Path, str] = {}
     for file in files:
         try:
-            inspections[file] = inspect_table(file, answers)
+            inspections[file] = inspect_table(file, hints)
         except InputError as error:
             if len(files) == 1:
                 raise
             left_out[file] = error.message
-    inspections, joined = join_tables(inspections, answers)
+    inspections, joined = join_tables(inspections, hints)
     left_out |= joined
     for file in [file for file in inspections if file not in joined]:
         try:
-            guesses_by_file[file] = _guess_file(file, inspections[file], answers, ())
+            guesses_by_file[file] = _guess_file(file, inspections[file], hints, ())
         except AskError:
             raise
         except InputError as error:
@@ -246,7 +252,7 @@ def guess_files(
     profiled_kinds = {guesses[0].kind for guesses in guesses_by_file.values()}
     for file, guesses in guesses_by_file.items():
         if any(guess.kind in profiled_kinds for guess in guesses[1:]):
-            guesses_by_file[file] = _guess_file(file, inspections[file], answers, profiled_kinds)
+            guesses_by_file[file] = _guess_file(file, inspections[file], hints, profiled_kinds)
     return [guess for guesses in guesses_by_file.values() for guess in guesses], left_out
 
 

@@ -1,4 +1,4 @@
-"""Data classes of `--guess`: the user's answers and the decisions per column and file."""
+"""Data classes of `--guess`: the user's hints and the decisions per column and file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,8 @@ class SourceGuess:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The user's answers where the files leave something open.
+class MappingHints:
+    """What the user states where the files leave something open.
 
     Attributes:
         columns: names of the columns, where the first line does not have them.
@@ -70,4 +70,4 @@ class Answers:
     ts_format: str = ""
 
 
-NO_ANSWERS = Answers()
+NO_HINTS = MappingHints()

@@ -2,7 +2,7 @@
 
 from tailorbird.events.clock import DAY
 
-HORIZON = 400 * DAY
+HORIZON = 400 * DAY  # how far back a declaration may look
 HORIZON_HOP = 25 * DAY
 HOPS_MAX = 64
 HOPS_DEFAULT = 12

@@ -19,7 +19,7 @@ from tailorbird.lake.files.archive import Archive, ArchiveFile
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.rebuild import missing
 from tailorbird.lake.rebuild.intact import IntactRows
-from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
+from tailorbird.lake.rebuild.plan import Plan, Rebuild, Unrecoverable
 from tailorbird.lake.rebuild.received import Action, archived_content, examine_logs
 from tailorbird.lake.rebuild.reroute import RouteAgain, route_archive
 from tailorbird.lake.row_accounts import count_raw_rows
@@ -146,7 +146,7 @@ class Examiner:
         except DamageError as error:
             fault = error.message
         source = "ledger, manifest and tables"
-        self._plan.rebuilt.append(Rebuilt(str(self._lake / POSITIONS_FILE), fault, source))
+        self._plan.rebuilds.append(Rebuild(str(self._lake / POSITIONS_FILE), fault, source))
         self._result.evidence[POSITIONS_FILE] = [(POSITIONS_FILE, "")]
         ends = {name: reached_positions(self._ledger, name) for name in TABLES if name != MIRROR}
         # Nothing is safe to delete until the role says so again.
@@ -254,7 +254,7 @@ class Examiner:
             for partition, count in missing_before.items():
                 if (recovered := count - missing_after.get(partition, 0)) > 0:
                     fault, where = f"{recovered:,} in no table", f"raw rows of {partition}"
-                    self._plan.rebuilt.append(Rebuilt(where, fault, " and ".join(used_sources)))
+                    self._plan.rebuilds.append(Rebuild(where, fault, " and ".join(used_sources)))
         if all(name in self._result.tables or not self._faults[name] for name in tables):
             consequence = (
                 "neither the routed log nor the archive, routed again, gives them back; their "
@@ -285,8 +285,8 @@ class Examiner:
             return
         self._result.tables.append(name)
         source = " and ".join(sources) or "the ledger and the data files, which are intact"
-        self._plan.rebuilt += [
-            Rebuilt(str(self._lake / fault.where), fault.what, source) for fault in faults
+        self._plan.rebuilds += [
+            Rebuild(str(self._lake / fault.where), fault.what, source) for fault in faults
         ]
         self._result.evidence[name] = self._files_to_set_aside(name)
 
@@ -316,7 +316,7 @@ class Examiner:
             )
             self._give_up(self._lake / item, corruption, consequence)
             return
-        self._plan.rebuilt.append(Rebuilt(str(self._lake / item), corruption, "the raw log"))
+        self._plan.rebuilds.append(Rebuild(str(self._lake / item), corruption, "the raw log"))
         self._result.files[item] = data
         self._result.evidence[item] = [(item, file.partition)]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Rebuilt:
+class Rebuild:
     """A corruption that a rebuild removes, and the source of the new content."""
 
     where: str
@@ -25,5 +25,5 @@ class Unrecoverable:
 class Plan:
     """The corruptions of a lake, by whether they can be rebuilt."""
 
-    rebuilt: list[Rebuilt] = field(default_factory=list)
+    rebuilds: list[Rebuild] = field(default_factory=list)
     unrecoverable: list[Unrecoverable] = field(default_factory=list)

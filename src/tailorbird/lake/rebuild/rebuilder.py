@@ -30,7 +30,7 @@ from tailorbird.lake.rebuild.examine import (
     Examiner,
     reached_positions,
 )
-from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
+from tailorbird.lake.rebuild.plan import Plan, Rebuild, Unrecoverable
 from tailorbird.lake.rebuild.reroute import RouteAgain
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import table_faults
@@ -86,7 +86,7 @@ class Rebuilder:
         ):
             return self._examine(Path(folder) / "routed").plan
 
-    def run(self, progress: Callable[[Rebuilt], None] = lambda rebuilt: None) -> Plan:
+    def run(self, progress: Callable[[Rebuild], None] = lambda rebuild: None) -> Plan:
         """Rebuild what has a second source, and return what was done and what is left.
 
         It can be killed at any point and run again. The lake role must not run, nor, for logs,
@@ -96,16 +96,16 @@ class Rebuilder:
             LockedError: one of them runs.
             DamageError: what was rebuilt does not verify; the lake is as it was.
         """
-        completed_rebuilds: list[Rebuilt] = []
+        completed_rebuilds: list[Rebuild] = []
         unrecoverable: list[Unrecoverable] = []
         for _ in range(_ROUNDS_MAX):
             # Corruption may hide other corruption, so look again after something was rebuilt.
             plan = self._run_once()
             unrecoverable = plan.unrecoverable
-            for rebuilt in plan.rebuilt:
-                progress(rebuilt)
-            completed_rebuilds += plan.rebuilt
-            if not plan.rebuilt:
+            for rebuild in plan.rebuilds:
+                progress(rebuild)
+            completed_rebuilds += plan.rebuilds
+            if not plan.rebuilds:
                 break
         if completed_rebuilds and not unrecoverable:
             with LakeRole(self._stream, self._lake, clock=self._clock) as role:
@@ -122,22 +122,22 @@ class Rebuilder:
             ledger_plan = self._plan_for_short_ledger() or Plan()
             if ledger_plan.unrecoverable:
                 return Plan(unfinished, ledger_plan.unrecoverable)
-            if ledger_plan.rebuilt and (incomplete := self._complete_ledger()) is not None:
+            if ledger_plan.rebuilds and (incomplete := self._complete_ledger()) is not None:
                 return Plan(unfinished, [incomplete])
             result = self._examine(scratch / "routed")
             self._build(result, scratch)
             for action in result.actions:
                 action()
             swap.finish(self._lake)
-        rebuilt = [*unfinished, *ledger_plan.rebuilt, *result.plan.rebuilt]
-        return Plan(rebuilt, result.plan.unrecoverable)
+        rebuilds = [*unfinished, *ledger_plan.rebuilds, *result.plan.rebuilds]
+        return Plan(rebuilds, result.plan.unrecoverable)
 
     def _examine(self, scratch: Path) -> Examination:
         return Examiner(self._stream, self._lake, scratch, self._route_again).examine()
 
-    def _describe_unfinished(self) -> Rebuilt:
+    def _describe_unfinished(self) -> Rebuild:
         folder = str(swap.scratch_folder(self._lake))
-        return Rebuilt(folder, "a rebuild was cut short", "what it had rebuilt")
+        return Rebuild(folder, "a rebuild was cut short", "what it had rebuilt")
 
     def _plan_for_short_ledger(self) -> Plan | None:
         """Return the plan for a ledger without its last lines, which its chain does not show."""
@@ -153,7 +153,7 @@ class Rebuilder:
             commit_path(self._lake / name, max(ledger.commits(name), default=-1) + 1).exists()
             for name in TABLES
         ):
-            return Plan([Rebuilt(where, fault, "the commits of the tables themselves")])
+            return Plan([Rebuild(where, fault, "the commits of the tables themselves")])
         return Plan([], [Unrecoverable(where, fault, f"the ledger {BACKUP}")])
 
     def _complete_ledger(self) -> Unrecoverable | None:

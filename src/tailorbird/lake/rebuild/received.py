@@ -15,7 +15,7 @@ from tailorbird.file_lock import FileLock
 from tailorbird.lake.files.archive import Archive, ArchiveFile, pack_blocks
 from tailorbird.lake.files.swap import SET_ASIDE_FOLDER
 from tailorbird.lake.rebuild import logs
-from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
+from tailorbird.lake.rebuild.plan import Plan, Rebuild, Unrecoverable
 from tailorbird.lake.write.positions import Positions
 from tailorbird.stream import (
     StoredBlock,
@@ -61,7 +61,7 @@ def examine_logs(
     """Add the corrupt logs in a folder to the plan, and return what rebuilds them."""
     actions: list[Action] = []
     for path in logs.unfinished_rebuilds(folder):
-        plan.rebuilt.append(Rebuilt(str(path), "its rebuild was cut short", "the rebuilt log"))
+        plan.rebuilds.append(Rebuild(str(path), "its rebuild was cut short", "the rebuilt log"))
         actions.append(partial(_finish_rebuild, lake, path))
     pending = set(logs.unfinished_rebuilds(folder))
     for producer, path in raw_logs(folder).items():
@@ -123,7 +123,7 @@ def _examine_log(
         if content.blocks
         else "nothing is needed: the lake has all of its rows"
     )
-    plan.rebuilt.append(Rebuilt(str(path), corruption, source))
+    plan.rebuilds.append(Rebuild(str(path), corruption, source))
     return [partial(_rebuild_log, lake, path, producer, content)]
 
 

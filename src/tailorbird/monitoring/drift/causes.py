@@ -27,7 +27,7 @@ from tailorbird.monitoring.drift.detect import (
     block_sums,
 )
 from tailorbird.monitoring.drift.distance import SMALLEST_EFFECT, distances
-from tailorbird.training.sketches import number_at
+from tailorbird.training.sketches import number_from_bin
 
 SHIFT = 0.1  # change in a share that is evidence
 FALL_SHIFT = 0.2  # the same for a fall of clicks, which less would not explain
@@ -282,7 +282,7 @@ def _p95_ms(signal: Signal, shares: Floats) -> float:
     below = np.cumsum(shares[1:])
     index = int(np.searchsorted(below, 0.95 * below[-1]))
     inside = (0.95 * below[-1] - below[index] + shares[index + 1]) / max(shares[index + 1], 1e-12)
-    return number_at(int(signal.bins[index + 1]) + float(inside)) / 1_000
+    return number_from_bin(int(signal.bins[index + 1]) + float(inside)) / 1_000
 
 
 def _model_change(facts: _Facts) -> Cause | None:

@@ -30,24 +30,24 @@ class RepairResult:
     is_clean: bool
 
     @property
-    def has_left_nothing(self) -> bool:
-        """True if nothing is corrupt any more."""
-        return self.is_clean and not (self.is_dry_run and self.plan.rebuilt)
+    def is_intact(self) -> bool:
+        """True if nothing is corrupt now."""
+        return self.is_clean and not (self.is_dry_run and self.plan.rebuilds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird lake repair --json` prints."""
         return {
             "done": not self.is_dry_run,
-            "rebuilt": [vars(entry) for entry in self.plan.rebuilt],
+            "rebuilt": [vars(entry) for entry in self.plan.rebuilds],
             "unrecoverable": [vars(entry) for entry in self.plan.unrecoverable],
-            "clean": self.has_left_nothing,
+            "clean": self.is_intact,
         }
 
     def __repr__(self) -> str:
         verb = "can be rebuilt" if self.is_dry_run else "rebuilt"
         lines = [
             f"{entry.where}, {entry.what}: {verb} from {entry.source}"
-            for entry in self.plan.rebuilt
+            for entry in self.plan.rebuilds
         ]
         lines += [
             f"{entry.where}, {entry.what}: cannot be rebuilt, {entry.lost}"
@@ -83,10 +83,10 @@ def repair(
         plan = rebuilder.plan()
         return RepairResult(plan, dry_run, not plan.unrecoverable)
     try:
-        plan = rebuilder.run(lambda rebuilt: progress("rebuilt", 0, None))
+        plan = rebuilder.run(lambda rebuild: progress("rebuilt", 0, None))
     except LockedError as error:
         raise LockedError(
-            "a role of this project is running, and a repair must be alone",
+            "a role of this project is running, and a repair needs exclusive access",
             where=error.where,
             fix="stop up",
         ) from error

@@ -131,7 +131,7 @@ def to_outcome(report: TrainReport) -> TrainOutcome:
         report.incumbent,
         report.promoted,
         report.decision.reason,
-        report.report,
+        report.page_path,
         offline,
     )
 

@@ -10,8 +10,8 @@
     tower/…                           as there, plus items and vectors; only with user vectors
 
     bundle = ChurnBundle.load(folder, schema_hash=…)
-    rows = [columns of users at t for t in bundle.moments(now)]    # known now, read at t
-    scores = bundle.score(rows)                                    # probability and purchases
+    columns = [columns of users at t for t in bundle.moments(now)]  # known now, read at t
+    scores = bundle.score(columns)                                  # probability and purchases
 
 A server and a batch job read the columns in their own way and score by this module.
 `ranking.churn.declaration` has the declaration.
@@ -30,11 +30,11 @@ from tailorbird.events.clock import DAY
 from tailorbird.features import FeatureSet
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration
-from tailorbird.ranking.churn.plan import FILE as PLAN
+from tailorbird.ranking.churn.plan import FILE as PLAN_FILE
 from tailorbird.ranking.churn.plan import ChurnPlan
 from tailorbird.ranking.encode.encoder import Encoder, Keys
 from tailorbird.ranking.encode.rows import Matrix
-from tailorbird.ranking.tower import FOLDER as TOWER
+from tailorbird.ranking.tower import FOLDER as TOWER_FOLDER
 from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan
 from tailorbird.ranking.tower_net import read_tower
 from tailorbird.ranking.tree_shap import Trees, rescale_contributions
@@ -46,10 +46,10 @@ from tailorbird.retrieval.vectors import ItemVectors
 Floats = npt.NDArray[np.float64]
 
 CHURN_HEAD = "gone"
-VECTOR = "user_vector_"
+USER_VECTOR_PREFIX = "user_vector_"
 _ITEMS = "items.json"
 BACKGROUND_ROWS = 8  # background rows of an explanation
-_EDGE = 1e-6
+_PROBABILITY_MIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,11 @@ class ChurnBundle:
     Its methods are pure and safe to call from several threads.
 
     Attributes:
-        models: the parts of the plan.
+        base_bundle: the models of the plan's parts, with encoder and manifest.
+        background: encoded rows that `effects` takes columns from, (rows, columns).
     """
 
-    models: Bundle
+    base_bundle: Bundle
     plan: ChurnPlan
     calibration: Calibration
     background: Matrix
@@ -84,33 +85,36 @@ class ChurnBundle:
         """Load, verify and warm up a bundle.
 
         Args:
-            schema_hash: of the feature set that its columns will come from; None to take any, for
-                looking at a bundle.
+            schema_hash: of the feature set that its columns will come from. None skips the check,
+                for inspection.
+
         Raises:
-            BundleError: it is none, or does not match its manifest, the schema, or its own golden
-                rows.
+            BundleError: the folder is no bundle, or differs from its manifest, the schema or its
+                golden rows.
         """
-        sealed, where = read_sealed(path, maps_arrays=True), str(path)
-        models = Bundle.read(
-            sealed,
+        bundle_files, where = read_sealed(path, maps_arrays=True), str(path)
+        base_bundle = Bundle.read(
+            bundle_files,
             schema_hash=schema_hash,
             has_index=False,
             fix="tailorbird train with the name that churn.py declares",
         )
         try:
-            plan = msgspec.json.decode(sealed.files[PLAN], type=ChurnPlan)
-            calibration = models.calibration[CHURN_HEAD]
+            plan = msgspec.json.decode(bundle_files.files[PLAN_FILE], type=ChurnPlan)
+            calibration = base_bundle.calibration[CHURN_HEAD]
         except KeyError as error:
             raise BundleError(f"{error.args[0]} is missing", where=where) from error
         except msgspec.DecodeError as error:
             raise BundleError(f"cannot be read: {error}", where=where) from error
-        if not models.heads or {part.head for part in plan.parts} != set(models.heads):
+        if not base_bundle.heads or {part.head for part in plan.parts} != set(base_bundle.heads):
             raise BundleError("its parts do not belong together", where=where)
-        golden = read_array(sealed.files["golden_input.npy"])
-        spread = np.unique(np.linspace(0, len(golden) - 1, BACKGROUND_ROWS).astype(np.intp))
-        space = _read_space(sealed.folder(TOWER), where=f"{path}/{TOWER}")
-        bundle = cls(models, plan, calibration, golden[spread], space)
-        if models.columns.numeric[len(bundle.feature_columns.numeric) :] != (
+        golden = read_array(bundle_files.files["golden_input.npy"])
+        background_rows = np.unique(
+            np.linspace(0, len(golden) - 1, BACKGROUND_ROWS).astype(np.intp)
+        )
+        space = _read_space(bundle_files.folder(TOWER_FOLDER), where=f"{path}/{TOWER_FOLDER}")
+        bundle = cls(base_bundle, plan, calibration, golden[background_rows], space)
+        if base_bundle.columns.numeric[len(bundle.feature_columns.numeric) :] != (
             () if space is None else vector_names(space.tower.plan)
         ):
             raise BundleError("its tower and its columns do not belong together", where=where)
@@ -118,16 +122,16 @@ class ChurnBundle:
 
     @property
     def manifest(self) -> Manifest:
-        return self.models.manifest
+        return self.base_bundle.manifest
 
     @property
     def features(self) -> FeatureSet | None:
         """The feature declarations that it brings, if any."""
-        return self.models.features
+        return self.base_bundle.features
 
     @property
     def encoder(self) -> Encoder:
-        return self.models.encoder
+        return self.base_bundle.encoder
 
     @property
     def version(self) -> str:
@@ -160,19 +164,20 @@ class ChurnBundle:
         """Return the times at which the columns are read, see `ChurnPlan.moments`."""
         return self.plan.moments(now)
 
-    def score(self, rows: Sequence[tuple[Matrix, Keys]]) -> ChurnScores:
+    def score(self, columns_by_moment: Sequence[tuple[Matrix, Keys]]) -> ChurnScores:
         """Score users.
 
         Args:
-            rows: for each of `moments`, the numeric (n, F) and categorical (n, C) columns of the
-                same n people.
+            columns_by_moment: for each of `moments`, the numeric (n, F) and categorical (n, C)
+                columns of the same n people.
         """
-        matrices = [self.encoder.encode_people(*columns) for columns in rows]
+        matrices = [self.encoder.encode_people(*columns) for columns in columns_by_moment]
         churn_probability, raw = self._churn_probability(matrices)
         counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
-        start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
+        start_days = self.plan.gap / DAY
+        stop_days = (self.plan.gap + self.plan.window) / DAY
         counts += [
-            model.purchases(matrices[0], start, stop)
+            model.purchases(matrices[0], start_days, stop_days)
             for model in (self.plan.bg_nbd, self.plan.pareto_nbd)
             if model is not None
         ]
@@ -183,7 +188,7 @@ class ChurnBundle:
         )
         return ChurnScores(churn_probability, purchases)
 
-    def effects(self, rows: Sequence[tuple[Matrix, Keys]]) -> Floats:
+    def effects(self, columns_by_moment: Sequence[tuple[Matrix, Keys]]) -> Floats:
         """Return the effect of each column on the log-odds of churn, (n, columns).
 
         Columns are those of `encoder.names`. An effect above 0 makes churn likelier.
@@ -194,9 +199,9 @@ class ChurnBundle:
         of background users (occlusion); these need not sum to the difference.
 
         Args:
-            rows: as for `score`.
+            columns_by_moment: as for `score`.
         """
-        matrices = [self.encoder.encode_people(*columns) for columns in rows]
+        matrices = [self.encoder.encode_people(*columns) for columns in columns_by_moment]
         if (forests := self._forests) is not None:
             return self._shapley(forests, matrices[0])
         n, width, background_size = len(matrices[0]), len(self.encoder.names), len(self.background)
@@ -219,9 +224,9 @@ class ChurnBundle:
         """The forests that alone determine P(churn), or None."""
         active_parts = [part for part in self.plan.parts if part.kind != "count"]
         forests = [
-            self.models.trees[part.head]
+            self.base_bundle.trees[part.head]
             for part in active_parts
-            if part.kind == "direct" and part.head in self.models.trees
+            if part.kind == "direct" and part.head in self.base_bundle.trees
         ]
         return forests if forests and len(forests) == len(active_parts) else None
 
@@ -232,35 +237,37 @@ class ChurnBundle:
         calibration.
         """
         contributions = [forest.contributions(matrix) for forest in forests]
-        effects, base = (
+        effects, base_value = (
             -np.mean([effect for effect, _ in contributions], axis=0),
-            -float(np.mean([offset for _, offset in contributions])),
+            -float(np.mean([value for _, value in contributions])),
         )
         return rescale_contributions(
-            effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw))))
+            effects,
+            base_value,
+            lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw)))),
         )
 
     def _churn_probability(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
         """Return P(churn) by the matrix at each time, and the heads' outputs at the first."""
-        raw = self.models.raw_scores(matrices[0])
-        logs = {
+        raw = self.base_bundle.raw_scores(matrices[0])
+        log_survival_by_head = {
             part.head: np.zeros(len(matrices[0]))
             for part in self.plan.parts
             if part.kind == "hazard"
         }
         for matrix in matrices[1:]:
-            outputs = self.models.raw_scores(matrix)
-            for head in logs:
-                logs[head] += log_survival(outputs[head])
+            outputs = self.base_bundle.raw_scores(matrix)
+            for head in log_survival_by_head:
+                log_survival_by_head[head] += log_survival(outputs[head])
         probabilities = [
             1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
-        ] + [np.exp(log) for log in logs.values()]
+        ] + [np.exp(log) for log in log_survival_by_head.values()]
         return self.calibration.apply(average_log_odds(probabilities)), raw
 
 
 def vector_names(plan: TowerPlan) -> tuple[str, ...]:
     """Return the names of the columns of the user vector."""
-    return tuple(f"{VECTOR}{index}" for index in range(1, plan.width + 1))
+    return tuple(f"{USER_VECTOR_PREFIX}{index}" for index in range(1, plan.width + 1))
 
 
 def with_vectors(columns: Columns, plan: TowerPlan) -> Columns:
@@ -301,10 +308,10 @@ def average_log_odds(probabilities: Sequence[Floats]) -> Floats:
 
 def log_survival(hazard: Floats) -> Floats:
     """Return ln(1 − hazard), bounded below."""
-    return np.log1p(-np.minimum(hazard, 1 - _EDGE))
+    return np.log1p(-np.minimum(hazard, 1 - _PROBABILITY_MIN))
 
 
 def log_odds(p: Floats) -> Floats:
     """Return the log-odds of probabilities, clipped away from 0 and 1."""
-    clipped = np.clip(p, _EDGE, 1 - _EDGE)
+    clipped = np.clip(p, _PROBABILITY_MIN, 1 - _PROBABILITY_MIN)
     return np.log(clipped) - np.log1p(-clipped)

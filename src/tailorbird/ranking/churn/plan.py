@@ -26,13 +26,14 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The recipe of a churn score; `churn.json` of the bundle, times in microseconds.
 
     Attributes:
-        types, window, gap, active: as declared; active 0 is unlimited.
+        types, window, gap: event types, window and gap as declared.
+        active: only people active within this time are scored; 0 is unlimited.
         period, periods: of the hazard.
         read_until: no columns are read later, since the models never saw evicted state; see
             `training.tasks.churn.rolling_origin.feature_horizon`.
         parts: the models; P(churn) is the mean of their log-odds, before calibration.
-        scale: of the expected purchases.
-        bg_nbd, pareto_nbd: further models of expected purchases, averaged with the `count`
+        scale: factor of the expected purchases.
+        bg_nbd, pareto_nbd: extra models of expected purchases, averaged with the `count`
             models; None without.
     """
 

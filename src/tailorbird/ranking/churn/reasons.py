@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailorbird.ranking.churn.bundle import VECTOR, ChurnBundle, log_odds
+from tailorbird.ranking.churn.bundle import USER_VECTOR_PREFIX, ChurnBundle, log_odds
 from tailorbird.ranking.churn.columns import duration_columns
 from tailorbird.ranking.encode.encoder import Keys
 from tailorbird.ranking.encode.rows import Matrix
@@ -54,7 +54,7 @@ def churn_reasons(
         duration_columns(bundle.features),
     )
     vector_positions = {
-        column for column, name in enumerate(names) if name.startswith(VECTOR)
+        column for column, name in enumerate(names) if name.startswith(USER_VECTOR_PREFIX)
     }  # single coordinates of a vector have no meaning
     reasons_by_user = []
     for row, values, counterfactuals, chance in zip(

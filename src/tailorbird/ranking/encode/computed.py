@@ -46,47 +46,62 @@ class RaggedLike(Protocol):
 def computed_columns(
     names: Sequence[str],
     item_keys: Keys,
-    request: Rows,
+    request_of_row: Rows,
     sequence: RaggedLike | None,
     t: Times,
     index: Index,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Compute the columns, each (n,).
+    """Compute the columns, each (rows,); a row is a candidate of a request.
 
-    One vectorised step per age of the ten recent items, without a loop over rows.
+    One vectorised step per rank of the ten recent items, newest first, without a loop over rows.
+
+    Args:
+        item_keys, request_of_row: the item and the request of each row, (rows,).
+        sequence: recent items of the requests; None without a sequence.
+        t: time of each request, (requests,).
     """
     row = index.find(item_keys)
     is_indexed = row >= 0
-    known_rows = np.where(is_indexed, row, 0)
+    clamped_rows = np.where(is_indexed, row, 0)
     columns: dict[str, npt.NDArray[np.generic]] = {}
     if len(index) == 0:
         return dict.fromkeys(names, np.full(item_keys.size, np.nan, np.float32))
-    first_seen = np.where(is_indexed, index.first_seen[known_rows], 0)
-    columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)
+    first_seen = np.where(is_indexed, index.first_seen[clamped_rows], 0)
+    columns["age_days"] = np.where(first_seen > 0, (t[request_of_row] - first_seen) / DAY, np.nan)
 
-    category = np.where(is_indexed, index.category.codes[known_rows], -1)
-    same_category, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
-    age_of_item = np.full(item_keys.size, np.nan)
-    for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
+    category = np.where(is_indexed, index.category.codes[clamped_rows], -1)
+    same_category_count, categorised_count = np.zeros(item_keys.size), np.zeros(item_keys.size)
+    rank_of_item = np.full(item_keys.size, np.nan)
+    for rank in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
         assert sequence is not None
-        recent_key, is_present = recent_at(sequence, age)
+        recent_key, is_present = recent_at(sequence, rank)  # (requests,)
         recent_row = np.where(is_present, index.find(recent_key), -1)
-        recent_category = np.where(
+        recent_category = np.where(  # (requests,), then (rows,)
             recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1
-        )[request]
-        any_category += recent_category >= 0
-        same_category += (recent_category >= 0) & (recent_category == category)
-        is_item = is_present[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
-        age_of_item[is_item] = age
-    columns["recent_age"] = age_of_item
+        )[request_of_row]
+        categorised_count += recent_category >= 0
+        same_category_count += (recent_category >= 0) & (recent_category == category)
+        is_item = (
+            is_present[request_of_row]
+            & (recent_key[request_of_row] == item_keys)
+            & np.isnan(rank_of_item)
+        )
+        rank_of_item[is_item] = rank
+    columns["recent_age"] = rank_of_item
     columns["category_share"] = np.divide(
-        same_category, any_category, out=np.full(same_category.size, np.nan), where=any_category > 0
+        same_category_count,
+        categorised_count,
+        out=np.full(same_category_count.size, np.nan),
+        where=categorised_count > 0,
     )
     return columns
 
 
-def recent_at(sequence: RaggedLike, age: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
-    """Return each request's item key `age` positions before the newest, and whether it exists."""
-    positions = sequence.offsets[1:] - 1 - age
+def recent_at(sequence: RaggedLike, rank: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
+    """Return each request's item key `rank` positions before the newest, and whether it exists.
+
+    Both have shape (requests,).
+    """
+    positions = sequence.offsets[1:] - 1 - rank
     is_present = positions >= sequence.offsets[:-1]
     return sequence.item[np.where(is_present, positions, 0)], is_present

@@ -89,13 +89,13 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         keys = np.zeros((len(t), self.length), np.uint64)
         gaps = np.full((len(t), self.length), np.nan)
         if sequence is not None and sequence.item.size:
-            for age in range(self.length):
-                key, is_present = recent_at(sequence, age)
+            for rank in range(self.length):
+                key, is_present = recent_at(sequence, rank)
                 if not is_present.any():
                     break
-                ts = sequence.ts[np.where(is_present, sequence.offsets[1:] - 1 - age, 0)]
-                keys[:, age] = np.where(is_present, key, np.uint64(0))
-                gaps[:, age] = np.where(is_present, (t - ts) / HOUR, np.nan)
+                ts = sequence.ts[np.where(is_present, sequence.offsets[1:] - 1 - rank, 0)]
+                keys[:, rank] = np.where(is_present, key, np.uint64(0))
+                gaps[:, rank] = np.where(is_present, (t - ts) / HOUR, np.nan)
         out[:, 1 : 1 + self.length] = self.codes(keys)[request]
         out[:, 1 + self.length :] = gaps.astype(np.float32)[request]
         return out

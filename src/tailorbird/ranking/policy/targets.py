@@ -50,7 +50,7 @@ def parse_return(head: str) -> ReturnTarget | None:
     return ReturnTarget(gap, until)
 
 
-def is_amount(head: str) -> bool:
+def is_amount_head(head: str) -> bool:
     """Return whether a head is an expected amount rather than a probability."""
     return head == DWELL_S
 
@@ -62,4 +62,4 @@ def item_heads(heads: Iterable[str]) -> list[str]:
 
 def item_probability_heads(heads: Iterable[str]) -> list[str]:
     """Return the item heads with binary labels."""
-    return [head for head in item_heads(heads) if not is_amount(head)]
+    return [head for head in item_heads(heads) if not is_amount_head(head)]

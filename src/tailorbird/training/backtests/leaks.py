@@ -30,7 +30,7 @@ from tailorbird.lake import Lake
 from tailorbird.models.interactions import Interactions
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.matrix import FeatureChunk, iterate_features
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.leakage.backdated import describe_backdated_profiles
 from tailorbird.training.leakage.columns import count_changes, find_leakage
 
@@ -77,7 +77,7 @@ def find_target_leakage(
 
 
 def find_lookahead(
-    material: Material, data: Dataset, features: FeatureSet, *, seed: int = 0
+    training_data: TrainingData, data: Dataset, features: FeatureSet, *, seed: int = 0
 ) -> list[Finding]:
     """Return columns whose values change once later events or timeless profiles are removed.
 
@@ -87,7 +87,7 @@ def find_lookahead(
     Args:
         data: rows of requests; a sample of the requests is checked.
     """
-    events = material.events
+    events = training_data.events
     ts, p = micros(events["ts"]), events["p"].to_numpy()
     timeless = pc.fill_null(events["timeless"], False).to_numpy(zero_copy_only=False)
     rng = np.random.default_rng(seed)
@@ -156,12 +156,12 @@ def count_differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str,
     return {name: count for name, count in counts.items() if count}
 
 
-def find_backdated_items(material: Material) -> list[Finding]:
+def find_backdated_items(training_data: TrainingData) -> list[Finding]:
     """Return a finding if item profiles arrived later than they are valid from.
 
     Indexes of past moments then hold what may not have been known.
     """
-    items = material.items
+    items = training_data.items
     if "received_at" not in items.column_names or not items.num_rows:
         return []
     timed = items.filter(pc.invert(pc.fill_null(items["timeless"], False)))

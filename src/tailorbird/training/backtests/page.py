@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tailorbird.pages import write_page
 from tailorbird.training.backtests.report import ComparisonTest, ValidationReport
 from tailorbird.training.backtests.run import MODEL_NAME
-from tailorbird.training.evaluation.figures import PRIMARY
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC
 from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes, to_svg
 
 _LOSS_COLOUR = "#b3541e"
@@ -28,8 +28,8 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
         f"Validation of slot {report.slot}",
         report=report,
         model=MODEL_NAME,
-        primary=PRIMARY,
-        ranked=sorted(shown, key=lambda name: -figures[name][PRIMARY].value),
+        primary=PRIMARY_METRIC,
+        ranked=sorted(shown, key=lambda name: -figures[name][PRIMARY_METRIC].value),
         best=best_baseline(report),
         charts=[to_svg(chart) for chart in charts],
         facts=[
@@ -63,7 +63,7 @@ def _plot_gains(tests: Sequence[ComparisonTest]) -> Figure:
         axes.plot([test.gain.value], [index], "o", color=colour, markersize=4)
     axes.axvline(0, color=MUTED_COLOUR, linewidth=0.8)
     axes.set_yticks(range(len(tests)), [test.competitor for test in reversed(tests)])
-    axes.set_title(f"What {MODEL_NAME} gains in {PRIMARY}; green after Holm", fontsize=10)
+    axes.set_title(f"What {MODEL_NAME} gains in {PRIMARY_METRIC}; green after Holm", fontsize=10)
     return clean_axes(figure)
 
 
@@ -87,7 +87,7 @@ def _plot_curve(report: ValidationReport) -> Figure:
         shares, [f"{share:.0%}" if share >= 0.2 else f"{share:.1%}" for share in shares]
     )
     axes.set_xlabel("share of the requests that were learned from")
-    axes.set_title(f"Learning curve: {PRIMARY}", fontsize=10)
+    axes.set_title(f"Learning curve: {PRIMARY_METRIC}", fontsize=10)
     return clean_axes(figure)
 
 
@@ -95,5 +95,7 @@ def best_baseline(report: ValidationReport) -> str:
     """Return the baseline with the best metric, or ""."""
     baselines = [test.competitor for test in report.tests if test.kind == "baseline"]
     return max(
-        baselines, key=lambda name: report.evaluation.figures[name][PRIMARY].value, default=""
+        baselines,
+        key=lambda name: report.evaluation.figures[name][PRIMARY_METRIC].value,
+        default="",
     )

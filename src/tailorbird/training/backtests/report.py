@@ -10,7 +10,7 @@ from scipy.stats import norm
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
 from tailorbird.training.backtests.leaks import LEAK, Finding
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -157,7 +157,7 @@ class ValidationReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         curve = [
-            {"share": share, **flatten_intervals({PRIMARY: figure})}
+            {"share": share, **flatten_intervals({PRIMARY_METRIC: figure})}
             for share, figure in self.curve.items()
         ]
         tables = {

@@ -40,7 +40,7 @@ from tailorbird.training.backtests.variants import Variant, build_variants
 from tailorbird.training.dataset.completion import EvaluationRows
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation
 from tailorbird.training.evaluation.judge import Evaluator, interaction_shares
 from tailorbird.training.fit.architecture import allows_net
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
@@ -145,7 +145,7 @@ def validate(
     findings += _find_overfit(gaps, nets=fitted[-1] != TREES)
     substitution = _describe_substitution(train.architecture, settings.tuned_to)
     notes = [
-        segmented.material.source_note,
+        segmented.training_data.source_note,
         *_describe_auto_choice(train.architecture, fitted, nets=nets),
         *skipped_variants,
     ]
@@ -182,7 +182,7 @@ def _evaluate_origins(
     seed: int,
 ) -> tuple[Evaluation, list[OverfitGap]]:
     """Evaluate all models on the holdout requests of each origin, and measure overfitting."""
-    history = segmented.material.history
+    history = segmented.training_data.history
     evaluator = Evaluator(history, interaction_shares(history, 0), objective, seed=seed)
     gaps: list[OverfitGap] = []
     for number, ((split, holdout), model) in enumerate(zip(splits, models, strict=True)):
@@ -292,12 +292,12 @@ def _find_leaks(
         column_finding.subject: column_finding for column_finding in reversed(column_findings)
     }
     unique_findings = list(reversed(first_by_subject.values()))
-    material = segmented.material
+    training_data = segmented.training_data
     return [
         *unique_findings,
-        *find_lookahead(material, judged, features, seed=seed),
-        *find_backdated_items(material),
-        *find_repeated_events(material.interactions_by_type, segmented.borders[:-1]),
+        *find_lookahead(training_data, judged, features, seed=seed),
+        *find_backdated_items(training_data),
+        *find_repeated_events(training_data.interactions_by_type, segmented.borders[:-1]),
     ]
 
 
@@ -366,8 +366,8 @@ def _cost_curve(evaluation: Evaluation) -> dict[float, Interval]:
     from tailorbird.training.backtests.variants import SHARES, share_variant_name
 
     curve = {
-        share: evaluation.figures[share_variant_name(share)][PRIMARY]
+        share: evaluation.figures[share_variant_name(share)][PRIMARY_METRIC]
         for share in SHARES
         if share_variant_name(share) in evaluation.figures
     }
-    return {**curve, 1.0: evaluation.figures[MODEL_NAME][PRIMARY]} if curve else {}
+    return {**curve, 1.0: evaluation.figures[MODEL_NAME][PRIMARY_METRIC]} if curve else {}

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from tailorbird.events import hash64s, micros
 from tailorbird.experiments.assign import INTERLEAVED
 from tailorbird.models.interactions import Interactions
-from tailorbird.ranking.policy.targets import DWELL, DWELL_MAX_S, is_amount
+from tailorbird.ranking.policy.targets import DWELL, DWELL_MAX_S, is_amount_head
 
 Ints = npt.NDArray[np.int64]
 
@@ -103,7 +103,7 @@ def head_mask(events: pa.Table, heads: Sequence[str]) -> pa.ChunkedArray:
         )
     return (
         pc.or_(mask, _view_mask(events, pc.greater(events["dwell_ms"], 0.0)))
-        if any(map(is_amount, heads))
+        if any(map(is_amount_head, heads))
         else mask
     )
 

@@ -10,16 +10,18 @@ from tailorbird.training.dataset.clicks import concat_datasets, draw_candidates,
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.replay import Replay, Slates, concat_slates
 from tailorbird.training.dataset.request_choice import NEGATIVES
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 
 Floats = npt.NDArray[np.float64]
 
 
-def training_rows(material: Material, part: Dataset, replay: Replay) -> Dataset:
+def training_rows(training_data: TrainingData, part: Dataset, replay: Replay) -> Dataset:
     """Return the rows to learn from: logged responses, or drawn requests with some candidates."""
-    if material.scheme is None:
+    if training_data.sampling is None:
         return replace(part, live=replay.read_live_columns(part)[0])
-    return material.add_labels(sample_negatives(part, replay, material.scheme, NEGATIVES))
+    return training_data.add_labels(
+        sample_negatives(part, replay, training_data.sampling, NEGATIVES)
+    )
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,20 @@ class EvaluationRows:
     slates: Mapping[str, Slates]
 
 
-def evaluation_rows(material: Material, part: Dataset, replay: Replay) -> EvaluationRows:
+def evaluation_rows(training_data: TrainingData, part: Dataset, replay: Replay) -> EvaluationRows:
     """Return the rows to evaluate on.
 
     Baselines order the shown items of logged responses; for drawn requests they show slates of
     their own.
     """
-    if material.scheme is None:
+    if training_data.sampling is None:
         live, values = replay.read_live_columns(part)
         return EvaluationRows(replace(part, live=live), values, {})
-    drawn = list(draw_candidates(part, replay, material.scheme))
+    drawn = list(draw_candidates(part, replay, training_data.sampling))
     slates = concat_slates([chunk.slates for chunk in drawn])
     rows, order = concat_datasets([chunk.data for chunk in drawn])
     return EvaluationRows(
-        material.add_labels(rows), {}, {name: slate.take(order) for name, slate in slates.items()}
+        training_data.add_labels(rows),
+        {},
+        {name: slate.take(order) for name, slate in slates.items()},
     )

@@ -12,7 +12,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import micros
 from tailorbird.events.clock import ATTRIBUTION
 from tailorbird.features.offline.positions import positions_of, widen_positions
-from tailorbird.ranking.policy.targets import is_amount, item_heads
+from tailorbird.ranking.policy.targets import is_amount_head, item_heads
 from tailorbird.training.dataset.codes import (
     Codes,
     head_mask,
@@ -252,7 +252,7 @@ def _head_label(
 ) -> npt.NDArray:
     """Return the label of each row: whether the head happened, or its amount."""
     outcomes = _head_outcomes(events, head, request_ids, people, items)
-    return matcher.total(outcomes) if is_amount(head) else matcher.match(outcomes)
+    return matcher.total(outcomes) if is_amount_head(head) else matcher.match(outcomes)
 
 
 def _head_outcomes(
@@ -267,7 +267,7 @@ def _head_outcomes(
         items.encode(matching["item_id"]),
         micros(matching["ts"]),
     )
-    return Outcomes(*columns, seconds_viewed(matching) if is_amount(head) else None)
+    return Outcomes(*columns, seconds_viewed(matching) if is_amount_head(head) else None)
 
 
 def _drop_other_responses(events: pa.Table, request_ids: Codes) -> pa.Table:

@@ -29,7 +29,7 @@ from tailorbird.training.dataset.dataset import Dataset, select_context
 Ints = npt.NDArray[np.int64]
 
 MOVED_SHARE_MIN = 0.5  # of the choices must follow a visit for requests to be moved
-MOVED_KEY = "asked"  # key in `Dataset.scheme` of requests that were moved
+PRE_VISIT_KEY = "asked"  # key in `Dataset.scheme` of requests that were moved
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def move_before_visits(
         t=ts[first_choices],
         p=p,
         context=context,
-        scheme={**data.scheme, MOVED_KEY: "before the look that led to it"},
+        scheme={**data.scheme, PRE_VISIT_KEY: "before the look that led to it"},
     )
     attributable = np.flatnonzero(data.t - moved.t < attribution)
     if not len(attributable):

@@ -20,7 +20,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.interactions import History, Interactions
-from tailorbird.ranking.policy.targets import is_amount, item_heads
+from tailorbird.ranking.policy.targets import is_amount_head, item_heads
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.clicks import SamplingScheme
 from tailorbird.training.dataset.codes import (
@@ -31,10 +31,10 @@ from tailorbird.training.dataset.codes import (
     seconds_viewed,
 )
 from tailorbird.training.dataset.dataset import Dataset
-from tailorbird.training.dataset.further_labels import OutcomeIndex
+from tailorbird.training.dataset.extra_labels import OutcomeIndex
 from tailorbird.training.dataset.indexes import empty_items
 from tailorbird.training.dataset.matrix import required_columns
-from tailorbird.training.dataset.pre_visit import MOVED_KEY
+from tailorbird.training.dataset.pre_visit import PRE_VISIT_KEY
 from tailorbird.training.dataset.request_choice import RowSettings, choose_requests
 from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
 
@@ -42,16 +42,16 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """Loaded and encoded columns of the lake, and the requests.
 
     Attributes:
         events: all events that features may read, up to now.
         items: item profiles, all versions.
         people, item_codes: codes of persons and items.
-        data: all requests of the window, with their rows if they are logged responses, else with
-            their positives alone.
-        scheme: how requests are drawn, None for logged responses.
+        data: the `Dataset` of all requests of the window, with their rows if they are logged
+            responses, else with their positives alone.
+        sampling: how requests are drawn, None for logged responses.
         source_note: which of the two was chosen and why, as a sentence.
         heads: all targets: the slot's, then those of other slots.
         attribution: the slot's attribution window, microseconds.
@@ -61,52 +61,53 @@ class Material:
     events: pa.Table
     items: pa.Table
     people: Codes
-    codes: Codes
+    item_codes: Codes
     data: Dataset
-    scheme: SamplingScheme | None
+    sampling: SamplingScheme | None
     source_note: str
     heads: tuple[str, ...]
     attribution: int
     complete_until: int
 
     @cached_property
-    def log(self) -> pa.Table:
-        """Return the events with item profiles, as candidate sources read them."""
+    def events_with_profiles(self) -> pa.Table:
+        """Return the events with the properties of their items, as candidate sources read them."""
         return add_profiles(self.events, self.items)
 
     @property
     def is_logged(self) -> bool:
         """Return whether the rows are logged responses."""
-        return self.scheme is None
+        return self.sampling is None
 
     @cached_property
     def history(self) -> History:
-        """Return the interactions; where requests are drawn, only those of the target."""
+        """Return the interactions; for drawn requests, only those of the drawn event type."""
         return History(
-            encode_interactions(self.events, self.people, self.codes, self._interaction_types)
+            encode_interactions(self.events, self.people, self.item_codes, self._interaction_types)
         )
 
     @property
     def interactions_by_type(self) -> dict[str, Interactions]:
         """Return the interactions of `history` by event type."""
         return {
-            type_name: encode_interactions(self.events, self.people, self.codes, (type_name,))
+            type_name: encode_interactions(self.events, self.people, self.item_codes, (type_name,))
             for type_name in self._interaction_types
         }
 
     @property
     def _interaction_types(self) -> Sequence[str]:
-        return INTERACTION_TYPES if self.scheme is None else (self.scheme.type,)
+        return INTERACTION_TYPES if self.sampling is None else (self.sampling.type,)
 
     @property
     def label_window(self) -> int:
         """Return how long after a request its labels may change, microseconds.
 
-        A drawn request's own event happens at once, unless the request was moved.
+        The drawn event occurs at the request itself, except where the request was moved to before
+        the visit.
         """
         can_change = (
             self.is_logged
-            or MOVED_KEY in self.data.scheme
+            or PRE_VISIT_KEY in self.data.scheme
             or any(len(outcomes) for outcomes in self._extra_outcomes.values())
         )
         return self.attribution if can_change else 0
@@ -117,54 +118,54 @@ class Material:
         extra_heads = [
             head
             for head in item_heads(self.heads)
-            if self.scheme is not None and head != self.scheme.type
+            if self.sampling is not None and head != self.sampling.type
         ]
         return {head: self._outcome_index(head) for head in extra_heads}
 
     def _outcome_index(self, head: str) -> OutcomeIndex:
         matching = self.events.filter(interaction_mask(self.events, (head,)))
         return OutcomeIndex(
-            encode_interactions(matching, self.people, self.codes, (head,)),
-            seconds_viewed(matching) if is_amount(head) else None,
+            encode_interactions(matching, self.people, self.item_codes, (head,)),
+            seconds_viewed(matching) if is_amount_head(head) else None,
         )
 
     def add_labels(self, requests: Dataset) -> Dataset:
-        """Add the labels of further heads to requests with their candidates."""
-        if self.scheme is None:
+        """Add the labels of extra heads to requests with their candidates."""
+        if self.sampling is None:
             return requests
         extra_labels: dict[str, npt.NDArray] = {
             head: outcomes.total_amount(requests, self.attribution)
-            if is_amount(head)
+            if is_amount_head(head)
             else outcomes.has_outcome(requests, self.attribution)
             for head, outcomes in self._extra_outcomes.items()
         }
-        # The other candidates were not seen, so nobody returned, or stayed away, because of them.
-        is_positive = requests.labels[self.scheme.type]
+        # Other candidates were not seen, so a return label would say nothing about them: NaN.
+        is_positive = requests.labels[self.sampling.type]
         for head, target in return_targets(self.heads).items():
             extra_labels[head] = np.where(
                 is_positive,
-                self._returns.label(target, requests.person, requests.t)[requests.request],
+                self._return_visits.label(target, requests.person, requests.t)[requests.request],
                 np.float32(np.nan),
             )
         return replace(requests, labels={**requests.labels, **extra_labels})
 
     @cached_property
-    def _returns(self) -> PresenceIndex:
+    def _return_visits(self) -> PresenceIndex:
         return PresenceIndex(self.events, self.people, self.complete_until)
 
 
-def load_material(
+def load_training_data(
     lake: Lake,
     features: FeatureSet,
     slot: Slot,
     row_settings: RowSettings,
     *,
     other_features: Sequence[FeatureSet] = (),
-) -> Material:
+) -> TrainingData:
     """Load the training data.
 
     Args:
-        other_features: further feature sets to compute, such as those of an incumbent with another
+        other_features: extra feature sets to compute, such as those of an incumbent with another
             schema.
 
     Raises:
@@ -184,22 +185,22 @@ def load_material(
     if not events.num_rows:
         raise _no_events_error(lake, row_settings.now)
     people = Codes.of(events["person"])
-    codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
+    item_codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
     items = _load_items(lake) if lake.exists("items") else empty_items()
     complete_until = min(row_settings.now - row_settings.lateness_us, log_end(events))
-    data, scheme, why = choose_requests(
-        lake, events, people, codes, slot, row_settings, complete_until
+    data, sampling, source_note = choose_requests(
+        lake, events, people, item_codes, slot, row_settings, complete_until
     )
     heads = tuple(dict.fromkeys((*slot.objective, *row_settings.heads)))
     return _drop_unsettled(
-        Material(
+        TrainingData(
             events,
             items,
             people,
-            codes,
+            item_codes,
             data,
-            scheme,
-            why,
+            sampling,
+            source_note,
             heads,
             parse_duration(slot.attribution),
             complete_until,
@@ -213,12 +214,14 @@ def log_end(events: pa.Table) -> int:
     return int(micros(events["ts"]).max(initial=0, where=dated)) + 1
 
 
-def _drop_unsettled(material: Material) -> Material:
-    """Drop drawn requests whose further labels may still change."""
-    data = material.data
-    if material.is_logged or not material.label_window:
-        return material
-    settled_requests = np.flatnonzero(data.t + material.label_window <= material.complete_until)
+def _drop_unsettled(training_data: TrainingData) -> TrainingData:
+    """Drop drawn requests whose extra labels may still change."""
+    data = training_data.data
+    if training_data.is_logged or not training_data.label_window:
+        return training_data
+    settled_requests = np.flatnonzero(
+        data.t + training_data.label_window <= training_data.complete_until
+    )
     if not len(settled_requests):
         problem = f"what came of the {data.requests:,} choices in the window is not known yet"
         raise NotReadyError(
@@ -226,7 +229,7 @@ def _drop_unsettled(material: Material) -> Material:
             fix="import more history, shorten the slot's attribution, or train as of an earlier "
             "day: --as-of 2026-11-25",
         )
-    return replace(material, data=data.take(settled_requests))
+    return replace(training_data, data=data.take(settled_requests))
 
 
 def _no_events_error(lake: Lake, now: int) -> NotReadyError:

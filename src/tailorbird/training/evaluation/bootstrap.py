@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.evaluation.calibration import Calibration, calibration_errors
+from tailorbird.training.evaluation.calibration import CalibrationBins, calibration_errors
 from tailorbird.training.evaluation.metrics import totals
 
 Floats = npt.NDArray[np.float64]
@@ -113,7 +113,7 @@ class Bootstrap:
         return self.interval(value, value + self._resample(sums)[:, 0] - sums.sum())
 
     def calibration_errors(
-        self, calibration: Calibration, probability: Floats, label: npt.NDArray, request: Ints
+        self, calibration: CalibrationBins, probability: Floats, label: npt.NDArray, request: Ints
     ) -> tuple[Interval, Interval]:
         """Return the ECE and the debiased error, each with its interval; bins stay fixed.
 

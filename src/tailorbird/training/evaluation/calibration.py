@@ -9,7 +9,7 @@ from tailorbird.training.evaluation.metrics import Floats, Ints, divide, totals
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationBins:
     """Reliability diagram with bins of equal mass, and two summaries of it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Calibration:
 
 def measure_calibration(
     probability: npt.NDArray[np.floating], label: npt.NDArray, bins: int = 15
-) -> Calibration:
+) -> CalibrationBins:
     """Bin predictions by equal mass; equal predictions always share a bin."""
     p = probability.astype(np.float64)
     edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])) if len(p) else np.zeros(0)
@@ -51,13 +51,13 @@ def measure_calibration(
     count = totals(index, np.ones(len(p)), bins)
     predicted = divide(totals(index, p, bins), count)
     observed = divide(totals(index, label > 0, bins), count)
-    return Calibration(
+    return CalibrationBins(
         index, count, predicted, observed, *calibration_errors(count, predicted, observed)
     )
 
 
 def calibration_errors(count: Floats, predicted: Floats, observed: Floats) -> tuple[float, float]:
-    """Return the ECE and the debiased L2 error from the bins; see `Calibration`."""
+    """Return the ECE and the debiased L2 error from the bins; see `CalibrationBins`."""
     filled = count > 0
     share = count[filled] / count.sum()
     gap = predicted[filled] - observed[filled]

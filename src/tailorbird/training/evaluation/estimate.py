@@ -22,7 +22,7 @@ from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.replay import Replay
-from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.evaluation.evaluate import Scorer, explain_mismatch, merge_live_columns
 from tailorbird.training.evaluation.off_policy import (
@@ -52,7 +52,7 @@ class LoggedResponses:
         notes: what was left out.
     """
 
-    material: Material
+    training_data: TrainingData
     features: FeatureSet
     data: Dataset
     groups: tuple[PolicyGroup, ...]
@@ -94,7 +94,7 @@ def estimate_policies(
         outcome=outcome,
     )
     report = evaluate_off_policy(
-        log.material,
+        log.training_data,
         log.features,
         slot,
         log.data,
@@ -132,34 +132,43 @@ def load_responses(
     source, now = Lake(lake).pinned(), clock.now()
     rows = replace(settings.row_settings(now, (outcome,)), rows="answers")
     every_item = replace(slot, denominator="answer")
-    material = load_material(source, read_features, every_item, rows, other_features=other_features)
+    training_data = load_training_data(
+        source, read_features, every_item, rows, other_features=other_features
+    )
     learned_until = max((bundle.manifest.window.ts_to for bundle in bundles), default=0)
-    data = _read_known(source, material, slot, outcome, max(rows.ts_from, learned_until))
+    data = _read_known(source, training_data, slot, outcome, max(rows.ts_from, learned_until))
     per_day = data.requests * DAY / max(int(data.t[-1] - data.t[0]), HOUR)
-    data, notes = _thin(data, material, settings)
+    data, notes = _thin(data, training_data, settings)
     live = merge_live_columns([live_columns_of(*each) for each in loaded.values()])
-    series = build_series(material.events, material.items, [int(data.t[0])])
+    series = build_series(training_data.events, training_data.items, [int(data.t[0])])
     groups: list[PolicyGroup] = []
     for name, (policy, bundle) in loaded.items():
         served = policy.served_slot
-        scorer = scorer_of(policy, bundle, series, live, read_features, material.events)
+        scorer = scorer_of(policy, bundle, series, live, read_features, training_data.events)
         if groups and groups[-1].slot == replace(served, objective=groups[-1].slot.objective):
             groups[-1] = replace(groups[-1], scorers={**groups[-1].scorers, name: scorer})
             continue
         limits = bound_limits(served.sources)
-        replay = Replay(material.log, read_features, served, material.codes, live, sources=limits)
+        replay = Replay(
+            training_data.events_with_profiles,
+            read_features,
+            served,
+            training_data.item_codes,
+            live,
+            sources=limits,
+        )
         groups.append(PolicyGroup(served, replay, {name: scorer}))
     reward_model = next((name for name, (policy, _) in loaded.items() if policy.has_model), "")
     return LoggedResponses(
-        material, read_features, data, tuple(groups), series, reward_model, per_day, notes
+        training_data, read_features, data, tuple(groups), series, reward_model, per_day, notes
     )
 
 
 def _read_known(
-    source: Lake, material: Material, slot: Slot, outcome: str, ts_from: int
+    source: Lake, training_data: TrainingData, slot: Slot, outcome: str, ts_from: int
 ) -> Dataset:
     try:
-        return read_responses(source, material, slot, outcome, ts_from=ts_from)
+        return read_responses(source, training_data, slot, outcome, ts_from=ts_from)
     except NotReadyError as error:
         raise NotReadyError(
             f"no answer of slot {slot.name!r} with a known outcome is newer than {to_iso(ts_from)}, "
@@ -169,10 +178,10 @@ def _read_known(
 
 
 def _thin(
-    data: Dataset, material: Material, settings: TrainSettings
+    data: Dataset, training_data: TrainingData, settings: TrainSettings
 ) -> tuple[Dataset, tuple[str, ...]]:
     """Draw responses evenly over the time, and note what is left out."""
-    left_out, responses = material.data.requests - data.requests, data.requests
+    left_out, responses = training_data.data.requests - data.requests, data.requests
     data = data.take(thin_evenly(np.arange(responses), settings.test_requests, settings.seed))
     notes = []
     if left_out > 0:
@@ -210,7 +219,7 @@ class ChampionEstimate:
 
 def estimate_against_champion(
     lake: Lake,
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     slot: Slot,
     replay: Replay,
@@ -230,7 +239,7 @@ def estimate_against_champion(
     """
     outcome = next(iter(item_probability_heads(slot.objective)), "click")
     try:
-        data = read_responses(lake, material, slot, outcome, ts_from=ts_from)
+        data = read_responses(lake, training_data, slot, outcome, ts_from=ts_from)
     except NotReadyError:
         return ChampionEstimate(None, "no answer is newer than what the two learned from")
     data = data.take(thin_evenly(np.arange(data.requests), settings.test_requests, settings.seed))
@@ -245,7 +254,7 @@ def estimate_against_champion(
         )
     estimate = partial(
         evaluate_off_policy,
-        material,
+        training_data,
         features,
         slot,
         groups=[PolicyGroup(slot, replay, scorers)],

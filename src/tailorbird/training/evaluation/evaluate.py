@@ -28,7 +28,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows, iterate_features_from
 from tailorbird.training.dataset.replay import Replay, Slates
-from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.evaluation.figures import Evaluation
@@ -45,7 +45,7 @@ CHUNK_REQUESTS = 4_000  # requests whose candidates are looked up at once
 
 
 def evaluate_scorers(
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     test: Dataset,
     replay: Replay,
@@ -68,12 +68,15 @@ def evaluate_scorers(
     """
     model = next(iter(scorers))
     evaluator = Evaluator(
-        material.history, interaction_shares(material.history, as_of), objective, seed=seed
+        training_data.history,
+        interaction_shares(training_data.history, as_of),
+        objective,
+        seed=seed,
     )
-    history = History(features, material.events)
+    history = History(features, training_data.events)
     report_progress = partial(progress, "judge")
     positives = retrieved_positives = candidates = 0
-    for test_chunk, values in _test_chunks(material, test, replay, report_progress):
+    for test_chunk, values in _test_chunks(training_data, test, replay, report_progress):
         requests_done = rows_done = 0
         for chunk in iterate_features_from(history, test_chunk.data, rows_max=CHUNK_ROWS):
             scores: dict[str, Floats] = {}
@@ -98,8 +101,8 @@ def evaluate_scorers(
             retrieved_positives + test_chunk.retrieved_positives,
         )
         candidates += int(test_chunk.data.scheme.get("candidates", test_chunk.data.rows))
-    summary: dict[str, Any] = {"source": material.source_note}
-    if material.scheme is not None:
+    summary: dict[str, Any] = {"source": training_data.source_note}
+    if training_data.sampling is not None:
         summary |= {
             "candidate_recall": retrieved_positives / max(positives, 1),
             "candidates_mean": candidates / max(test.requests, 1),
@@ -109,15 +112,20 @@ def evaluate_scorers(
 
 
 def _test_chunks(
-    material: Material, test: Dataset, replay: Replay, report_progress: Callable[[int, int], None]
+    training_data: TrainingData,
+    test: Dataset,
+    replay: Replay,
+    report_progress: Callable[[int, int], None],
 ) -> Iterator[tuple[DrawnRequests, Values]]:
     """Yield the test part with candidates and live columns, in chunks that fit into memory.
 
     Logged responses come with the values of baselines.
     """
-    if material.scheme is not None:
-        for test_chunk in draw_candidates(test, replay, material.scheme, progress=report_progress):
-            yield replace(test_chunk, data=material.add_labels(test_chunk.data)), {}
+    if training_data.sampling is not None:
+        for test_chunk in draw_candidates(
+            test, replay, training_data.sampling, progress=report_progress
+        ):
+            yield replace(test_chunk, data=training_data.add_labels(test_chunk.data)), {}
         return
     live, values = replay.read_live_columns(test, progress=report_progress)
     rows = replace(test, live=live)
@@ -223,10 +231,10 @@ def evaluate(
                 fix="judge it on another slot: --slot NAME",
             )
     progress("read", 0, 1)
-    material = load_material(Lake(lake), features, slot, settings.row_settings(now))
+    training_data = load_training_data(Lake(lake), features, slot, settings.row_settings(now))
     progress("read", 1, 1)
-    data = material.data
-    gap = material.label_window
+    data = training_data.data
+    gap = training_data.label_window
     test_from = settings.test_from
     split = (
         split_at(data.t, settings.validation_from or test_from, test_from, gap=gap)
@@ -234,8 +242,8 @@ def evaluate(
         else split_by_time(data.t, gap=gap)
     )
     series = build_series(
-        material.events,
-        material.items,
+        training_data.events,
+        training_data.items,
         [split.validation_until],
         progress=partial(progress, "index"),
     )
@@ -247,11 +255,17 @@ def evaluate(
     sources = bound_limits(slot.sources)
     baselines = default_baselines(slot.sources)
     replay = Replay(
-        material.log, features, slot, material.codes, live, baselines=baselines, sources=sources
+        training_data.events_with_profiles,
+        features,
+        slot,
+        training_data.item_codes,
+        live,
+        baselines=baselines,
+        sources=sources,
     )
     as_of = split.validation_until
     return evaluate_scorers(
-        material,
+        training_data,
         features,
         test,
         replay,

@@ -16,7 +16,7 @@ from tailorbird.training.evaluation.bootstrap import (
     flatten_tables,
     round_finite,
 )
-from tailorbird.training.evaluation.calibration import Calibration, measure_calibration
+from tailorbird.training.evaluation.calibration import CalibrationBins, measure_calibration
 from tailorbird.training.evaluation.cold_start import ColdStartStep
 
 Floats = npt.NDArray[np.float64]
@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 K = 10
 
 LISTWISE = (f"ndcg_{K}", f"recall_{K}", "hr_20", "mrr", "list_auc", f"novelty_{K}")
-PRIMARY = f"ndcg_{K}"
+PRIMARY_METRIC = f"ndcg_{K}"
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class HeadFigures:
     log_loss: Interval
     log_loss_mean: float
     calibration_error: Interval
-    calibration: Calibration
+    calibration: CalibrationBins
     positives: int
     rows: int
-    slices: dict[str, Calibration] = field(default_factory=dict)
+    slices: dict[str, CalibrationBins] = field(default_factory=dict)
 
     @property
     def mean_ratio(self) -> float:
@@ -63,8 +63,8 @@ class Evaluation:
     Attributes:
         model: name of the evaluated model.
         figures: model or baseline → metric → interval.
-        differences: baseline → paired interval of (model − baseline) in `PRIMARY`.
-        slices: slice → (requests, model → interval of `PRIMARY`).
+        differences: baseline → paired interval of (model − baseline) in `PRIMARY_METRIC`.
+        slices: slice → (requests, model → interval of `PRIMARY_METRIC`).
         cold: cold-start curves by earlier events of the user (`people`) and of the item (`items`).
         heads: head → metrics of the model's probabilities.
         amounts: head → metrics of the model's expected amounts.
@@ -86,9 +86,9 @@ class Evaluation:
 
     @property
     def best_baseline(self) -> str:
-        """Return the name of the baseline with the best `PRIMARY`, "" without any."""
+        """Return the name of the baseline with the best `PRIMARY_METRIC`, "" without any."""
         baselines = {
-            name: figures[PRIMARY].value
+            name: figures[PRIMARY_METRIC].value
             for name, figures in self.figures.items()
             if name != self.model
         }
@@ -99,13 +99,14 @@ class Evaluation:
         return {
             "results": flatten_tables(self.figures),
             "differences": {
-                name: flatten_intervals({PRIMARY: gain}) for name, gain in self.differences.items()
+                name: flatten_intervals({PRIMARY_METRIC: gain})
+                for name, gain in self.differences.items()
             },
             "slices": {
                 name: {
                     "requests": count,
                     **{
-                        model: flatten_intervals({PRIMARY: figure})
+                        model: flatten_intervals({PRIMARY_METRIC: figure})
                         for model, figure in figures.items()
                     },
                 }
@@ -171,7 +172,7 @@ def _head_to_dict(head: HeadFigures) -> dict[str, Any]:
     }
 
 
-def _calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
+def _calibration_to_dict(calibration: CalibrationBins) -> dict[str, Any]:
     """Return rows, mean prediction, observed mean and debiased error of a slice."""
     rows = calibration.count.sum()
     means = {
@@ -185,5 +186,5 @@ def _calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def _bin_means(calibration: Calibration) -> tuple[tuple[str, Floats], ...]:
+def _bin_means(calibration: CalibrationBins) -> tuple[tuple[str, Floats], ...]:
     return ("predicted", calibration.predicted), ("observed", calibration.observed)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.models.interactions import History
-from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.training.dataset.dataset import Dataset, MissedPositives
 from tailorbird.training.dataset.replay import Slates
 from tailorbird.training.evaluation import metrics
@@ -33,7 +33,7 @@ from tailorbird.training.evaluation.cold_start import (
 )
 from tailorbird.training.evaluation.figures import (
     LISTWISE,
-    PRIMARY,
+    PRIMARY_METRIC,
     Evaluation,
     Floats,
     Ints,
@@ -203,9 +203,9 @@ class Evaluator:
         figures = {
             name: self._model_figures(name, figures, bootstrap) for name, figures in values.items()
         }
-        model_values = values[model][PRIMARY]
+        model_values = values[model][PRIMARY_METRIC]
         differences = {
-            name: bootstrap.difference(model_values, figures[PRIMARY])
+            name: bootstrap.difference(model_values, figures[PRIMARY_METRIC])
             for name, figures in values.items()
             if name != model
         }
@@ -214,12 +214,12 @@ class Evaluator:
         heads = {
             name: head_figures(*_concat_parts(parts), bootstrap, self._slice_masks)
             for name, parts in self._heads.items()
-            if not is_amount(name)
+            if not is_amount_head(name)
         }
         amounts = {
             name: compute_amount_figures(*_concat_parts(parts), bootstrap)
             for name, parts in self._heads.items()
-            if is_amount(name)
+            if is_amount_head(name)
         }
         sizes = int(has_positives.sum()), people, self._rows
         slices, cold = (
@@ -237,7 +237,7 @@ class Evaluator:
         step = np.concatenate(self._person_step)
         people = [
             {
-                name: np.where(step == step_index, figures[PRIMARY], np.nan)
+                name: np.where(step == step_index, figures[PRIMARY_METRIC], np.nan)
                 for name, figures in values.items()
             }
             for step_index in range(len(STEP_LABELS))
@@ -284,7 +284,7 @@ class Evaluator:
         slices: dict[str, tuple[int, dict[str, Interval]]] = {}
         for name, mask in self._slice_masks.items():
             masked_figures = [
-                np.where(mask, figures[PRIMARY], np.nan) for figures in values.values()
+                np.where(mask, figures[PRIMARY_METRIC], np.nan) for figures in values.values()
             ]
             count = int(np.isfinite(masked_figures[0]).sum())
             if count:

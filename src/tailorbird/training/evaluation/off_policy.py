@@ -33,7 +33,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.replay import Replay
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.evaluation.evaluate import Scorer
 from tailorbird.training.evaluation.slates import (
     ReplayedResponse,
@@ -134,7 +134,7 @@ class OffPolicyReport:
 
 
 def read_responses(
-    lake: Lake, material: Material, slot: Slot, outcome: str, *, ts_from: int
+    lake: Lake, training_data: TrainingData, slot: Slot, outcome: str, *, ts_from: int
 ) -> Dataset:
     """Return a slot's responses since a time, with every shown item, seen or not.
 
@@ -142,24 +142,24 @@ def read_responses(
         NotReadyError: there is no response whose outcome is known by now.
     """
     return dataset_from_responses(
-        material.events,
+        training_data.events,
         slot.name,
         [outcome],
         ts_from=ts_from,
-        mature_before=material.complete_until,
+        mature_before=training_data.complete_until,
         attribution=parse_duration(slot.attribution),
         denominator="answer",
         responses=lake.responses(["request_id", "p", "positions"])
         if lake.exists("answers")
         else None,
-        people=material.people,
-        items=material.codes,
+        people=training_data.people,
+        items=training_data.item_codes,
         with_interleaved=False,  # a draft of two rankings tells nothing of a third
     )
 
 
 def evaluate_off_policy(
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     slot: Slot,
     data: Dataset,
@@ -201,7 +201,7 @@ def evaluate_off_policy(
     for group in groups:
         group_scorers = {**group.scorers, reward_model: scorers[reward_model]}
         slates = SlateReplay(
-            features, group.slot, data, index_series, group_scorers, outcome, material
+            features, group.slot, data, index_series, group_scorers, outcome, training_data
         )
         recorder = _Recorder(group, data, reward_model, outcome, seed)
         for response in slates.responses(group.replay):

@@ -66,7 +66,13 @@ def drawn_shares(
     rng = np.random.default_rng(seed)
     for group in log.groups:
         replayed = SlateReplay(
-            log.features, group.slot, log.data, log.series, group.scorers, outcome, log.material
+            log.features,
+            group.slot,
+            log.data,
+            log.series,
+            group.scorers,
+            outcome,
+            log.training_data,
         )
         for response in replayed.responses(group.replay):
             for name, distribution in response.distributions.items():

@@ -23,7 +23,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.matrix import iterate_features_from
 from tailorbird.training.dataset.replay import CandidateChunk, Replay
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.evaluation.evaluate import CHUNK_ROWS, Scorer
 
 Floats = npt.NDArray[np.float64]
@@ -58,11 +58,11 @@ class SlateReplay:
         index_series: IndexSeries,
         scorers: Mapping[str, Scorer],
         outcome: str,
-        material: Material,
+        training_data: TrainingData,
     ) -> None:
         self._slot, self._data, self._series, self._scorers = slot, data, index_series, scorers
         self._outcome = outcome
-        self._history = History(features, material.events)
+        self._history = History(features, training_data.events)
         where = f"slot {slot.name}"
         self._rules = compile_rules(slot.rules, where=where).item_only
         self._boosts = [

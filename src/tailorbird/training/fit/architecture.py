@@ -16,7 +16,7 @@ from tailorbird.models.architectures import ARCHITECTURES
 from tailorbird.models.deep.fitting import DEEP, is_available
 from tailorbird.models.deep.rows import Rows
 from tailorbird.ranking.own_models import own_families
-from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.training.dataset.chunks import sample_blocks
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval, code_people
 from tailorbird.training.evaluation.metrics import ndcg, rank_lists
@@ -60,8 +60,8 @@ def fit_heads(
     Args:
         sample: rows of the validation part on which model and export are compared.
     """
-    amount_heads = tuple(head for head in inputs.heads if is_amount(head))
-    probability_heads = tuple(head for head in inputs.heads if not is_amount(head))
+    amount_heads = tuple(head for head in inputs.heads if is_amount_head(head))
+    probability_heads = tuple(head for head in inputs.heads if not is_amount_head(head))
     if not amount_heads or (settings.architecture == "gbdt" and not settings.challengers):
         return _fit_by_architecture(inputs, settings, progress, sample)
     if not probability_heads:

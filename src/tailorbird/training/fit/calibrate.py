@@ -27,7 +27,7 @@ from tailorbird.ranking.calibration import (
     fit_scale,
     fit_temperature,
 )
-from tailorbird.ranking.policy.targets import is_amount, parse_return
+from tailorbird.ranking.policy.targets import is_amount_head, parse_return
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.evaluation.metrics import deviances, log_losses
 
@@ -217,7 +217,7 @@ def choose_head_calibration(
         return_target.until if return_target else label_window,
     )
     label_period = assign_periods(t, label_delay) + 1 if label_delay >= DAY else None
-    if is_amount(head):
+    if is_amount_head(head):
         return choose_scale(
             raw[is_labelled],
             validation.labels[head][is_labelled],

@@ -10,7 +10,7 @@ from tailorbird.models.architectures import GBDT, HeadProgress, Logistic, NetOpt
 from tailorbird.models.deep.fitting import DEEP
 from tailorbird.models.deep.rows import Blocks, Rows
 from tailorbird.models.estimator import EncodedRows, Estimator, HeadKind
-from tailorbird.ranking.policy.targets import is_amount, parse_return
+from tailorbird.ranking.policy.targets import is_amount_head, parse_return
 from tailorbird.training.fit.heads import FitInputs
 from tailorbird.training.fit.net_columns import build_layout
 from tailorbird.training.own import OwnEstimator
@@ -49,7 +49,7 @@ def encode_parts(inputs: FitInputs, rows: Blocks | None) -> tuple[EncodedRows, E
     """Return the training part, or the `rows` in its place, and the validation part."""
     layout, heads = build_layout(inputs.encoder), inputs.heads
     kinds: dict[str, HeadKind] = {
-        head: "return" if parse_return(head) else "amount" if is_amount(head) else "item"
+        head: "return" if parse_return(head) else "amount" if is_amount_head(head) else "item"
         for head in heads
     }
     train = rows or Rows(

@@ -106,7 +106,7 @@ def fit(
             seen items, from how much less is clicked further down.
         label_window: microseconds until the label of a row is known; target encodings use no
             younger one.
-        heads: further targets, of other slots, that have labels; those that cannot be learned are
+        heads: extra targets, of other slots, that have labels; those that cannot be learned are
             left out.
 
         warm_trees: trees to go on from.

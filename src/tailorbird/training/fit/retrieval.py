@@ -25,7 +25,7 @@ from tailorbird.ranking.tower import add_sequence_source
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.replay import Replay, VectorRetriever
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.fit.towers import (
@@ -101,7 +101,7 @@ def make_retriever(index_series: IndexSeries) -> VectorRetriever:
 
 
 def choose_retrieval(
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     slot: Slot,
     index_series: IndexSeries,
@@ -126,7 +126,7 @@ def choose_retrieval(
         UsageError: vectors were requested but are unavailable.
     """
     if kept_share:
-        learner = make_learner(material, features, index_series, settings, seed)
+        learner = make_learner(training_data, features, index_series, settings, seed)
         assert learner is not None  # as for the model that is continued
         learner.share = kept_share
         learned_series = add_spaces(index_series, learner, window[0], EVENTS_MIN, progress)
@@ -139,7 +139,9 @@ def choose_retrieval(
     if choice == "tables" or kept_share == 0.0:
         return RetrievalChoice(index_series)
     reason = _explain_unavailable(slot, features)
-    learner = None if reason else make_learner(material, features, index_series, settings, seed)
+    learner = (
+        None if reason else make_learner(training_data, features, index_series, settings, seed)
+    )
     events_min = settings.interactions_min if choice == "auto" else EVENTS_MIN
     if learner is not None and learner.count(window[0]) < events_min:
         reason = f"the training part has fewer than {events_min:,} events to learn from"
@@ -152,7 +154,7 @@ def choose_retrieval(
     progress(0, 1)
     trial_series = _series_at(index_series, learner, window[0])
     best, gain, figures = compare_retrieval(
-        material, features, slot, trial_series, validation, seed
+        training_data, features, slot, trial_series, validation, seed
     )
     cost = figures[_vector_label(best)]["us"] - figures[TABLES]["us"]
     gain_note = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
@@ -164,7 +166,7 @@ def choose_retrieval(
             f"candidates come from tables alone: vectors would bring {gain_note}",
             figures,
         )
-    learner = make_learner(material, features, index_series, settings, seed)
+    learner = make_learner(training_data, features, index_series, settings, seed)
     assert learner is not None  # as at the first call
     learner.share = best
     learned_series = add_spaces(index_series, learner, window[0], events_min, progress)
@@ -194,7 +196,7 @@ def _explain_unavailable(slot: Slot, features: FeatureSet) -> str:
 
 
 def compare_retrieval(
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     slot: Slot,
     index_series: IndexSeries,
@@ -219,7 +221,12 @@ def compare_retrieval(
     source_limits |= {name: {name: total} for name in ("sequence", *source_limits[TABLES])}
     retriever = make_retriever(index_series)
     replay = Replay(
-        material.log, features, slot, material.codes, NO_LIVE_COLUMNS, retriever=retriever
+        training_data.events_with_profiles,
+        features,
+        slot,
+        training_data.item_codes,
+        NO_LIVE_COLUMNS,
+        retriever=retriever,
     )
     recalls = {name: np.full(data.requests, np.nan) for name in source_limits}
     durations: dict[str, list[float]] = {name: [] for name in source_limits}

@@ -27,7 +27,7 @@ from tailorbird.retrieval.sequences import recent_windows
 from tailorbird.retrieval.vectors import INVERTED_ITEMS_MIN, Content, ItemVectors, content_of
 from tailorbird.training.dataset.codes import Codes, encode_interactions
 from tailorbird.training.dataset.indexes import IndexSeries
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 
 if TYPE_CHECKING:
     from tailorbird.models.retrievers.transformer.vectors import SequenceVectors
@@ -113,14 +113,14 @@ def explain_missing_tower(features: FeatureSet) -> str:
 
 
 class EventData(Protocol):
-    """Events, and codes of persons and items, as in `rows.Material`."""
+    """Events, and codes of persons and items, as in `rows.TrainingData`."""
 
     @property
     def events(self) -> pa.Table: ...
     @property
     def people(self) -> Codes: ...
     @property
-    def codes(self) -> Codes: ...
+    def item_codes(self) -> Codes: ...
 
 
 class TowerLearner:
@@ -135,16 +135,16 @@ class TowerLearner:
 
     def __init__(
         self,
-        material: EventData,
+        training_data: EventData,
         sequence: str,
         types: tuple[str, ...],
         content: Content,
         settings: TowerSettings,
         seed: int,
     ):
-        self.codes: Codes = material.codes
+        self.codes: Codes = training_data.item_codes
         self.interactions = encode_interactions(
-            material.events, material.people, material.codes, types
+            training_data.events, training_data.people, training_data.item_codes, types
         )
         identified = (self.interactions.person >= 0) & (self.interactions.item >= 0)
         pairs = np.unique(
@@ -344,7 +344,7 @@ def add_spaces(
 
 
 def make_learner(
-    material: Material,
+    training_data: TrainingData,
     features: FeatureSet,
     index_series: IndexSeries,
     settings: TowerSettings,
@@ -355,5 +355,5 @@ def make_learner(
     if sequence is None:
         return None
     return TowerLearner(
-        material, *sequence, content_of(index_series.indexes[0].attributes), settings, seed
+        training_data, *sequence, content_of(index_series.indexes[0].attributes), settings, seed
     )

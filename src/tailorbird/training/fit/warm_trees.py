@@ -24,7 +24,7 @@ from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.steps import TargetEncoding
 from tailorbird.registry import Registry, read_sealed
 from tailorbird.training.dataset.dataset import Dataset
-from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.rows import TrainingData
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.fit.towers import explain_missing_tower
 from tailorbird.training.settings import CONTINUATION, NO_CONTINUATION, TrainSettings
@@ -70,14 +70,16 @@ def find_warm_trees(
     champion: Bundle | None,
     features: FeatureSet,
     store: Registry,
-    material: Material,
+    training_data: TrainingData,
     split: Split,
 ) -> WarmTrees:
     """Return the champion's trees if the settings ask to go on from them and they fit."""
     if not settings.incremental or settings.architecture != "gbdt":
         return FROM_SCRATCH
-    why = _explain_mismatch(settings, recipe, champion, features, material)
-    trees_or_reason = why if champion is None or why else _load(champion, store, material, split)
+    why = _explain_mismatch(settings, recipe, champion, features, training_data)
+    trees_or_reason = (
+        why if champion is None or why else _load(champion, store, training_data, split)
+    )
     if isinstance(trees_or_reason, WarmTrees):
         return trees_or_reason
     return WarmTrees(summary=f"{NO_CONTINUATION}{trees_or_reason}")
@@ -88,7 +90,7 @@ def _explain_mismatch(
     recipe: str,
     champion: Bundle | None,
     features: FeatureSet,
-    material: Material,
+    training_data: TrainingData,
 ) -> str:
     if champion is None:
         return "there is no champion to go on from"
@@ -104,16 +106,18 @@ def _explain_mismatch(
         for step in output.steps
     ):
         return "target encodings were learned from a part of these rows"
-    return "" if material.is_logged else material.source_note
+    return "" if training_data.is_logged else training_data.source_note
 
 
-def _load(champion: Bundle, store: Registry, material: Material, split: Split) -> WarmTrees | str:
+def _load(
+    champion: Bundle, store: Registry, training_data: TrainingData, split: Split
+) -> WarmTrees | str:
     """Return the trees of the champion, or what is missing."""
     files = read_sealed(store.resolve(champion.version)).files
     names = {head: f"{BOOSTERS}/{head}.txt" for head in champion.heads}
     if missing := [head for head, name in names.items() if name not in files]:
         return f"{champion.version} has no trees of {', '.join(missing)}"
-    data, train = material.data, split.train
+    data, train = training_data.data, split.train
     window = champion.manifest.metrics["about"]["window"]
     since = 2 * int(window["train_until"]) - split.train_until
     rows = np.isin(data.request, train[data.t[train] >= since])

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, HeadFigures
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation, HeadFigures
 from tailorbird.training.evaluation.gate import Decision
 
 _TABLES = ("events", "items", "answers")
@@ -41,7 +41,7 @@ def render_model_card(
     """Render the card of a model."""
     calibrations = about.get("calibration", {})
     values = [
-        f"{weight:g} · {'E' if is_amount(head) else 'P'}({head})"
+        f"{weight:g} · {'E' if is_amount_head(head) else 'P'}({head})"
         for head, weight in slot.objective.items()
         if head in calibrations
     ]
@@ -64,8 +64,8 @@ def render_model_card(
         format_table(["column", "how it is taken"], about["columns"].items()),
         "## Quality",
         format_table(
-            ["", PRIMARY],
-            ((name, figures[PRIMARY]) for name, figures in _ranked_figures(evaluation)),
+            ["", PRIMARY_METRIC],
+            ((name, figures[PRIMARY_METRIC]) for name, figures in _ranked_figures(evaluation)),
         ),
         "\n".join(
             [
@@ -183,4 +183,4 @@ def _table_versions(about: Mapping[str, Any]) -> str:
 
 
 def _ranked_figures(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
-    return sorted(evaluation.figures.items(), key=lambda entry: -entry[1][PRIMARY].value)
+    return sorted(evaluation.figures.items(), key=lambda entry: -entry[1][PRIMARY_METRIC].value)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-from tailorbird.training.evaluation.calibration import Calibration
+from tailorbird.training.evaluation.calibration import CalibrationBins
 
 HIGHLIGHT_COLOUR, MUTED_COLOUR = "#1b6e5f", "#9aa5ab"
 COLUMNS_SHOWN = 20
@@ -35,29 +35,29 @@ def to_svg(figure: Figure) -> Markup:
     return Markup(f"<figure>{text[text.index('<svg') :]}</figure>")
 
 
-def reliability_chart(bins: Calibration, top: float, predicted: str, observed: str) -> Figure:
+def reliability_chart(bins: CalibrationBins, top: float, x_label: str, y_label: str) -> Figure:
     """Draw observed rates with intervals over predictions, next to the diagonal up to `top`."""
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()
     filled = bins.count > 0
     axes.plot([0, top], [0, top], color=MUTED_COLOUR, linewidth=1)
-    spread = interval_half_width(bins)[filled]
+    half_widths = interval_half_width(bins)[filled]
     axes.errorbar(
         bins.predicted[filled],
         bins.observed[filled],
-        spread,
+        half_widths,
         fmt="o",
         color=HIGHLIGHT_COLOUR,
         markersize=4,
         linewidth=1,
     )
-    axes.set_xlabel(predicted)
-    axes.set_ylabel(observed)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.set_title("Reliability, bins of equal mass", fontsize=10)
     return clean_axes(figure)
 
 
-def interval_half_width(bins: Calibration) -> np.ndarray:
+def interval_half_width(bins: CalibrationBins) -> np.ndarray:
     """Return half the 95 % interval of the observed rates, shape (bins,)."""
     return 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.count, 1))
 

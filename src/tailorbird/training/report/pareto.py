@@ -1,6 +1,6 @@
 """Quality against the cost of a response, for everything that was evaluated.
 
-    cost      microseconds to score ITEMS candidates of one request on the machine that trained:
+    cost      microseconds to score the candidates of one request on the machine that trained:
               one thread, best of several repeats
     quality   NDCG@10 on the test part
     front     everything that nothing else beats or equals in both
@@ -23,9 +23,9 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.head_sessions import open_session, run_heads
 from tailorbird.registry import Head
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, K
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation, K
 from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes
-from tailorbird.training.report.serving_cost import ITEMS
+from tailorbird.training.report.serving_cost import CANDIDATES_PER_REQUEST
 
 Matrix = npt.NDArray[np.float32]
 
@@ -33,42 +33,46 @@ REPEATS = 15
 
 
 @dataclass(frozen=True)
-class PricedModel:
-    """A model or baseline with its cost.
+class ServingCost:
+    """What a model or baseline costs, and how good it is.
 
     Attributes:
-        us: cost, microseconds.
-        quality: interval of `PRIMARY`.
+        latency_us: cost, microseconds.
+        quality: interval of `PRIMARY_METRIC`.
         dominated_by: another one at least as good and as cheap, "" on the front.
     """
 
     name: str
-    us: float
+    latency_us: float
     quality: Interval
     dominated_by: str
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "us": round(self.us, 1),
-            **flatten_intervals({PRIMARY: self.quality}),
+            "us": round(self.latency_us, 1),
+            **flatten_intervals({PRIMARY_METRIC: self.quality}),
             "on_front": not self.dominated_by,
             "better": self.dominated_by,
         }
 
 
 def measure_model_us(exported: Mapping[str, bytes], heads: Sequence[Head], rows: Matrix) -> float:
-    """Measure the microseconds that a bundle's models take for ITEMS rows."""
+    """Measure the microseconds that a bundle's models take for the candidates of a request."""
     sessions = {
         name: open_session(data, width=rows.shape[1], where=name) for name, data in exported.items()
     }
-    batch = np.ascontiguousarray(np.resize(rows, (ITEMS, rows.shape[1])), np.float32)
+    batch = np.ascontiguousarray(
+        np.resize(rows, (CANDIDATES_PER_REQUEST, rows.shape[1])), np.float32
+    )
     return _best_us(lambda: run_heads(sessions, heads, batch))
 
 
 def measure_bundle_us(bundle: Bundle) -> float:
-    """Measure the microseconds that a loaded bundle takes for ITEMS rows."""
-    rows = np.resize(bundle.encoder.missing_row, (ITEMS, len(bundle.encoder.names)))
+    """Measure the microseconds that a loaded bundle takes for the candidates of a request."""
+    rows = np.resize(
+        bundle.encoder.missing_row, (CANDIDATES_PER_REQUEST, len(bundle.encoder.names))
+    )
     return _best_us(
         lambda: run_heads(
             bundle.sessions, bundle.manifest.heads, np.ascontiguousarray(rows, np.float32)
@@ -77,12 +81,12 @@ def measure_bundle_us(bundle: Bundle) -> float:
 
 
 def measure_baseline_us(items: int) -> float:
-    """Measure the microseconds to look up ITEMS candidates in a score table and take the best ten.
+    """Measure the microseconds to look up candidates in a score table and take the best ten.
 
     A baseline that sums over a person's history costs more, so this estimate favours it.
     """
-    numbers = np.random.default_rng(0).random(max(items, ITEMS))
-    lookups = np.linspace(0, len(numbers) - 1, ITEMS).astype(np.int64)
+    numbers = np.random.default_rng(0).random(max(items, CANDIDATES_PER_REQUEST))
+    lookups = np.linspace(0, len(numbers) - 1, CANDIDATES_PER_REQUEST).astype(np.int64)
     return _best_us(lambda: np.argpartition(numbers[lookups], -K)[-K:])
 
 
@@ -96,21 +100,28 @@ def _best_us(work: Callable[[], object], *, repeats: int = REPEATS) -> float:
     return best * 1e6
 
 
-def price_models(evaluation: Evaluation, us: Mapping[str, float]) -> list[PricedModel]:
+def compare_serving_costs(
+    evaluation: Evaluation, latency_us: Mapping[str, float]
+) -> list[ServingCost]:
     """Return everything that was evaluated and has a cost, cheapest first."""
-    names = [name for name in evaluation.figures if name in us]
-    quality = {name: evaluation.figures[name][PRIMARY] for name in names}
+    names = [name for name in evaluation.figures if name in latency_us]
+    quality = {name: evaluation.figures[name][PRIMARY_METRIC] for name in names}
 
     def find_dominating(name: str) -> str:
-        own_price = (quality[name].value, -us[name])
+        own_figures = (quality[name].value, -latency_us[name])
         better_models = [
-            other for other in names if _dominates((quality[other].value, -us[other]), own_price)
+            other
+            for other in names
+            if _dominates((quality[other].value, -latency_us[other]), own_figures)
         ]
         return max(better_models, key=lambda other: quality[other].value, default="")
 
     return sorted(
-        (PricedModel(name, us[name], quality[name], find_dominating(name)) for name in names),
-        key=lambda model: model.us,
+        (
+            ServingCost(name, latency_us[name], quality[name], find_dominating(name))
+            for name in names
+        ),
+        key=lambda model: model.latency_us,
     )
 
 
@@ -122,29 +133,29 @@ def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
     """Draw quality with intervals over cost, with the front as a line.
 
     Args:
-        models: entries of `PricedModel.to_dict`.
+        models: entries of `ServingCost.to_dict`.
     """
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for entry in models:
         colour = HIGHLIGHT_COLOUR if entry["name"] == model else MUTED_COLOUR
-        if entry[f"{PRIMARY}_low"] is not None:
+        if entry[f"{PRIMARY_METRIC}_low"] is not None:
             axes.plot(
                 [entry["us"]] * 2,
-                [entry[f"{PRIMARY}_low"], entry[f"{PRIMARY}_high"]],
+                [entry[f"{PRIMARY_METRIC}_low"], entry[f"{PRIMARY_METRIC}_high"]],
                 color=colour,
                 linewidth=1,
             )
         axes.plot(
             [entry["us"]],
-            [entry[PRIMARY]],
+            [entry[PRIMARY_METRIC]],
             "o" if entry["on_front"] else "x",
             color=colour,
             markersize=5,
         )
         axes.annotate(
             entry["name"],
-            (entry["us"], entry[PRIMARY]),
+            (entry["us"], entry[PRIMARY_METRIC]),
             textcoords="offset points",
             xytext=(5, 3),
             fontsize=7,
@@ -152,13 +163,15 @@ def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
     front = [entry for entry in models if entry["on_front"]]
     axes.step(
         [entry["us"] for entry in front],
-        [entry[PRIMARY] for entry in front],
+        [entry[PRIMARY_METRIC] for entry in front],
         where="post",
         color=HIGHLIGHT_COLOUR,
         linewidth=0.8,
         linestyle="--",
     )
     axes.set_xscale("log")
-    axes.set_xlabel(f"µs to score {ITEMS} candidates, reading features not counted")
-    axes.set_title(f"{PRIMARY} beside what it costs; ● on the front", fontsize=10)
+    axes.set_xlabel(
+        f"µs to score {CANDIDATES_PER_REQUEST} candidates, reading features not counted"
+    )
+    axes.set_title(f"{PRIMARY_METRIC} beside what it costs; ● on the front", fontsize=10)
     return clean_axes(figure)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from tailorbird.pages import write_page
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.training.bundle_files import bundle_heads
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, HeadFigures
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation, HeadFigures
 from tailorbird.training.fit.fit import FittedModel
 from tailorbird.training.fit.heads import HeadModel
 from tailorbird.training.report.charts import (
@@ -28,20 +28,18 @@ from tailorbird.training.report.charts import (
     to_svg,
 )
 from tailorbird.training.report.pareto import (
+    compare_serving_costs,
     measure_baseline_us,
     measure_bundle_us,
     measure_model_us,
     pareto_chart,
-    price_models,
 )
-from tailorbird.training.report.serving_cost import ITEMS
+from tailorbird.training.report.serving_cost import CANDIDATES_PER_REQUEST
 from tailorbird.training.rivals import MODEL_NAME
 from tailorbird.training.settings import TrainReport
 
-COLUMNS_SHOWN = 25
 
-
-def price_and_write(
+def write_report_with_costs(
     report: TrainReport,
     fitted: FittedModel,
     champion_bundle: Bundle | None,
@@ -49,31 +47,35 @@ def price_and_write(
     folder: Path,
 ) -> TrainReport:
     """Return the report with the cost of everything evaluated, and write its page."""
-    lookup_us = measure_baseline_us(item_count)
-    us = {
-        name: lookup_us
+    baseline_us = measure_baseline_us(item_count)
+    latency_us = {
+        name: baseline_us
         for name in report.evaluation.figures
         if name not in (MODEL_NAME, report.incumbent)
     }
-    us[MODEL_NAME] = measure_model_us(fitted.exported, bundle_heads(fitted), fitted.golden)
+    latency_us[MODEL_NAME] = measure_model_us(fitted.exported, bundle_heads(fitted), fitted.golden)
     if champion_bundle is not None:
-        us[report.incumbent] = measure_bundle_us(champion_bundle)
-    prices = price_models(report.evaluation, us)
-    report = replace(report, priced=tuple(price.to_dict() for price in prices))
-    page = write_report(folder / f"{report.version}.html", report, fitted.models)
-    return replace(report, report=page)
+        latency_us[report.incumbent] = measure_bundle_us(champion_bundle)
+    costs = compare_serving_costs(report.evaluation, latency_us)
+    report = replace(report, serving_costs=tuple(cost.to_dict() for cost in costs))
+    page_path = write_report(folder / f"{report.version}.html", report, fitted.models)
+    return replace(report, page_path=page_path)
 
 
 def write_report(path: Path, report: TrainReport, models: Mapping[str, HeadModel]) -> Path:
     """Write the report page and return its path."""
     evaluation = report.evaluation
-    ranked = sorted(evaluation.figures, key=lambda name: -evaluation.figures[name][PRIMARY].value)
+    ranked = sorted(
+        evaluation.figures, key=lambda name: -evaluation.figures[name][PRIMARY_METRIC].value
+    )
     charts = {
         "comparison": to_svg(_comparison_chart(evaluation, ranked)),
         "cold_start": to_svg(_cold_start_chart(evaluation))
         if any(evaluation.cold.values())
         else "",
-        "costs": to_svg(pareto_chart(report.priced, evaluation.model)) if report.priced else "",
+        "costs": to_svg(pareto_chart(report.serving_costs, evaluation.model))
+        if report.serving_costs
+        else "",
         "heads": {name: _head_charts(name, evaluation, model) for name, model in models.items()},
     }
     return write_page(
@@ -81,8 +83,8 @@ def write_report(path: Path, report: TrainReport, models: Mapping[str, HeadModel
         "training",
         f"{report.version} · {report.about['slot']}",
         report=report,
-        primary=PRIMARY,
-        items=ITEMS,
+        primary=PRIMARY_METRIC,
+        items=CANDIDATES_PER_REQUEST,
         ranked=ranked,
         charts=charts,
         facts=[
@@ -129,11 +131,11 @@ def _head_charts(name: str, evaluation: Evaluation, model: HeadModel) -> list[Ma
     return [to_svg(figure) for figure in figures]
 
 
-def _comparison_chart(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(6.4, 0.34 * len(ordered) + 0.8), layout="constrained")
+def _comparison_chart(evaluation: Evaluation, ranked: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(6.4, 0.34 * len(ranked) + 0.8), layout="constrained")
     axes = figure.subplots()
-    for row, name in enumerate(reversed(ordered)):
-        interval = evaluation.figures[name][PRIMARY]
+    for row, name in enumerate(reversed(ranked)):
+        interval = evaluation.figures[name][PRIMARY_METRIC]
         colour = HIGHLIGHT_COLOUR if name == evaluation.model else MUTED_COLOUR
         axes.plot(
             [interval.low, interval.high],
@@ -143,8 +145,8 @@ def _comparison_chart(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
             solid_capstyle="round",
         )
         axes.plot([interval.value], [row], "o", color=colour)
-    axes.set_yticks(range(len(ordered)), list(reversed(ordered)))
-    axes.set_title(f"{PRIMARY} on the test part, 95 % intervals", fontsize=10)
+    axes.set_yticks(range(len(ranked)), list(reversed(ranked)))
+    axes.set_title(f"{PRIMARY_METRIC} on the test part, 95 % intervals", fontsize=10)
     return clean_axes(figure)
 
 

@@ -2,7 +2,8 @@
 
     bytes    size of the reading record with all declarations, minus the size without the column,
              for each record that a request reads
-    finish   computing the column for ITEMS candidates from loaded lanes, as `features.arithmetic.finish` does
+    finish   computing the column for the candidates of a request, from loaded lanes, as
+             `features.arithmetic.finish` does
     read     `features.online.read.Reader` on a state built from the newest events, for all declarations
              or for some
 
@@ -41,7 +42,7 @@ Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
 # Candidates of a request, and records of their categories and the like that it reads.
-ITEMS, GROUPS = 200, 20
+CANDIDATES_PER_REQUEST, GROUPS = 200, 20
 EVENTS = 30_000  # newest events that the measured state is built from
 REQUESTS, REPEATS = 200, 15
 
@@ -54,8 +55,8 @@ class Cost:
         record_bytes: bytes of one reading record that only this column needs; 0 if its inputs are
             shared.
         request_bytes: the same for all records of the entity that a request reads.
-        finish_us: microseconds to compute it for ITEMS candidates; NaN where it is not finished
-            here.
+        finish_us: microseconds to compute it for the candidates of a request; NaN where it is not
+            finished here.
     """
 
     record_bytes: int
@@ -66,7 +67,9 @@ class Cost:
 def records_per_request(features: FeatureSet, entity: int) -> int:
     """Return the largest number of records of an entity that a request reads."""
     names = features.layout.entities[entity].entity.fields
-    return ITEMS if "item" in names else GROUPS if any("." in name for name in names) else 1
+    if "item" in names:
+        return CANDIDATES_PER_REQUEST
+    return GROUPS if any("." in name for name in names) else 1
 
 
 def count_request_bytes(features: FeatureSet) -> int:
@@ -141,7 +144,7 @@ def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str,
 
 
 def measure_read_us(features: Sequence[FeatureSet], lake: Lake) -> list[float]:
-    """Measure the median microseconds to read ITEMS candidates for one person, per feature set.
+    """Measure the median microseconds to read the candidates of one request, per feature set.
 
     Feature sets take turns, so that background load affects all of them.
     """
@@ -151,7 +154,7 @@ def measure_read_us(features: Sequence[FeatureSet], lake: Lake) -> list[float]:
     ).cast(ROUTED)
     now = int(pc.max(events["ts"]).value) + 1
     people = _most_frequent(events["person"], REQUESTS)
-    items = _most_frequent(events["item_id"], ITEMS)
+    items = _most_frequent(events["item_id"], CANDIDATES_PER_REQUEST)
     keys = hash64s(items)
     timings: list[list[float]] = [[] for _ in features]
     with tempfile.TemporaryDirectory(prefix="tailorbird-cost-") as folder:
@@ -186,8 +189,10 @@ def _measure_finish_us(step: Step, lanes: "_Lanes") -> float:
     if step.operation == "derived":
         expression = step.expression
         assert expression is not None
-        column = np.ones(ITEMS)
-        return _best_us(lambda: expression.numbers(lambda name, kind: column, ITEMS))
+        column = np.ones(CANDIDATES_PER_REQUEST)
+        return _best_us(
+            lambda: expression.numbers(lambda name, kind: column, CANDIDATES_PER_REQUEST)
+        )
     return _best_us(
         lambda: (
             finish.category(step, lanes)
@@ -212,12 +217,14 @@ class _Lanes:
     """Lanes of random numbers for one request; implements `finish.Lanes`."""
 
     def __init__(self, layout: Layout, records: dict[int, int]) -> None:
-        self.rows = ITEMS
+        self.rows = CANDIDATES_PER_REQUEST
         self.t: Int64s = np.full(1, 1 << 50, np.int64)
         rng = np.random.default_rng(0)
         self._readings = {
             entity.index: rng.integers(
-                0, 1 << 20, (ITEMS if records[entity.index] > 1 else 1, entity.reading_lanes)
+                0,
+                1 << 20,
+                (CANDIDATES_PER_REQUEST if records[entity.index] > 1 else 1, entity.reading_lanes),
             )
             for entity in layout.entities
         }
@@ -243,7 +250,10 @@ class _Lanes:
         )
         if step.operation != "seen":
             return run.column(step)
-        return run.seen(np.zeros(ITEMS, np.intp), np.arange(ITEMS, dtype=np.uint64))
+        return run.seen(
+            np.zeros(CANDIDATES_PER_REQUEST, np.intp),
+            np.arange(CANDIDATES_PER_REQUEST, dtype=np.uint64),
+        )
 
     def query_words(self) -> Keys:
         return np.ones((1, WORDS), np.uint64)

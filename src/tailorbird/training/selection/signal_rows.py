@@ -28,7 +28,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.matrix import bundle_columns, encode_rows, iterate_features
 from tailorbird.training.dataset.replay import Replay, select_live_columns
-from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.settings import Progress, TrainSettings
@@ -172,8 +172,8 @@ def gather_signal_rows(
     """
     target_slot = replace(slot, objective={target: 1.0})
     progress("read", 0, 1)
-    material = load_material(lake, features, target_slot, settings.row_settings(now))
-    data, gap = material.data, material.label_window
+    training_data = load_training_data(lake, features, target_slot, settings.row_settings(now))
+    data, gap = training_data.data, training_data.label_window
     _require_requests(
         data, target, 4 * REQUESTS_MIN, f"{data.requests:,} requests of slot {slot.name}"
     )
@@ -186,13 +186,15 @@ def gather_signal_rows(
     starts = np.linspace(0, len(train_times), settings.index_parts + 1).astype(int)[:-1]
     borders = {split.train_until, split.validation_until, test_from}
     series = build_series(
-        material.events,
-        material.items,
+        training_data.events,
+        training_data.items,
         sorted({*train_times[starts].tolist(), *borders}),
         progress=partial(progress, "index"),
     )
     live = select_live_columns(features, slot)
-    replay = Replay(material.log, features, slot, material.codes, live)
+    replay = Replay(
+        training_data.events_with_profiles, features, slot, training_data.item_codes, live
+    )
     train_requests = split.train[series.positions_at(train_times) >= 0]
     all_requests = np.ones(data.requests, bool)
     part_requests = {
@@ -208,11 +210,11 @@ def gather_signal_rows(
     encoder = None
     for number, (name, (requests, is_uniform_draw)) in enumerate(part_requests.items()):
         progress("features", number, len(part_requests))
-        part = training_rows(material, data.take(requests), replay)
+        part = training_rows(training_data, data.take(requests), replay)
         _require_requests(
             part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the {name} part"
         )
-        chunks = list(iterate_features(part, features, material.events))
+        chunks = list(iterate_features(part, features, training_data.events))
         if encoder is None:
             categorical = np.concatenate([chunk.rows.categorical for chunk in chunks])
             encoder = fit_encoder(
@@ -225,7 +227,7 @@ def gather_signal_rows(
             [encode_rows(chunk, encoder, series, live_columns=live) for chunk in chunks]
         )
         is_uniform = (
-            is_uniform_draw[requests] if material.is_logged else np.ones(part.requests, bool)
+            is_uniform_draw[requests] if training_data.is_logged else np.ones(part.requests, bool)
         )
         parts[name] = _build_rows(part, matrix, target, is_uniform)
     progress("features", len(part_requests), len(part_requests))
@@ -234,7 +236,7 @@ def gather_signal_rows(
         encoder.names,
         encoder.categorical_names,
         **parts,
-        about=_describe_parts(material, slot, target, parts),
+        about=_describe_parts(training_data, slot, target, parts),
     )
 
 
@@ -264,7 +266,7 @@ def _draw_later(
 
 
 def _describe_parts(
-    material: Material, slot: Slot, target: str, parts: dict[str, SignalRows]
+    training_data: TrainingData, slot: Slot, target: str, parts: dict[str, SignalRows]
 ) -> dict[str, Any]:
     """Return sizes and times of the parts."""
     sizes = {
@@ -278,7 +280,12 @@ def _describe_parts(
         }
         for name, rows in parts.items()
     }
-    return {"slot": slot.name, "target": target, "source": material.source_note, "parts": sizes}
+    return {
+        "slot": slot.name,
+        "target": target,
+        "source": training_data.source_note,
+        "parts": sizes,
+    }
 
 
 def _require_requests(data: Dataset, target: str, requests_min: int, where: str) -> None:

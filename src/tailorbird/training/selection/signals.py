@@ -24,7 +24,7 @@ from tailorbird.lake import Lake
 from tailorbird.platform.frames import Frame
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import StoragePath
-from tailorbird.training.evaluation.figures import PRIMARY
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
 from tailorbird.training.report.serving_cost import measure_costs
 from tailorbird.training.selection.column_signals import (
@@ -100,7 +100,7 @@ class SignalReport:
         """Return the report as JSON."""
         ranking = {
             "target": self.target,
-            "figure": PRIMARY,
+            "figure": PRIMARY_METRIC,
             "signals": [signal.to_dict() for signal in self.signals],
         }
         details = {

@@ -12,9 +12,9 @@ from scipy.cluster.hierarchy import dendrogram
 
 from tailorbird.events import to_iso
 from tailorbird.pages import write_page
-from tailorbird.training.evaluation.figures import PRIMARY
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC
 from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes, to_svg
-from tailorbird.training.report.serving_cost import GROUPS, ITEMS
+from tailorbird.training.report.serving_cost import CANDIDATES_PER_REQUEST, GROUPS
 from tailorbird.training.selection.redundancy import NEARNESS_MIN
 from tailorbird.training.selection.signals import SignalReport
 from tailorbird.training.selection.stability import STABILITY_INDEX_MAX
@@ -55,8 +55,8 @@ def write_signals(folder: Path, report: SignalReport, commands: Sequence[str]) -
         f"Signals for {report.target}, slot {report.about['slot']}",
         report=report,
         commands=commands,
-        primary=PRIMARY,
-        items=ITEMS,
+        primary=PRIMARY_METRIC,
+        items=CANDIDATES_PER_REQUEST,
         groups=GROUPS,
         colours=COLOURS,
         charts=_draw_charts(report),
@@ -97,7 +97,9 @@ def _draw_importance(axes: Axes, report: SignalReport) -> None:
         if any(signal.verdict == verdict for signal in shown):
             axes.plot([], [], "o", color=COLOURS[verdict], label=verdict)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    axes.set_title(f"Drop of {PRIMARY} on later data when permuted, 95 % intervals", fontsize=10)
+    axes.set_title(
+        f"Drop of {PRIMARY_METRIC} on later data when permuted, 95 % intervals", fontsize=10
+    )
 
 
 def _draw_tree(axes: Axes, report: SignalReport) -> None:

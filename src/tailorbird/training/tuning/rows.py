@@ -32,7 +32,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.matrix import FeatureChunk, iterate_features
 from tailorbird.training.dataset.replay import Replay, select_live_columns
-from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.evaluation.judge import interaction_shares, long_tail_mask
@@ -58,7 +58,7 @@ class SegmentedRequests:
         borders: start of each segment but the first, then start of the test part.
     """
 
-    material: Material
+    training_data: TrainingData
     segments: tuple[Ints, ...]
     borders: tuple[int, ...]
     series: IndexSeries
@@ -85,8 +85,8 @@ def segment_requests(
         NotReadyError: there is too little data to evaluate each split.
     """
     progress("read", 0, 1)
-    material = load_material(lake, features, slot, settings.row_settings(now))
-    data, label_window = material.data, material.label_window
+    training_data = load_training_data(lake, features, slot, settings.row_settings(now))
+    data, label_window = training_data.data, training_data.label_window
     border = settings.test_from
     time_split = (
         split_at(data.t, settings.validation_from or border, border, gap=label_window)
@@ -125,15 +125,22 @@ def segment_requests(
     progress("read", 1, 1)
     moments = _index_moments(segments[0], data, cut_times, settings)
     series = build_series(
-        material.events, material.items, moments, progress=partial(progress, "index")
+        training_data.events, training_data.items, moments, progress=partial(progress, "index")
     )
     live_columns, baselines = select_live_columns(features, slot), default_baselines(slot.sources)
     return SegmentedRequests(
-        material,
+        training_data,
         segments,
         borders,
         series,
-        Replay(material.log, features, slot, material.codes, live_columns, baselines=baselines),
+        Replay(
+            training_data.events_with_profiles,
+            features,
+            slot,
+            training_data.item_codes,
+            live_columns,
+            baselines=baselines,
+        ),
     )
 
 
@@ -191,8 +198,8 @@ def encode_splits(
     These are requests with a relevant item, since only they say anything about an order, or with
     `uniform_holdout` a uniform sample, for metrics of probabilities.
     """
-    material, segments = segmented.material, segmented.segments
-    data, sizes = material.data, [len(requests) for requests in segments]
+    training_data, segments = segmented.training_data, segmented.segments
+    data, sizes = training_data.data, [len(requests) for requests in segments]
     segment_features: list[_SegmentFeatures] = []
     for number, requests in enumerate(segments):
         progress("features", number, len(segments))
@@ -213,7 +220,7 @@ def encode_splits(
         progress("encode", number - 2, len(segments) - 2)
         holdout = segment_features[number].evaluation
         assert holdout is not None
-        shares = interaction_shares(material.history, segmented.borders[number - 1])
+        shares = interaction_shares(training_data.history, segmented.borders[number - 1])
         split = _encode_split(
             segment_features[: number + 1],
             long_tail_mask(shares)[holdout.rows.item],
@@ -234,13 +241,13 @@ def _compute_segment(
     training_requests: Ints,
     holdout_requests: Ints | None,
 ) -> _SegmentFeatures:
-    material = segmented.material
-    data, events = material.data, material.events
-    training = training_rows(material, data.take(training_requests), segmented.replay)
+    training_data = segmented.training_data
+    data, events = training_data.data, training_data.events
+    training = training_rows(training_data, data.take(training_requests), segmented.replay)
     training_chunks = list(iterate_features(training, features, events))
     if holdout_requests is None:
         return _SegmentFeatures(training, training_chunks, None, [])
-    evaluation = judged_rows(material, data.take(holdout_requests), segmented.replay)
+    evaluation = judged_rows(training_data, data.take(holdout_requests), segmented.replay)
     evaluation_chunks = list(iterate_features(evaluation.rows, features, events))
     return _SegmentFeatures(training, training_chunks, evaluation, evaluation_chunks)
 
@@ -257,9 +264,9 @@ def _encode_split(
 ) -> Split:
     """Encode a split: train on all segments but the last two, which are validation and holdout."""
     *past, validation, holdout = segments
-    material, series = segmented.material, segmented.series
+    training_data, series = segmented.training_data, segmented.series
     live_columns = segmented.replay.live_columns
-    position = material.is_logged and slot.denominator == "answer"
+    position = training_data.is_logged and slot.denominator == "answer"
     chunks = [chunk for segment in past for chunk in segment.training_chunks]
     rows = [segment.training for segment in past]
     labels = {head: np.concatenate([data.labels[head] for data in rows]) for head in rows[0].labels}
@@ -271,7 +278,7 @@ def _encode_split(
         features,
         series,
         settings,
-        LabelledRows(row_times, labels, weight, material.label_window),
+        LabelledRows(row_times, labels, weight, training_data.label_window),
         position=position,
         live_columns=live_columns,
     )
@@ -363,7 +370,7 @@ def describe_splits(segmented: SegmentedRequests, splits: Sequence[Split]) -> di
         for number, split in enumerate(splits)
     ]
     return {
-        "source": segmented.material.source_note,
+        "source": segmented.training_data.source_note,
         "test_from": to_iso(segmented.borders[-1]),
         "test_from_us": segmented.borders[-1],
         "splits": rows,

@@ -18,7 +18,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.space import Value
 from tailorbird.platform.frames import Frame
-from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import StoragePath
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
@@ -205,7 +205,7 @@ def _tune(
 
 def _untuned_heads(slot: Slot) -> list[str]:
     """Return the heads that are not tuned, and refuse a slot that has no other."""
-    untuned = [head for head in slot.objective if is_amount(head)]
+    untuned = [head for head in slot.objective if is_amount_head(head)]
     if len(untuned) == len(slot.objective):
         raise UsageError(
             f"slot {slot.name} asks for nothing but {', '.join(untuned)}, an expected "

@@ -201,8 +201,8 @@ def test_a_history_that_is_too_short_leaves_it_uncalibrated_and_states_it(shop):
     assert report.choice.calibrator.name == report.last.cut.choice.calibrator.name == "none"
     (note,) = [note for note in report.notes if note.startswith("not calibrated")]
     cuts, days = (
-        cuts_to_calibrate(churn, judged=False),
-        required_history_us(churn, cuts_to_calibrate(churn, judged=False)) // DAY,
+        cuts_to_calibrate(churn, with_judged_cut=False),
+        required_history_us(churn, cuts_to_calibrate(churn, with_judged_cut=False)) // DAY,
     )
     assert (
         "of the 3 origins that it takes had people enough and began when an earlier one was over"
@@ -222,7 +222,7 @@ def test_a_history_that_is_too_short_leaves_it_uncalibrated_and_states_it(shop):
 
 @pytest.mark.slow
 def test_the_report_notes_a_calibrated_bundle_with_uncalibrated_metrics(shop):
-    cuts = cuts_to_calibrate(CHURN, judged=False)
+    cuts = cuts_to_calibrate(CHURN, with_judged_cut=False)
     report = shop.train(
         CHURN, "between", replace(SETTINGS, fit=replace(SETTINGS.fit, rows=1_500), cuts=cuts)
     )
@@ -237,7 +237,7 @@ def test_the_report_notes_a_calibrated_bundle_with_uncalibrated_metrics(shop):
         f"judge {report.last.cut.choice.model} without calibration: by the last origin 0 of "
         "the 3 origins" in note
     )
-    assert f"that takes {cuts_to_calibrate(CHURN, judged=True)} origins" in note
+    assert f"that takes {cuts_to_calibrate(CHURN, with_judged_cut=True)} origins" in note
 
 
 @pytest.mark.slow
@@ -278,8 +278,8 @@ def test_the_page_reports_how_long_a_history_it_uses():
     for window, gap, *days in rows:
         churn = Churn(window=window, gap=gap)
         required = [
-            required_history_us(churn, cuts_to_calibrate(churn, judged=judged))
-            for judged in (False, True)
+            required_history_us(churn, cuts_to_calibrate(churn, with_judged_cut=with_judged_cut))
+            for with_judged_cut in (False, True)
         ]
         assert [int(each) for each in days] == [-(-each // DAY) for each in required]
 
@@ -311,15 +311,15 @@ def test_proofs_are_within_reach_at_any_gap(window, gap, period):
     """
     step = window if period == "window" or (period and window == "90d") else period
     churn = Churn(window=window, gap=gap, period=step)
-    for judged in (False, True):
-        cuts = cuts_to_calibrate(churn, judged=judged)
+    for with_judged_cut in (False, True):
+        cuts = cuts_to_calibrate(churn, with_judged_cut=with_judged_cut)
         assert cuts <= CUTS_MAX
         days = -(-required_history_us(churn, cuts) // DAY)
         windows = backtest_windows(
             build_activity(between(0, days), churn, day(days)), churn, CUTS_MAX
         )
         assert len(windows) == cuts
-        by = windows[-1].origin if judged else windows[-1].stop
+        by = windows[-1].origin if with_judged_cut else windows[-1].stop
         over = [each for each in windows if each.stop <= by]
         proofs = [each for each in over if any(other.stop <= each.origin for other in over)]
         assert len(proofs) >= VALIDATION_CUTS

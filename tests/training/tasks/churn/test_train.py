@@ -124,7 +124,11 @@ def test_the_order_of_the_lake_changes_nothing():
     mixed = events.take(pa.array(np.random.default_rng(1).permutation(events.num_rows)))
     backtests = [
         run_backtest(
-            declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, scored_max=100)
+            declared(),
+            CHURN,
+            each,
+            now=day(130),
+            settings=replace(QUICK, cuts=1, scored_people_max=100),
         )
         for each in (events, mixed)
     ]

@@ -26,7 +26,7 @@ from tailorbird.training.tasks.churn.rolling_origin import (
     run_cuts,
 )
 from tailorbird.training.tasks.churn.rows import PeopleFeatures
-from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
+from tailorbird.training.tasks.churn.training_rows import FitSettings, PersonMomentGrid
 from tailorbird.training.tasks.churn.vectors import fit_tower_before, vectors_help
 
 EVALUATED_CUTS_MAX = 6
@@ -42,7 +42,7 @@ class ChurnSettings:
         cuts: maximum number of backtest origins, see `rolling_origin.backtest_windows`. The newest
             `EVALUATED_CUTS_MAX` are evaluated; earlier ones only choose and calibrate models.
         grid_rows: maximum rows of the grid.
-        scored_max: maximum people scored at an origin.
+        scored_people_max: maximum people scored at an origin.
         lateness_us: how late events may arrive; newer events are not used.
         vectors: settings of the tower that is tried; None tries none.
         replicates: bootstrap replicates of the intervals.
@@ -51,7 +51,7 @@ class ChurnSettings:
     fit: FitSettings = field(default_factory=FitSettings)
     cuts: int = CUTS_MAX
     grid_rows: int = 600_000
-    scored_max: int = 50_000
+    scored_people_max: int = 50_000
     lateness_us: int = DAY
     vectors: TowerSettings | None = None
     replicates: int = 500
@@ -72,7 +72,7 @@ class ChurnBacktest:
 
     activity: Activity
     people: PeopleFeatures
-    grid: Grid
+    grid: PersonMomentGrid
     cuts: list[Cut]
     figures: list[CutMetrics]
     leaks: dict[str, str]
@@ -129,7 +129,7 @@ def run_backtest(
         churn=churn,
         windows=windows,
         settings=settings.fit,
-        scored_max=settings.scored_max,
+        scored_people_max=settings.scored_people_max,
         progress=progress,
     )
     cuts = run_on(grid, people)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
-from tailorbird.training.evaluation.calibration import Calibration, measure_calibration
+from tailorbird.training.evaluation.calibration import CalibrationBins, measure_calibration
 from tailorbird.training.tasks.churn.labels import Floats
 from tailorbird.training.tasks.churn.model_choice import Cut
 
@@ -43,8 +43,8 @@ class CutMetrics:
     cut: Cut
     results: dict[str, dict[str, Interval]]
     differences: dict[str, dict[str, Interval]]
-    calibration: Calibration
-    slices: dict[str, Calibration]
+    calibration: CalibrationBins
+    slices: dict[str, CalibrationBins]
 
     def best_baseline(self, figure: str) -> str:
         """Return the best baseline in a metric; NaN never wins."""
@@ -110,7 +110,7 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
     bootstrap = Bootstrap(people, replicates=replicates, seed=seed)
     expected_purchases = {
         **({} if cut.purchases is None else {MODEL_NAME: cut.purchases}),
-        **cut.baseline_purchases,
+        **cut.baseline_expected_purchases,
     }
     values_by_model: dict[str, Mapping[str, float]] = {}
     replicates_by_model: dict[str, Mapping[str, Floats]] = {}

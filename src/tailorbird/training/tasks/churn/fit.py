@@ -41,7 +41,7 @@ from tailorbird.training.tasks.churn.pareto import fit_pareto_nbd
 from tailorbird.training.tasks.churn.rows import FeatureTable, Matrix
 from tailorbird.training.tasks.churn.training_rows import (
     FitSettings,
-    Grid,
+    PersonMomentGrid,
     TrainingRows,
     count_rows,
     period_rows,
@@ -92,25 +92,25 @@ class FittedModels:
         return (*single, BLEND) if len(single) > 1 else single
 
     def churn_probabilities(
-        self, now: FeatureTable, periods: Sequence[FeatureTable]
+        self, columns_now: FeatureTable, periods: Sequence[FeatureTable]
     ) -> dict[str, Floats]:
         """Return P(gone) of each person by candidate, uncalibrated.
 
         Args:
-            now: features at the origin.
+            columns_now: features at the origin.
             periods: features at the start of each period of the window, as if nothing had
                 happened since the origin.
         """
         probabilities: dict[str, Floats] = {}
         if any(name in self.models for name in DIRECT_MODELS):
-            matrix = self.matrix(now)
+            matrix = self.matrix(columns_now)
             probabilities |= {
                 name: 1 - self.models[name].score(matrix)
                 for name in DIRECT_MODELS
                 if name in self.models
             }
         if hazard_models := [name for name in HAZARD_MODELS if name in self.models]:
-            log_survivals = {name: np.zeros(len(now)) for name in hazard_models}
+            log_survivals = {name: np.zeros(len(columns_now)) for name in hazard_models}
             for table in periods:
                 matrix = self.matrix(table)
                 for name in hazard_models:
@@ -127,12 +127,12 @@ class FittedModels:
             return ()
         return ("trees",) if self.bg_nbd is None or self.pareto_nbd is None else COUNT_MODELS
 
-    def expected_purchases(self, now: FeatureTable, window: Window) -> dict[str, Floats]:
+    def expected_purchases(self, columns_now: FeatureTable, window: Window) -> dict[str, Floats]:
         """Return each person's expected purchases within the window by model, uncalibrated."""
         if not self.count_models:
             return {}
         matrix, window_days = (
-            self.matrix(now),
+            self.matrix(columns_now),
             (window.gap / DAY, (window.gap + window.length) / DAY),
         )
         trees = self.models[PURCHASES].score(matrix)
@@ -172,7 +172,11 @@ class FittedModels:
 
 
 def fit_at(
-    grid: Grid, activity: Activity, window: Window, settings: FitSettings, rfm: Sequence[str] = ()
+    grid: PersonMomentGrid,
+    activity: Activity,
+    window: Window,
+    settings: FitSettings,
+    rfm: Sequence[str] = (),
 ) -> FittedModels:
     """Fit the models with what is known at the window's origin.
 
@@ -231,7 +235,11 @@ def fit_at(
 
 
 def training_rows(
-    fitted: FittedModels, grid: Grid, activity: Activity, window: Window, settings: FitSettings
+    fitted: FittedModels,
+    grid: PersonMomentGrid,
+    activity: Activity,
+    window: Window,
+    settings: FitSettings,
 ) -> tuple[Matrix, Floats]:
     """Return the features and labels of the whole-window models, or of the hazard models.
 
@@ -242,7 +250,7 @@ def training_rows(
     return fitted.matrix(sample.table), sample.label
 
 
-def _fit_encoder(grid: Grid, until: int) -> Encoder:
+def _fit_encoder(grid: PersonMomentGrid, until: int) -> Encoder:
     return fit_encoder(grid.table.columns, grid.table.categorical[grid.moment < until], computed=())
 
 
@@ -290,7 +298,7 @@ def _fit_logistic(
 
 
 def _fit_bg_nbd(
-    grid: Grid, encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]
+    grid: PersonMomentGrid, encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]
 ) -> ColumnBgNbd:
     """Fit BG/NBD to all customers and bind it to the columns."""
     customers = activity.purchase_history(activity.active_people(window.origin), window.origin)

@@ -302,7 +302,7 @@ def _score_by_recipe(
             recipe.churn,
             windows,
             recipe.fit,
-            scored_max=len(last_scores.person),
+            scored_people_max=len(last_scores.person),
         )[-1]
     except NotReadyError as error:
         raise NotReadyError(

@@ -121,9 +121,9 @@ class Activity:
         if active_us:
             is_active &= self.ts >= origin - active_us
         person = np.unique(self.person[is_active])
-        return person[~self.merged_during(person, origin, origin)]
+        return person[~self.had_identity_merge(person, origin, origin)]
 
-    def merged_during(
+    def had_identity_merge(
         self, person: Ints, since: Ints | int, until: Ints | int
     ) -> npt.NDArray[np.bool_]:
         """Return which people were merged into another user from `since` to `until`, shape (n,).

@@ -121,7 +121,8 @@ class Cut:
     Attributes:
         churned, bought: outcomes, shape (n,).
         probability: calibrated P(gone) of the chosen model; `purchases` likewise.
-        baselines: name → P(gone); `baseline_purchases`: expected purchases of count models.
+        baselines: name → P(gone).
+        baseline_expected_purchases: count model → expected purchases.
         fitted: the models of the origin.
     """
 
@@ -132,7 +133,7 @@ class Cut:
     probability: Floats
     purchases: Floats | None
     baselines: Mapping[str, Floats]
-    baseline_purchases: Mapping[str, Floats]
+    baseline_expected_purchases: Mapping[str, Floats]
     fitted: FittedModels
     frequency: Floats  # purchases before the origin
     # People merged into another user within gap and window are left out: their label is unknown.

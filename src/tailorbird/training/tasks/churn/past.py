@@ -83,5 +83,5 @@ class PastScores:
         window = Window(origin, self._churn.gap_us, self._churn.window_us)
         outcome = self._activity.as_of(window.stop)
         gone = outcome.count_activity(person, window.start, window.stop) == 0
-        merged = outcome.merged_during(person, window.origin, window.stop)
+        merged = outcome.had_identity_merge(person, window.origin, window.stop)
         return np.where(merged, np.nan, gone.astype(np.float64))

@@ -17,7 +17,7 @@ from tailorbird.training.tasks.churn.evaluation import CutMetrics
 from tailorbird.training.tasks.churn.labels import Activity
 from tailorbird.training.tasks.churn.model_choice import ModelChoice
 from tailorbird.training.tasks.churn.rolling_origin import cuts_to_calibrate, required_history_us
-from tailorbird.training.tasks.churn.training_rows import Grid
+from tailorbird.training.tasks.churn.training_rows import PersonMomentGrid
 
 EVENTS_PER_DAY_MAX = 1.2  # a frequency column with more does not count days
 CARD_FIGURES = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased")
@@ -50,7 +50,7 @@ class ChurnReport:
     notes: tuple[str, ...]
     about: dict[str, Any]
     seconds: dict[str, float]
-    report: Path | None = None
+    page_path: Path | None = None
 
     @property
     def last(self) -> CutMetrics:
@@ -73,7 +73,7 @@ class ChurnReport:
             "notes": list(self.notes),
             "about": self.about,
             "seconds": self.seconds,
-            "report": str(self.report) if self.report else None,
+            "report": str(self.page_path) if self.page_path else None,
         }
 
 
@@ -102,7 +102,7 @@ def describe_choices(judged_choice: ModelChoice, shipped: ModelChoice, churn: Ch
     ]
 
 
-def describe_day_mismatch(churn: Churn, grid: Grid, activity: Activity) -> str:
+def describe_day_mismatch(churn: Churn, grid: PersonMomentGrid, activity: Activity) -> str:
     """Return a note if BG/NBD is fitted on days but its frequency column counts events, or ""."""
     if not churn.rfm or churn.per != "day":
         return ""
@@ -128,7 +128,7 @@ def _describe_choice(choice: ModelChoice) -> str:
 
 
 def _required_history(churn: Churn, *, judged_choice: bool) -> str:
-    cuts = cuts_to_calibrate(churn, judged=judged_choice)
+    cuts = cuts_to_calibrate(churn, with_judged_cut=judged_choice)
     days = -(-required_history_us(churn, cuts) // DAY)
     return f"that takes {cuts} origins, which a history of {days} days has (--quick asks at two)"
 

@@ -7,15 +7,15 @@ outcome.
                                        └ cut 1 is finished: it may choose and calibrate models
 
 Nothing about a cut uses what was not known at its origin: neither models nor calibration nor the
-choice of the model. The last cut estimates the quality of a bundle made now, so its calibration has
-to be chosen as the bundle's is: by `VALIDATION_CUTS` cuts that began when an earlier one was finished, and
-that were all finished by its own origin. With `CUTS_PER_WINDOW_MAX` cuts from an origin to the end of its
-window that takes
+choice of the model. The last cut, the judged one, estimates the quality of a bundle made now. Its
+calibration is therefore chosen as the bundle's is, on `VALIDATION_CUTS` cuts. Each starts after an
+earlier cut has finished, and finishes before the judged origin. With `CUTS_PER_WINDOW_MAX` cuts
+from an origin to the end of its window that takes
 
-    1 2 3 │ 4 5 6 │ 7 8 9        9 is judged; by its origin 1 to 6 are finished, and
-    fitted  proofs      judged   4, 5 and 6 began when 1, 2 and 3 were
+    1 2 3  │ 4 5 6      │ 7 8 9    9 is judged; by its origin 1 to 6 are finished, and
+    fitted   validation   judged   4, 5 and 6 began when 1, 2 and 3 were finished
 
-For the bundle, made when 9 is finished, 4 to 9 are proofs, so six origins would do.
+The bundle, made when 9 is finished, is calibrated on 4 to 9, so six origins would do.
 `training.tasks.churn.evaluation` computes the metrics of cuts.
 """
 
@@ -45,7 +45,7 @@ from tailorbird.training.tasks.churn.model_choice import (
     choose_model,
 )
 from tailorbird.training.tasks.churn.rows import AFTER_ALL_EVENTS, PeopleFeatures
-from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
+from tailorbird.training.tasks.churn.training_rows import FitSettings, PersonMomentGrid
 
 CUTS_PER_WINDOW_MAX = 3  # maximum cuts from an origin to the end of its window, gap included
 CUTS_MAX = VALIDATION_CUTS + 2 * CUTS_PER_WINDOW_MAX  # enough to calibrate the last cut
@@ -96,10 +96,10 @@ def required_history_us(churn: Churn, cuts: int) -> int:
     return 2 * (churn.gap_us + churn.window_us) + (cuts - 1) * cut_step_us(churn) + churn.period_us
 
 
-def cuts_to_calibrate(churn: Churn, *, judged: bool) -> int:
-    """Return the number of cuts needed to calibrate a bundle, or the judged cut too."""
-    ahead = -(-(churn.gap_us + churn.window_us) // cut_step_us(churn))
-    return VALIDATION_CUTS + (2 * ahead if judged else ahead)
+def cuts_to_calibrate(churn: Churn, *, with_judged_cut: bool) -> int:
+    """Return the number of cuts needed to calibrate a bundle, and the judged cut if asked."""
+    cuts_per_window = -(-(churn.gap_us + churn.window_us) // cut_step_us(churn))
+    return VALIDATION_CUTS + (2 if with_judged_cut else 1) * cuts_per_window
 
 
 def build_grid(
@@ -110,13 +110,14 @@ def build_grid(
     rows_max: int,
     seed: int,
     progress: Progress = lambda stage, done, total: None,
-) -> Grid:
+) -> PersonMomentGrid:
     """Return people at moments one period apart; every third of a window is an origin.
 
     Moments go back from the end of the known activity. If there are too many people, they are
     sampled at each moment independently.
     """
-    period, lookback = churn.period_us, churn.active_us + churn.window_us if churn.active_us else 0
+    period = churn.period_us
+    lookback = churn.active_us + churn.window_us if churn.active_us else 0
     moments = np.arange(
         activity.known_until - period, activity.start_ts + period, -period, dtype=np.int64
     )[::-1]
@@ -126,31 +127,31 @@ def build_grid(
         )
     origin_stride = max(1, round(churn.window_us / 3 / period))
     rng = np.random.default_rng(seed)
-    person, moment, origin = [], [], []
-    for index, cut_ts in enumerate(moments.tolist()):
-        activity_then = activity.as_of(cut_ts)
-        candidates = activity_then.active_people(cut_ts, lookback)
-        if len(candidates) > (share := max(rows_max // len(moments), 100)):
-            candidates = np.sort(rng.choice(candidates, share, replace=False))
+    person, moment, is_origin = [], [], []
+    for index, moment_ts in enumerate(moments.tolist()):
+        activity_then = activity.as_of(moment_ts)
+        recently_active = activity_then.active_people(moment_ts, lookback)
+        if len(recently_active) > (share := max(rows_max // len(moments), 100)):
+            recently_active = np.sort(rng.choice(recently_active, share, replace=False))
         is_eligible = (
-            np.isin(candidates, activity_then.active_people(cut_ts, churn.active_us))
+            np.isin(recently_active, activity_then.active_people(moment_ts, churn.active_us))
             if churn.active_us
-            else np.ones(len(candidates), bool)
+            else np.ones(len(recently_active), bool)
         )
-        person.append(candidates)
-        moment.append(np.full(len(candidates), cut_ts, np.int64))
-        origin.append(is_eligible & ((len(moments) - 1 - index) % origin_stride == 0))
+        person.append(recently_active)
+        moment.append(np.full(len(recently_active), moment_ts, np.int64))
+        is_origin.append(is_eligible & ((len(moments) - 1 - index) % origin_stride == 0))
     progress("features", 0, 1)
     person_codes, moments_of_rows = np.concatenate(person), np.concatenate(moment)
     table = people.read_historical(person_codes, moments_of_rows)
     progress("features", 1, 1)
-    return Grid(moments_of_rows, person_codes, table, np.concatenate(origin), period)
+    return PersonMomentGrid(moments_of_rows, person_codes, table, np.concatenate(is_origin), period)
 
 
 def feature_horizon(first: int, known_until: int) -> int:
     """Return the last moment at which features may be read.
 
-    If the log is shorter than the features' lookback, reading stops before the log would exceed it:
+    If the log is shorter than the features' lookback, reading stops before any event would expire:
     a model that never saw expired events would not know what their absence means.
     """
     return first + HORIZON - DAY if known_until - first < HORIZON else AFTER_ALL_EVENTS
@@ -175,24 +176,24 @@ def score_people_at(
     """Score people at a window's origin, with what is known then."""
     starts = period_starts(window, churn, until) if set(HAZARD_MODELS) & set(fitted.models) else []
     tables = people.read_projected(window.origin, person, [window.origin, *starts])
-    now, later = tables[0], tables[1:]
+    columns_now, columns_later = tables[0], tables[1:]
     return OriginScores(
         window,
         person,
-        fitted.churn_probabilities(now, later),
-        fitted.expected_purchases(now, window),
+        fitted.churn_probabilities(columns_now, columns_later),
+        fitted.expected_purchases(columns_now, window),
     )
 
 
 def run_cuts(
-    grid: Grid,
+    grid: PersonMomentGrid,
     people: PeopleFeatures,
     activity: Activity,
     churn: Churn,
     windows: Sequence[Window],
     settings: FitSettings,
     *,
-    scored_max: int,
+    scored_people_max: int,
     progress: Progress = lambda stage, done, total: None,
 ) -> list[Cut]:
     """Run the backtest over windows, oldest first; origins with too little data are skipped.
@@ -206,14 +207,16 @@ def run_cuts(
         progress("origins", index, len(windows))
         activity_then = activity.as_of(window.origin)
         person = activity_then.active_people(window.origin, churn.active_us)
-        if len(person) > scored_max:
-            person = np.sort(rng.choice(person, scored_max, replace=False))
+        if len(person) > scored_people_max:
+            person = np.sort(rng.choice(person, scored_people_max, replace=False))
         activity_after = activity.as_of(window.stop)
-        is_labelled = ~activity_after.merged_during(person, window.origin, window.stop)
+        is_labelled = ~activity_after.had_identity_merge(person, window.origin, window.stop)
         person, merged_count = person[is_labelled], int(np.count_nonzero(~is_labelled))
         try:
             fitted = fit_at(grid, activity_then, window, settings, churn.rfm)
-            baselines, baseline_counts = predict_baselines(activity_then, person, window, churn)
+            baselines, baseline_expected_purchases = predict_baselines(
+                activity_then, person, window, churn
+            )
         except NotReadyError:
             if index == len(windows) - 1:
                 raise
@@ -249,7 +252,7 @@ def run_cuts(
                 probability,
                 expected_purchases,
                 baselines,
-                baseline_counts,
+                baseline_expected_purchases,
                 fitted,
                 frequency,
                 merged_count,
@@ -278,7 +281,7 @@ def predict_baselines(
     active_people = earlier_activity.active_people(origin, churn.active_us)
     if length > 0:
         active_people = active_people[
-            ~activity.merged_during(active_people, origin, origin + window.gap + length)
+            ~activity.had_identity_merge(active_people, origin, origin + window.gap + length)
         ]
     returned = (
         activity.count_activity(active_people, origin + window.gap, origin + window.gap + length)

@@ -161,7 +161,7 @@ def train_churn(
     from tailorbird.training.tasks.churn.page import write_page
 
     return replace(
-        report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn)
+        report, page_path=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn)
     )
 
 

@@ -36,7 +36,7 @@ class FitSettings:
 
 
 @dataclass(frozen=True)
-class Grid:
+class PersonMomentGrid:
     """People at moments with their features at that time, from which training rows are made.
 
     Attributes:
@@ -55,7 +55,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Rows of a grid with labels and weights."""
+    """Rows of a `PersonMomentGrid` with labels and weights."""
 
     table: FeatureTable
     person: Ints
@@ -64,7 +64,7 @@ class TrainingRows:
 
 
 def window_rows(
-    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+    grid: PersonMomentGrid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of origins whose whole window is known; label: active in it."""
     return _labelled_rows(
@@ -73,7 +73,7 @@ def window_rows(
 
 
 def period_rows(
-    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+    grid: PersonMomentGrid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of every known period; label: active in it."""
     all_rows = np.ones(len(grid.moment), bool)
@@ -81,7 +81,7 @@ def period_rows(
 
 
 def count_rows(
-    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+    grid: PersonMomentGrid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of origins with at least one known period, for the count model.
 
@@ -108,7 +108,7 @@ def count_rows(
 
 
 def _labelled_rows(
-    grid: Grid,
+    grid: PersonMomentGrid,
     activity: Activity,
     window: Window,
     settings: FitSettings,
@@ -135,7 +135,7 @@ def _labelled_rows(
 
 
 def _select_rows(
-    grid: Grid,
+    grid: PersonMomentGrid,
     activity: Activity,
     mask: npt.NDArray[np.bool_],
     label_span: int,
@@ -150,7 +150,7 @@ def _select_rows(
     rows = np.flatnonzero(mask & (grid.moment + label_span <= activity.known_until))
     moment = grid.moment[rows]
     rows = rows[
-        ~activity.merged_during(
+        ~activity.had_identity_merge(
             grid.person[rows], moment, np.minimum(moment + merge_span, activity.known_until)
         )
     ]

@@ -38,7 +38,7 @@ class _TowerLog:
 
     events: pa.Table
     people: Codes
-    codes: Codes
+    item_codes: Codes
 
 
 def fit_tower_before(

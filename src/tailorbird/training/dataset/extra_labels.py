@@ -1,4 +1,4 @@
-"""Further labels of drawn requests, matched by person and item, as no request is named."""
+"""Extra labels of drawn requests, matched by person and item, as no request is named."""
 
 import numpy as np
 import numpy.typing as npt

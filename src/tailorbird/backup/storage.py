@@ -22,12 +22,12 @@ from tailorbird.storage_paths import StoragePath, open_storage
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
 
-def open_vault(uri: str) -> "Vault":
+def open_backup_storage(uri: str) -> "BackupStorage":
     """Open the backups at a folder or an `s3://` URI. Raises ConfigError for another scheme."""
-    return Vault(open_storage(uri, Path.cwd()))
+    return BackupStorage(open_storage(uri, Path.cwd()))
 
 
-class Vault:
+class BackupStorage:
     """The backups of one project. Safe to use from several threads."""
 
     def __init__(self, storage: StoragePath) -> None:

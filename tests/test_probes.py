@@ -188,7 +188,11 @@ def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_pa
     right = Catalogue(project.paths.routed)
     right.refresh()
     right.stop()
-    catalogue, take, calls = Catalogue(project.paths.routed, poll_s=0.01), Catalogue._ingest_block, []
+    catalogue, take, calls = (
+        Catalogue(project.paths.routed, poll_s=0.01),
+        Catalogue._ingest_block,
+        [],
+    )
 
     def failing(self, payload, first_offset):
         calls.append(1)

@@ -51,7 +51,7 @@ def test_simulated_parameters_are_recovered():
 def test_a_fit_of_some_kinds_of_customers_is_nearly_that_of_all(monkeypatch):
     customers, _ = drawn(3_000)
     every = fit_pareto_nbd(customers)
-    monkeypatch.setattr(pareto, "KINDS_MAX", 1_000)
+    monkeypatch.setattr(pareto, "DISTINCT_CUSTOMERS_MAX", 1_000)
     some = fit_pareto_nbd(customers)
     np.testing.assert_allclose(
         some.purchases(customers, SPAN), every.purchases(customers, SPAN), rtol=0.15

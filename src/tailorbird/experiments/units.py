@@ -133,7 +133,7 @@ def load_units(
         arm_of = pc.fill_null(pc.index_in(table["arm"], value_set=pa.array(list(arms))), -1)
         arm_of = np.where(is_of_experiment & (ts >= start), arm_of.to_numpy().astype(np.int64), -1)
     responses = np.flatnonzero((outcomes.kind == RESPONSE) & (key >= 0) & (ts < stop))
-    exposures = _first_exposures(outcomes, key, arm_of, responses, stop, exposure, len(arms))
+    exposures = _first_exposures(outcomes, ts, key, arm_of, responses, stop, exposure, len(arms))
     is_in_one_arm = exposures.in_arm.sum(axis=1) == 1
     keys, entry = exposures.key[is_in_one_arm], exposures.response[is_in_one_arm]
     first, arm = exposures.ts[is_in_one_arm], arm_of[entry]
@@ -195,6 +195,7 @@ class _Exposures:
 
 def _first_exposures(
     outcomes: Outcomes,
+    ts: Ints,
     key: Ints,
     arm_of: Ints,
     responses: Ints,
@@ -203,7 +204,6 @@ def _first_exposures(
     arms: int,
 ) -> _Exposures:
     """Find when each unit was first exposed: by a response, or by an impression of one."""
-    ts = micros(outcomes.table["ts"])
     event = response = responses
     if exposure == "impression":
         is_impression = (outcomes.kind[outcomes.row] == IMPRESSION) & (ts[outcomes.row] < stop)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import norm
 
+from tailorbird.experiments.analysis.multiple import holm
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
 from tailorbird.training.backtests.leaks import LEAK, Finding
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
@@ -61,15 +62,10 @@ def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[Compariso
         p_without_error = 1.0 if gain.value == 0 else 0.0
         p = float(2 * norm.sf(abs(gain.value) / error)) if error > 0 else p_without_error
         p_values.append(p if gain.has_bounds else float("nan"))
-    finite = [
-        index for index in np.argsort(p_values, kind="stable") if np.isfinite(p_values[index])
-    ]
-    p_adjusted_values = [float("nan")] * len(compared)
-    largest = 0.0
-    for rank, place in enumerate(finite):
-        largest = max(largest, min(1.0, (len(finite) - rank) * p_values[place]))
-        p_adjusted_values[place] = largest
-    rows = zip(compared, p_values, p_adjusted_values, strict=True)
+    p_adjusted_values = np.array(p_values, np.float64)
+    is_known = np.isfinite(p_adjusted_values)
+    p_adjusted_values[is_known] = holm(p_adjusted_values[is_known])
+    rows = zip(compared, p_values, p_adjusted_values.tolist(), strict=True)
     return [
         ComparisonTest(name, kind, gain, p, p_adjusted)
         for (name, kind, gain), p, p_adjusted in rows

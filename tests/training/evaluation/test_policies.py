@@ -18,7 +18,7 @@ SLOTS = """
 from tailorbird.ranking import Slot
 
 home = Slot("home", size=2, sources={"popular": 50, "new_items": 50}, hide_seen=(),
-            objective={"click": 1.0})
+            formula="click")
 cheap = Slot("cheap", size=2, sources={"popular": 50, "new_items": 50}, hide_seen=(),
              objective={"click": 1.0}, rules=["item.price < 4"])
 one = Slot("one", size=1, sources={"popular": 50, "new_items": 50}, hide_seen=(),

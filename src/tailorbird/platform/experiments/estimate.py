@@ -1,5 +1,6 @@
 """Estimate policies of a project from its log: versions, formulas, settings of slots, and arms."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.train_options import window_us
 from tailorbird.platform.training import Notify, discard_note
-from tailorbird.ranking.policy.formula import parse_formula, require_heads, require_items
+from tailorbird.ranking.policy.formula import parse_usable_formula
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry, read_experiments, read_formulas
 from tailorbird.training.settings import TrainSettings
@@ -104,11 +105,7 @@ def estimate_policy(
         lake=project.paths.lake,
         registry=project.paths.registry,
         clock=clock,
-        settings=TrainSettings(
-            window_us=window_us(since, project, option="--since"),
-            lateness_us=project.plan.lateness_us,
-            test_requests=ESTIMATE_ANSWERS,
-        ),
+        settings=_replay_settings(project, since, ESTIMATE_ANSWERS),
         outcome=outcome,
     )
 
@@ -156,14 +153,18 @@ def plan_drawn_shares(
         lake=project.paths.lake,
         registry=project.paths.registry,
         clock=project.clock(),
-        settings=TrainSettings(
-            window_us=window_us(since, project, option="--since"),
-            lateness_us=project.plan.lateness_us,
-            test_requests=PLAN_ANSWERS,
-        ),
+        settings=_replay_settings(project, since, PLAN_ANSWERS),
         outcome=outcome,
     )
     return drawn_shares(log, outcome, min(log.responses_per_day * days, ESTIMATE_ANSWERS))
+
+
+def _replay_settings(project: Project, since: str, answers_max: int) -> TrainSettings:
+    return TrainSettings(
+        window_us=window_us(since, project, option="--since"),
+        lateness_us=project.plan.lateness_us,
+        test_requests=answers_max,
+    )
 
 
 def arm_policy(project: Project, arm: str, slot: Slot, *, option: str = "--arm") -> "Policy":
@@ -208,20 +209,23 @@ def _version_policy(
     folder = registry.resolve(version)
     name = f"{folder.name} as {settings_of}" if settings_of else folder.name
     if formula:
-        objective = parse_formula(formula, where="--formula")
-        require_items(objective, where="--formula")
         heads = registry.info(folder.name).heads
-        require_heads(objective, heads, model=folder.name, where="--formula")
-        settings, name = replace(settings, objective=objective), f"{name} by {formula}"
+        objective = parse_usable_formula(formula, heads, model=folder.name, where="--formula")
+        settings, name = _with_objective(settings, objective), f"{name} by {formula}"
     return Policy(settings, folder.name, name=name)
 
 
 def _with_formula_in_force(project: Project, slot: Slot) -> Slot:
     """Return a slot with the formula that servers use, which may have been set since."""
-    change = read_formulas(project.paths.registry).in_force(slot.name)
-    if change is None:
-        return slot
-    return replace(slot, objective=parse_formula(change.text, where=f"slot {slot.name}"))
+    from tailorbird.serving.pipeline.formulas import weights_in_force
+
+    formulas = read_formulas(project.paths.registry)
+    return _with_objective(slot, weights_in_force(formulas, slot))
+
+
+def _with_objective(slot: Slot, objective: Mapping[str, float]) -> Slot:
+    """Return a slot with another objective, whose own formula would replace it."""
+    return replace(slot, objective=objective, formula="")
 
 
 def _find_experiment(project: Project, arm: str, option: str) -> tuple[Experiment, dict[str, str]]:

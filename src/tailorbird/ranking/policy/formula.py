@@ -101,6 +101,24 @@ def require_items(objective: Mapping[str, float], *, where: str = "") -> None:
         raise DeclarationError("no head of the objective tells items apart", where=where, fix=fix)
 
 
+def parse_usable_formula(
+    text: str, heads: Iterable[str] | None, *, model: str = "", where: str
+) -> Mapping[str, float]:
+    """Parse a formula that a model can order items by.
+
+    Args:
+        heads: of the model; None without one.
+
+    Raises:
+        DeclarationError: it is no formula, does not distinguish items, or needs another head.
+    """
+    weights = parse_formula(text, where=where)
+    require_items(weights, where=where)
+    if heads is not None:
+        require_heads(weights, heads, model=model, where=where)
+    return weights
+
+
 def compute_value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats:
     """Compute the value (n,) of n items.
 

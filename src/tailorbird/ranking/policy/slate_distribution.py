@@ -87,7 +87,7 @@ class RankedSlate:
         return self.ranked.copy()
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
-        return _certain_propensities(_agreement(shown, self.ranked))
+        return _certain_propensities(match_positions(shown, self.ranked))
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class OneExplored:
         return shown
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
-        is_ranked, positions = _agreement(shown, self.ranked), list(self.pools)
+        is_ranked, positions = match_positions(shown, self.ranked), list(self.pools)
         explored = np.zeros(shown.size)
         for at in np.flatnonzero(~is_ranked).tolist():
             pool = self.pools.get(at)
@@ -176,8 +176,8 @@ class SwappedPairs:
         return self._swap(self.pairs[rng.random(self.pairs.size) < self.rate])[: self.size]
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
-        as_ranked = _agreement(shown, self.extended_ranking[: self.size])
-        as_swapped = _agreement(shown, self._swap(self.pairs)[: self.size])
+        as_ranked = match_positions(shown, self.extended_ranking[: self.size])
+        as_swapped = match_positions(shown, self._swap(self.pairs)[: self.size])
         upper = self.pairs[self.pairs < shown.size]
         lower = self.pairs[self.pairs + 1 < shown.size] + 1
         is_paired = np.zeros(shown.size, bool)
@@ -236,7 +236,7 @@ class PlackettLuce:
         return shown
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
-        is_ranked = _agreement(shown, self.ranked).astype(np.float64)
+        is_ranked = match_positions(shown, self.ranked).astype(np.float64)
         marginal, conditional = is_ranked.copy(), is_ranked.copy()
         drawn_range = slice(self.start, min(self.start + self.count, shown.size))
         pool_positions = find_positions(shown[drawn_range], self.pool)
@@ -265,7 +265,7 @@ def _certain_propensities(is_ranked: npt.NDArray[np.bool_]) -> tuple[Floats, Flo
     return marginal, marginal.cumprod()
 
 
-def _agreement(shown: Rows, ranked: Rows) -> npt.NDArray[np.bool_]:
+def match_positions(shown: Rows, ranked: Rows) -> npt.NDArray[np.bool_]:
     """Return where a slate shows what another one shows; nowhere beyond its end."""
     if shown.size == ranked.size:
         return shown == ranked

@@ -18,11 +18,10 @@ from tailorbird.ranking.policy.formula import (
     format_formula,
     missing_heads,
     parse_formula,
-    require_heads,
-    require_items,
+    parse_usable_formula,
 )
 from tailorbird.registry import FormulaChange, Registry, read_formulas
-from tailorbird.registry.formulas import FILE
+from tailorbird.registry.formulas import FILE, Formulas
 from tailorbird.serving.messages import QueryError, SlotFormula
 
 POLL_S = 0.2
@@ -125,18 +124,20 @@ def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str)
         DeclarationError: it is no formula, does not distinguish items, or needs a head that the
             champion does not have.
     """
-    where = f"slot {slot.name}"
-    champion, weights = registry.champion(), parse_formula(text, where=where) if text else None
-    if weights is not None:
-        require_items(weights, where=where)
-        if champion is not None:
-            require_heads(
-                weights,
-                registry.info(champion.name).heads,
-                model=f"the champion {champion.name}",
-                where=where,
-            )
+    if text:
+        champion = registry.champion()
+        heads = registry.info(champion.name).heads if champion is not None else None
+        model = f"the champion {champion.name}" if champion is not None else ""
+        parse_usable_formula(text, heads, model=model, where=f"slot {slot.name}")
     return registry.set_formula(slot.name, text, by=by, why=why)
+
+
+def weights_in_force(formulas: Formulas, slot: Slot) -> Mapping[str, float]:
+    """Return the formula in force for a slot: the one that was set last, or the slot's own."""
+    change = formulas.in_force(slot.name)
+    if change is None:
+        return slot.objective
+    return parse_formula(change.text, where=f"slot {slot.name}")
 
 
 def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
@@ -146,11 +147,7 @@ def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFor
     descriptions = []
     for slot in slots:
         change = formulas.in_force(slot.name)
-        weights = (
-            slot.objective
-            if change is None
-            else parse_formula(change.text, where=f"slot {slot.name}")
-        )
+        weights = weights_in_force(formulas, slot)
         missing = missing_heads(weights, heads) if heads else ()
         descriptions.append(
             SlotFormula(

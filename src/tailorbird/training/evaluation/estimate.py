@@ -31,9 +31,9 @@ from tailorbird.training.evaluation.off_policy import (
     evaluate_off_policy,
     ignored_settings,
     read_responses,
-    replayed_settings,
 )
 from tailorbird.training.evaluation.policies import Policy, live_columns_of, scorer_of
+from tailorbird.training.evaluation.slates import replayed_settings
 from tailorbird.training.settings import TrainSettings
 
 PILOT_RESPONSES = 500  # responses that are replayed to see whether all of them can tell
@@ -141,26 +141,34 @@ def load_responses(
     data, notes = _thin(data, training_data, settings)
     live = merge_live_columns([live_columns_of(*each) for each in loaded.values()])
     series = build_series(training_data.events, training_data.items, [int(data.t[0])])
-    groups: list[PolicyGroup] = []
+    scorers_by_slot: list[tuple[Slot, dict[str, Scorer]]] = []
     for name, (policy, bundle) in loaded.items():
         served = policy.served_slot
         scorer = scorer_of(policy, bundle, series, live, read_features, training_data.events)
-        if groups and groups[-1].slot == replace(served, objective=groups[-1].slot.objective):
-            groups[-1] = replace(groups[-1], scorers={**groups[-1].scorers, name: scorer})
-            continue
-        limits = bound_limits(served.sources)
-        replay = Replay(
-            training_data.events_with_profiles,
-            read_features,
+        for group_slot, scorers in scorers_by_slot:
+            if replace(served, objective=group_slot.objective) == group_slot:
+                scorers[name] = scorer
+                break
+        else:
+            scorers_by_slot.append((served, {name: scorer}))
+    groups = tuple(
+        PolicyGroup(
             served,
-            training_data.item_codes,
-            live,
-            sources=limits,
+            Replay(
+                training_data.events_with_profiles,
+                read_features,
+                served,
+                training_data.item_codes,
+                live,
+                sources=bound_limits(served.sources),
+            ),
+            scorers,
         )
-        groups.append(PolicyGroup(served, replay, {name: scorer}))
+        for served, scorers in scorers_by_slot
+    )
     reward_model = next((name for name, (policy, _) in loaded.items() if policy.has_model), "")
     return LoggedResponses(
-        training_data, read_features, data, tuple(groups), series, reward_model, per_day, notes
+        training_data, read_features, data, groups, series, reward_model, per_day, notes
     )
 
 
@@ -289,7 +297,9 @@ def _load_policies(
         bundle = None
         if policy.has_model:
             path = store.resolve(policy.version)
-            bundle = bundles.setdefault(path, Bundle.load(path, schema_hash=None))
+            if path not in bundles:
+                bundles[path] = Bundle.load(path, schema_hash=None)
+            bundle = bundles[path]
             if reason := explain_mismatch(bundle, policy.slot):
                 raise UsageError(
                     f"{bundle.version} {reason}",

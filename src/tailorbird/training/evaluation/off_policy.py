@@ -26,7 +26,6 @@ from tailorbird.experiments.off_policy.sample import (
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.pages.notebook import text_html
-from tailorbird.ranking.policy.rules import compile_rules
 from tailorbird.ranking.policy.slate_distribution import find_positions
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.dataset import Dataset
@@ -39,6 +38,7 @@ from tailorbird.training.evaluation.slates import (
     ReplayedResponse,
     SlateReplay,
     expected_by_position,
+    replayed_settings,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -232,29 +232,6 @@ def ignored_settings(slot: Slot, logged: Slot) -> tuple[str, ...]:
     parts += [name for name, declared in names if declared]
     parts += [f"size {slot.size}, but that of each answer"] if slot.size != logged.size else []
     return (f"not replayed: {', '.join(parts)}",) if parts else ()
-
-
-def replayed_settings(slot: Slot) -> Slot:
-    """Return a slot with what a replay uses alone, whatever its name."""
-    where = f"slot {slot.name}"
-
-    def is_item_only(text: str) -> bool:
-        return all(rule.is_item_only for rule in compile_rules([text], where=where).rules)
-
-    return Slot(
-        "replayed",
-        objective=slot.objective,
-        sources=slot.sources,
-        rules=[rule for rule in slot.rules if is_item_only(rule)],
-        hide_seen=slot.hide_seen,
-        per_category=slot.per_category,
-        quotas=slot.quotas,
-        diversity=slot.diversity,
-        explore=slot.explore,
-        boosts=[boost for boost in slot.boosts if is_item_only(boost.when)],
-        allow=slot.allow,
-        deny=slot.deny,
-    )
 
 
 class _Recorder:

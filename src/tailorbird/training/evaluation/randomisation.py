@@ -23,6 +23,7 @@ from tailorbird.ranking.policy.slate_distribution import (
     PlackettLuce,
     SlateDistribution,
     find_positions,
+    match_positions,
 )
 from tailorbird.ranking.slot import Explore
 from tailorbird.training.evaluation.estimate import LoggedResponses
@@ -126,11 +127,8 @@ class ReplayedSlates:
 
 def position_chances(distribution: PlackettLuce, slate: Ints) -> Floats:
     """Return the chance of a slate's items at their positions, (2, k): none drawn, all drawn."""
-    drawn = distribution.propensities(slate)[0]
-    k = min(slate.size, distribution.ranked.size)
-    ranked = np.zeros(slate.size)
-    ranked[:k] = slate[:k] == distribution.ranked[:k]
-    return np.stack([ranked, drawn])
+    ranked = match_positions(slate, distribution.ranked).astype(np.float64)
+    return np.stack([ranked, distribution.propensities(slate)[0]])
 
 
 @dataclass(frozen=True)

@@ -60,16 +60,12 @@ class SlateReplay:
         outcome: str,
         training_data: TrainingData,
     ) -> None:
-        self._slot, self._data, self._series, self._scorers = slot, data, index_series, scorers
+        self._data, self._series, self._scorers = data, index_series, scorers
         self._outcome = outcome
         self._history = History(features, training_data.events)
-        where = f"slot {slot.name}"
-        self._rules = compile_rules(slot.rules, where=where).item_only
-        self._boosts = [
-            (boost.factor, rules)
-            for boost in slot.boosts
-            if (rules := compile_rules([boost.when], where=where).item_only).rules
-        ]
+        self._slot = slot = replayed_settings(slot)
+        self._rules = compile_rules(slot.rules)
+        self._boosts = [(boost.factor, compile_rules([boost.when])) for boost in slot.boosts]
         self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
 
     def responses(self, replay: Replay) -> Iterator[ReplayedResponse]:
@@ -138,6 +134,29 @@ class SlateReplay:
         """Return the distribution of slates, as `serving.pipeline.stages` chooses from it."""
         order = arrange_slate(values, size, spec, constraints)
         return slate_distribution(order, size, self._slot.explore, values, constraints)
+
+
+def replayed_settings(slot: Slot) -> Slot:
+    """Return a slot with what a replay uses alone, whatever its name."""
+    where = f"slot {slot.name}"
+
+    def is_item_only(text: str) -> bool:
+        return all(rule.is_item_only for rule in compile_rules([text], where=where).rules)
+
+    return Slot(
+        "replayed",
+        objective=slot.objective,
+        sources=slot.sources,
+        rules=[rule for rule in slot.rules if is_item_only(rule)],
+        hide_seen=slot.hide_seen,
+        per_category=slot.per_category,
+        quotas=slot.quotas,
+        diversity=slot.diversity,
+        explore=slot.explore,
+        boosts=[boost for boost in slot.boosts if is_item_only(boost.when)],
+        allow=slot.allow,
+        deny=slot.deny,
+    )
 
 
 def expected_by_position(

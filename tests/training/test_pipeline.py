@@ -265,7 +265,7 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
     assert len(bundle.index) >= 250
     assert "the gate refused the model" in bundle.manifest.card
     again = shop.train("baseline", shuffle=True)
-    assert (again.incumbent, again.fallback_version) == ("", ""), "it serves already"
+    assert (again.champion, again.fallback_version) == ("", ""), "it serves already"
     assert registry.champion().name == refused.fallback_version
 
 
@@ -273,10 +273,10 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
 def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
     first = shop.train("stays", promote=False)
     Registry(shop.folder / "stays", clock=shop.clock).promote(
-        first.version, by="test", why="an incumbent"
+        first.version, by="test", why="a champion"
     )
     refused = shop.train("stays", shuffle=True)
-    assert (refused.incumbent, refused.promoted, refused.fallback_version) == (
+    assert (refused.champion, refused.promoted, refused.fallback_version) == (
         first.version,
         False,
         "",
@@ -285,45 +285,45 @@ def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
 
 
 @pytest.mark.slow
-def test_the_incumbent_is_judged_on_the_same_requests_and_by_its_recipe(shop):
+def test_the_champion_is_judged_on_the_same_requests_and_by_its_recipe(shop):
     """One of the same recipe may take its place if it is not worse; of another recipe an equal is
     refused. The last one that won by superiority is judged beside them for as long as fresher ones
     take its place.
     """
     registry = Registry(shop.folder / "twice", clock=shop.clock)
     first = shop.train("twice", promote=False)
-    registry.promote(first.version, by="test", why="to have an incumbent")
+    registry.promote(first.version, by="test", why="to have a champion")
     second = shop.train("twice", seed=8, promote=False)
-    assert (second.incumbent, second.decision.by, second.about["recipe"]) == (
+    assert (second.champion, second.decision.by, second.about["recipe"]) == (
         first.version,
         NON_INFERIORITY,
         first.about["recipe"],
     )
     assert first.version in second.evaluation.figures
     assert any(
-        f"over the incumbent, {first.version}, where it may lose 1%" in reason
+        f"over the champion, {first.version}, where it may lose 1%" in reason
         for reason in second.decision.reasons
     )
     assert second.about["anchor"] == first.version
     registry.promote(second.version, by="test", why="as if it had been let through")
     other = shop.train("twice", leave_out=("price",))
     assert {first.version, second.version} <= set(other.evaluation.figures)
-    assert (other.incumbent, other.decision.by, other.promoted) == (
+    assert (other.champion, other.decision.by, other.promoted) == (
         second.version,
         SUPERIORITY,
         False,
     )
     assert any(
-        f"over the incumbent, {second.version}" in reason for reason in other.decision.reasons
+        f"over the champion, {second.version}" in reason for reason in other.decision.reasons
     )
     assert registry.champion().name == second.version
 
 
 @pytest.mark.slow
-def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
+def test_a_champion_of_another_schema_is_judged_with_its_own_features(shop):
     first = shop.train("evolving")
     Registry(shop.folder / "evolving", clock=shop.clock).promote(
-        first.version, by="test", why="an incumbent"
+        first.version, by="test", why="a champion"
     )
     fewer = [one for one in shop.features.features if one.name not in ("item_clicks_1d", "device")]
     changed = replace(
@@ -334,13 +334,13 @@ def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
     )
     assert changed.features.schema_hash != shop.features.schema_hash
     second = changed.train("evolving")
-    assert second.incumbent == first.version
+    assert second.champion == first.version
     own, judged = (
         first.evaluation.figures["tailorbird"]["ndcg_10"],
         second.evaluation.figures[first.version]["ndcg_10"],
     )
     assert judged.value == pytest.approx(own.value, abs=2e-3), (
-        "on the same requests, the incumbent is as good as it was found to be"
+        "on the same requests, the champion is as good as it was found to be"
     )
     again = changed.evaluate("evolving", HOME, first.version)
     assert again.figures[first.version]["ndcg_10"].value == judged.value
@@ -422,13 +422,13 @@ def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
 
 
 @pytest.mark.slow
-def test_an_incumbent_without_the_slots_heads_is_not_evaluated(shop):
+def test_a_champion_without_the_slots_heads_is_not_evaluated(shop):
     first = shop.train("lacking", slot=CLICKS)
     Registry(shop.folder / "lacking", clock=shop.clock).promote(
-        first.version, by="test", why="to have an incumbent"
+        first.version, by="test", why="to have a champion"
     )
     second = shop.train("lacking", slot=CARTS)
-    assert second.incumbent == first.version
+    assert second.champion == first.version
     assert first.version not in second.evaluation.figures
     messages = " ".join((*second.decision.reasons, *second.notes))
     assert (
@@ -439,7 +439,7 @@ def test_an_incumbent_without_the_slots_heads_is_not_evaluated(shop):
         == 1
     )
     assert any(
-        "does not predict click, as the incumbent v0001 does" in note for note in second.notes
+        "does not predict click, as the champion v0001 does" in note for note in second.notes
     )
     with pytest.raises(UsageError, match="v0001 predicts click, while slot home asks for purchase"):
         shop.evaluate("lacking", CARTS, first.version)

@@ -16,7 +16,7 @@ class Judgement:
     evaluation: Evaluation
     fitted: FittedModel
     champion: str
-    incumbent_note: str
+    champion_note: str
     rivals: Rivals
     recipe: str
     estimate: ChampionEstimate | None
@@ -28,7 +28,7 @@ class Judgement:
         baselines = tuple(
             self._to_rival(name) for name in evaluation.differences if name not in versions
         )
-        incumbent = (
+        champion = (
             self._to_rival(self.champion) if self.champion in evaluation.differences else None
         )
         anchor = (
@@ -42,10 +42,10 @@ class Judgement:
         return Evidence(
             PRIMARY_METRIC,
             baselines,
-            incumbent,
+            champion,
             anchor,
             self._is_fresher(),
-            self.incumbent_note,
+            self.champion_note,
             evaluation.people,
             {head: figures.mean_ratio for head, figures in evaluation.heads.items()},
             figures[MODEL_NAME][coverage].value,

@@ -82,28 +82,32 @@ def other_slot_notes(
             f"carries {', '.join(gained_heads)} for other slots, learned from the rows of slot "
             f"{slot.name}; the gate does not look at it"
         )
-    incumbent_heads = next(
+    champion_heads = next(
         (info.heads for info in registry.versions() if info.version == champion), ()
     )
-    if lost_heads := [head for head in incumbent_heads if head not in fitted.models]:
+    if lost_heads := [head for head in champion_heads if head not in fitted.models]:
         notes.append(
-            f"does not predict {', '.join(lost_heads)}, as the incumbent {champion} does: slots "
+            f"does not predict {', '.join(lost_heads)}, as the champion {champion} does: slots "
             "that ask for it would lose it"
         )
     return notes
 
 
 def comparison_notes(
-    champion: str, incumbent: Bundle | None, unjudged_reason: str, test: Dataset, test_from: int
+    champion: str,
+    champion_bundle: Bundle | None,
+    unjudged_reason: str,
+    test: Dataset,
+    test_from: int,
 ) -> list[str]:
-    """Describe caveats of the comparison with the incumbent."""
+    """Describe caveats of the comparison with the champion."""
     if unjudged_reason:
         return [describe_unevaluated(champion, unjudged_reason)]
-    if incumbent is None or incumbent.manifest.window.ts_to <= test_from:
+    if champion_bundle is None or champion_bundle.manifest.window.ts_to <= test_from:
         return []
-    share = float(np.mean(test.t < incumbent.manifest.window.ts_to))
+    share = float(np.mean(test.t < champion_bundle.manifest.window.ts_to))
     return [
-        f"the incumbent {incumbent.version} learned from {share:.0%} of the test requests, "
+        f"the champion {champion_bundle.version} learned from {share:.0%} of the test requests, "
         "so the comparison favours it"
     ]
 

@@ -215,10 +215,17 @@ def _fit(task: _Task) -> _Model:
         heads=task.heads,
         warm_trees=warm_trees,
     )
-    incumbent = champion, champion_bundle, unjudged_reason
+    champion_facts = champion, champion_bundle, unjudged_reason
     candidates = retrieval, rivals, plan
     return _Model(
-        *incumbent, training_data, split, *candidates, parts, dropped_requests, fitted, warm_trees
+        *champion_facts,
+        training_data,
+        split,
+        *candidates,
+        parts,
+        dropped_requests,
+        fitted,
+        warm_trees,
     )
 
 

@@ -193,7 +193,7 @@ def load_champion(
 ) -> tuple[str, Bundle | None, str]:
     """Return the champion's version, its bundle if it can be evaluated, and else the reason.
 
-    An index without a model is no incumbent.
+    An index without a model is no champion.
     """
     path = registry.champion()
     if path is None:

@@ -152,7 +152,7 @@ class TrainReport:
         promoted: whether it became the champion; `decision` has the reasons.
         fallback_version: best evaluated baseline, promoted where the model was not and nothing
             served before; "" otherwise.
-        incumbent: the previous champion, "" without one.
+        champion: the previous champion, "" without one.
         rows: rows of each part.
         heads: heads of the bundle: of the slot, then of other slots.
         notes: what was left out, and caveats of the figures.
@@ -164,7 +164,7 @@ class TrainReport:
 
     version: str
     promoted: bool
-    incumbent: str
+    champion: str
     decision: Decision
     evaluation: Evaluation
     rows: dict[str, int]
@@ -198,7 +198,7 @@ class TrainReport:
             "promoted": self.promoted,
             "reasons": list(self.decision.reasons),
         }
-        outcome |= {"incumbent": self.incumbent, "instead": self.fallback_version}
+        outcome |= {"champion": self.champion, "instead": self.fallback_version}
         details = {
             "notes": list(self.notes),
             "rows": self.rows,

@@ -29,7 +29,7 @@ def rival(gain: Interval, name: str = "popular:24h", value: float = VALUE) -> Ri
     return Rival(name, gain, value)
 
 
-def incumbent(gain: Interval) -> Rival:
+def champion(gain: Interval) -> Rival:
     return rival(gain, "v0003")
 
 
@@ -40,7 +40,7 @@ def decision(**more: object) -> Decision:
 
 
 def fresher(gain: Interval, **more: object) -> Decision:
-    return decision(**({"incumbent": incumbent(gain), "same_recipe": True} | more))
+    return decision(**({"champion": champion(gain), "same_recipe": True} | more))
 
 
 def test_a_clear_gain_is_promoted() -> None:
@@ -49,19 +49,19 @@ def test_a_clear_gain_is_promoted() -> None:
         decision().reason
         == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the best baseline, popular:24h"
     )
-    verdict = decision(incumbent=incumbent(CLEAR))
+    verdict = decision(champion=champion(CLEAR))
     assert (verdict.promote, verdict.by) == (True, SUPERIORITY)
-    assert verdict.reason == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the incumbent, v0003"
+    assert verdict.reason == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the champion, v0003"
 
 
 @pytest.mark.parametrize("gain", [UNCLEAR, WORSE, AS_GOOD, UNKNOWN])
 def test_another_recipe_without_significant_gain_is_rejected(gain: Interval) -> None:
-    verdict = decision(incumbent=incumbent(gain))
+    verdict = decision(champion=champion(gain))
     assert not verdict.promote
     assert (
         "falls too far behind" if gain is WORSE else "no gain that could not be chance"
     ) in verdict.reason
-    assert "the incumbent, v0003" in verdict.reason
+    assert "the champion, v0003" in verdict.reason
     assert not decision(baselines=(rival(gain),)).promote
 
 
@@ -87,12 +87,10 @@ def test_a_fresher_model_of_the_same_recipe_may_lose_the_margin_and_no_more(
 
 def test_the_margin_is_a_share_of_what_the_rival_reaches() -> None:
     assert fresher(
-        Interval(-0.001, -0.0015, 0.0),
-        incumbent=rival(Interval(-0.001, -0.0015, 0.0), "v0003", 0.2),
+        Interval(-0.001, -0.0015, 0.0), champion=rival(Interval(-0.001, -0.0015, 0.0), "v0003", 0.2)
     ).promote
     assert not fresher(
-        Interval(-0.001, -0.0015, 0.0),
-        incumbent=rival(Interval(-0.001, -0.0015, 0.0), "v0003", 0.1),
+        Interval(-0.001, -0.0015, 0.0), champion=rival(Interval(-0.001, -0.0015, 0.0), "v0003", 0.1)
     ).promote
     assert fresher(UNCLEAR, margin=0.05).promote
 
@@ -110,7 +108,7 @@ def test_small_losses_do_not_add_up() -> None:
 
 
 def test_it_is_the_best_baseline_that_must_be_beaten() -> None:
-    """By its own figure; and beating a weak incumbent is not enough."""
+    """By its own figure; and beating a weak champion is not enough."""
     better, weaker = (
         rival(Interval(0.001, -0.001, 0.003), "repeat+popular:7d", 0.6),
         rival(CLEAR, "popular:1h", 0.4),
@@ -119,11 +117,11 @@ def test_it_is_the_best_baseline_that_must_be_beaten() -> None:
     assert not verdict.promote
     assert "repeat+popular:7d" in verdict.reason
     assert decision(baselines=(rival(CLEAR, value=0.6), rival(UNCLEAR, "popular:1h", 0.4))).promote
-    assert not decision(incumbent=incumbent(CLEAR), baselines=(rival(WORSE),)).promote
+    assert not decision(champion=champion(CLEAR), baselines=(rival(WORSE),)).promote
 
 
 def test_the_first_model_must_win_by_superiority() -> None:
-    """There is no incumbent to be fresher than."""
+    """There is no champion to be fresher than."""
     verdict = decision(same_recipe=True, baselines=(rival(AS_GOOD),))
     assert (verdict.promote, verdict.by) == (False, SUPERIORITY)
 
@@ -131,7 +129,7 @@ def test_the_first_model_must_win_by_superiority() -> None:
 @pytest.mark.parametrize("same", [True, False])
 def test_guardrails_apply_despite_a_gain(same: bool) -> None:
     def reason(**more: object) -> str:
-        verdict = decision(incumbent=incumbent(CLEAR), same_recipe=same, **more)
+        verdict = decision(champion=champion(CLEAR), same_recipe=same, **more)
         assert verdict.promote == (not more)
         return verdict.reason
 
@@ -154,8 +152,8 @@ def test_probabilities_and_lists_within_bounds_are_no_matter() -> None:
     ).promote
 
 
-def test_an_incumbent_that_could_not_be_evaluated_is_reported() -> None:
-    verdict = decision(incumbent_note=describe_unevaluated("v0003", "predicts view"))
+def test_a_champion_that_could_not_be_evaluated_is_reported() -> None:
+    verdict = decision(champion_note=describe_unevaluated("v0003", "predicts view"))
     assert verdict.promote
     assert any(
         "v0003 could not be judged on this test part: it predicts view" in reason
@@ -166,14 +164,14 @@ def test_an_incumbent_that_could_not_be_evaluated_is_reported() -> None:
 def test_nothing_to_compare_with_is_refused() -> None:
     assert not decision(baselines=()).promote
     assert "nothing to compare with" in decision(baselines=()).reason
-    assert decision(baselines=(), incumbent=incumbent(CLEAR)).promote
+    assert decision(baselines=(), champion=champion(CLEAR)).promote
 
 
 def test_a_model_that_the_log_finds_worse_is_rejected() -> None:
     text = "clicks per answer: 0.10 against 0.20"
-    worse = decision(incumbent=incumbent(CLEAR), estimate=text, is_estimated_worse=True)
+    worse = decision(champion=champion(CLEAR), estimate=text, is_estimated_worse=True)
     assert not worse.promote
-    assert worse.reason == f"earns less than the incumbent: {text}"
-    told = decision(incumbent=incumbent(CLEAR), estimate=text)
+    assert worse.reason == f"earns less than the champion: {text}"
+    told = decision(champion=champion(CLEAR), estimate=text)
     assert told.promote
     assert text in told.reasons

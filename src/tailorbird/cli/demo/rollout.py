@@ -68,10 +68,10 @@ class ModelRollout:
             self._run(DECISION_INTERVAL_US, f"{version} is on its way", self._paired_lists)
         return False
 
-    def compare(self, version: str, incumbent: str, site: Site) -> dict[str, Any]:
+    def compare(self, version: str, champion: str, site: Site) -> dict[str, Any]:
         """Return what the log promised of a version, what its canary measured, and the truth.
 
-        All are uplifts in clicks over the incumbent; empty if it was no canary.
+        All are uplifts in clicks over the champion; empty if it was no canary.
         """
         if self.canary_uplift is None or self._paired_lists is None:
             return {}
@@ -81,7 +81,7 @@ class ModelRollout:
             "measured": self.canary_uplift.value,
             "low": self.canary_uplift.low,
             "high": self.canary_uplift.high,
-            "true": self._paired_lists.true_uplift(site, incumbent, version),
+            "true": self._paired_lists.true_uplift(site, champion, version),
         }
 
     def _measure_canary(self, version: str) -> None:

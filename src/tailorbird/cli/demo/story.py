@@ -285,14 +285,14 @@ class Story:
         trained_at = clock.now()
         is_promoted = accepted and models.roll_out(outcome.version)
         self._print_lines(models)
-        canary = models.compare(outcome.version, outcome.incumbent, site)
+        canary = models.compare(outcome.version, outcome.champion, site)
         if canary:
             say(f"  {describe_canary(canary)}", quiet=self.quiet)
         decided_at, paired_lists = clock.now(), traffic.pair_arms()
         traffic.run(decided_at + DAY, paired_lists, self.progress, "with the new model")
         figures.update(
             trigger=decision.reason,
-            old=outcome.incumbent,
+            old=outcome.champion,
             new=outcome.version,
             promoted=is_promoted,
             attempts=attempt_count,

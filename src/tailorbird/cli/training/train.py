@@ -53,7 +53,7 @@ def train(
     """Train a ranking or churn model, and promote it if it passes the gate.
 
     A name that churn.py declares trains that churn model; any other name is a slot. All data is
-    split by time. The model is promoted only if it beats the incumbent and the best baseline beyond
+    split by time. The model is promoted only if it beats the champion and the best baseline beyond
     noise; a newer one of the same recipe is promoted if it is not worse. Otherwise it is stored
     with the reason. A report is written in any case.
 

@@ -59,7 +59,7 @@ class TrainOutcome:
     """The outcome of a training, for the demo."""
 
     version: str
-    incumbent: str
+    champion: str
     promoted: bool
     reason: str
     report: Path | None
@@ -128,7 +128,7 @@ def to_outcome(report: TrainReport) -> TrainOutcome:
     offline[report.evaluation.model] |= next(iter(figures["heads"].values()), {})
     return TrainOutcome(
         report.version,
-        report.incumbent,
+        report.champion,
         report.promoted,
         report.decision.reason,
         report.page_path,

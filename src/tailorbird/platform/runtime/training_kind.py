@@ -70,7 +70,7 @@ def choose_kind(audit: Sequence[AuditEntry], slot: str) -> tuple[str, str]:
 
 def record_training(registry: Registry, slot: str, report: TrainReport, why: str, by: str) -> None:
     """Log what a training took and brought, and why it is of another kind than was chosen."""
-    gain = report.evaluation.differences.get(report.incumbent)
+    gain = report.evaluation.differences.get(report.champion)
     kind = INCREMENTAL if report.is_incremental else SCRATCH
     seconds = sum(report.seconds.values())
     details = {
@@ -83,9 +83,9 @@ def record_training(registry: Registry, slot: str, report: TrainReport, why: str
     if gain is not None and gain.has_bounds:
         bounds = {"gain": gain.value, "low": gain.low, "high": gain.high}
         details |= {name: f"{value:.6f}" for name, value in bounds.items()}
-        comparison_text = f"{gain.signed} over {report.incumbent}"
-    elif report.incumbent:
-        comparison_text = f"not compared with {report.incumbent}"
+        comparison_text = f"{gain.signed} over {report.champion}"
+    elif report.champion:
+        comparison_text = f"not compared with {report.champion}"
     verdict = "accepted" if report.decision.promote else "refused"
     text = f"{kind} in {seconds:.0f} s, {verdict} by the gate, {comparison_text}; {why}"
     if reason := report.not_incremental:

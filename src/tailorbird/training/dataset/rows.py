@@ -165,7 +165,7 @@ def load_training_data(
     """Load the training data.
 
     Args:
-        other_features: extra feature sets to compute, such as those of an incumbent with another
+        other_features: extra feature sets to compute, such as those of a champion with another
             schema.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Promotion gate: decide from evaluation figures whether a new model may replace the incumbent.
+"""Promotion gate: decide from evaluation figures whether a new model may replace the champion.
 
 All models are evaluated on the same test requests, over the candidates that servers had at each
-request's time, so the incumbent is evaluated as it would serve now.
+request's time, so the champion is evaluated as it would serve now.
 
-    same recipe     a fresher model: not worse than the incumbent by more than the margin
+    same recipe     a fresher model: not worse than the champion by more than the margin
                     (non-inferiority)
     other recipe    must be better: the lower end of the paired interval of its gain is above 0
                     (superiority)
@@ -23,7 +23,7 @@ from tailorbird.training.evaluation.bootstrap import Interval
 MARGIN = 0.01  # relative
 PEOPLE_MIN = 30  # with fewer users, a bootstrap says little
 CALIBRATION_MAX = 2.0  # largest ratio of predicted to observed mean of a head, and its inverse
-COVERAGE_MIN = 0.5  # relative to the incumbent's, or the best baseline's
+COVERAGE_MIN = 0.5  # relative to the champion's, or the best baseline's
 SUPERIORITY, NON_INFERIORITY = "superiority", "non-inferiority"
 
 
@@ -32,7 +32,7 @@ class Decision:
     """A promotion decision, with one reason per check; the deciding reason comes first.
 
     Attributes:
-        by: `superiority` or `non-inferiority`, the rule applied to the incumbent.
+        by: `superiority` or `non-inferiority`, the rule applied to the champion.
     """
 
     promote: bool
@@ -74,26 +74,26 @@ class Evidence:
     Attributes:
         metric: compared metric, such as `ndcg_10`.
         baselines: evaluated baselines.
-        incumbent: None without one that can be evaluated.
-        anchor: last model that won by superiority, if it is not the incumbent.
-        same_recipe: whether the new model was made like the incumbent.
-        incumbent_note: why the incumbent could not be evaluated; "" if it was, or there is none.
+        champion: None without one that can be evaluated.
+        anchor: last model that won by superiority, if it is not the champion.
+        same_recipe: whether the new model was made like the champion.
+        champion_note: why the champion could not be evaluated; "" if it was, or there is none.
         people: users of the test part with a positive.
         calibration: head → mean prediction ÷ observed mean.
         coverage: share of chosen items in the new model's lists.
-        coverage_reference: the same for the incumbent or the best baseline.
+        coverage_reference: the same for the champion or the best baseline.
         leaks: columns that look like target leakage, with the reason.
         margin: relative margin of non-inferiority.
-        estimate: the off-policy estimate of both, or why there is none; "" without an incumbent.
+        estimate: the off-policy estimate of both, or why there is none; "" without a champion.
         is_estimated_worse: whether its whole interval is below 0.
     """
 
     metric: str
     baselines: tuple[Rival, ...]
-    incumbent: Rival | None = None
+    champion: Rival | None = None
     anchor: Rival | None = None
     same_recipe: bool = False
-    incumbent_note: str = ""
+    champion_note: str = ""
     people: int = 0
     calibration: Mapping[str, float] | None = None
     coverage: float = 1.0
@@ -107,10 +107,10 @@ class Evidence:
 def decide(evidence: Evidence) -> Decision:
     """Decide whether to promote the new model."""
     refusals, notes = _guardrail_failures(evidence), []
-    is_refresh = evidence.same_recipe and evidence.incumbent is not None
+    is_refresh = evidence.same_recipe and evidence.champion is not None
     best = max(evidence.baselines, key=lambda rival: rival.value, default=None)
     pairs: list[tuple[Rival | None, str, bool]] = [
-        (evidence.incumbent, "the incumbent", is_refresh),
+        (evidence.champion, "the champion", is_refresh),
         (best, "the best baseline", is_refresh),
         (evidence.anchor, "the last model that won by superiority", True),
     ]
@@ -131,21 +131,21 @@ def decide(evidence: Evidence) -> Decision:
         )
         (notes if passes else refusals).append(text if passes else f"{why}{text}")
     if evidence.is_estimated_worse:
-        refusals.append(f"earns less than the incumbent: {evidence.estimate}")
+        refusals.append(f"earns less than the champion: {evidence.estimate}")
     elif evidence.estimate:
         notes.append(evidence.estimate)
-    if evidence.incumbent_note:
-        notes.append(evidence.incumbent_note)
-    if best is None and evidence.incumbent is None:
-        refusals.append("nothing to compare with: neither a baseline nor an incumbent was judged")
+    if evidence.champion_note:
+        notes.append(evidence.champion_note)
+    if best is None and evidence.champion is None:
+        refusals.append("nothing to compare with: neither a baseline nor a champion was judged")
     return Decision(
         not refusals, tuple(refusals or notes), NON_INFERIORITY if is_refresh else SUPERIORITY
     )
 
 
-def describe_unevaluated(incumbent: str, why: str) -> str:
-    """Describe an incumbent that the new model could not be compared with."""
-    return f"the incumbent {incumbent} could not be judged on this test part: it {why}"
+def describe_unevaluated(champion: str, why: str) -> str:
+    """Describe a champion that the new model could not be compared with."""
+    return f"the champion {champion} could not be judged on this test part: it {why}"
 
 
 def _guardrail_failures(evidence: Evidence) -> list[str]:

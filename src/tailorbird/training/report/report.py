@@ -51,11 +51,11 @@ def write_report_with_costs(
     latency_us = {
         name: baseline_us
         for name in report.evaluation.figures
-        if name not in (MODEL_NAME, report.incumbent)
+        if name not in (MODEL_NAME, report.champion)
     }
     latency_us[MODEL_NAME] = measure_model_us(fitted.exported, bundle_heads(fitted), fitted.golden)
     if champion_bundle is not None:
-        latency_us[report.incumbent] = measure_bundle_us(champion_bundle)
+        latency_us[report.champion] = measure_bundle_us(champion_bundle)
     costs = compare_serving_costs(report.evaluation, latency_us)
     report = replace(report, serving_costs=tuple(cost.to_dict() for cost in costs))
     page_path = write_report(folder / f"{report.version}.html", report, fitted.models)

@@ -3,7 +3,7 @@
     labels, merges          activity and churn labels      rows, training_rows   features of people
     fit                     models of one origin           rolling_origin        backtest of origins
     model_choice            model and calibration          evaluation            metrics of an origin
-    incumbent               comparison with the champion   vectors, pareto       towers, Pareto/NBD
+    champion               comparison with the champion   vectors, pareto       towers, Pareto/NBD
     report, page, contact   results, and whom to contact   score, segments       scores of all people
 
 Bundles, the gate, intervals, calibration, cards and charts are those of `training` and `ranking`.

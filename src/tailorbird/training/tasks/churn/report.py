@@ -33,7 +33,7 @@ class ChurnReport:
     """The result of a churn training.
 
     Attributes:
-        version, promoted, incumbent, decision: as in `training.settings.TrainReport`.
+        version, promoted, champion, decision: as in `training.settings.TrainReport`.
         choice: the model in the bundle, and why it was chosen.
         curve: contact curve on the last cut.
         importance: share of the learned signal by column.
@@ -41,7 +41,7 @@ class ChurnReport:
 
     version: str
     promoted: bool
-    incumbent: str
+    champion: str
     decision: Decision
     figures: list[CutMetrics]
     choice: ModelChoice
@@ -63,7 +63,7 @@ class ChurnReport:
             "version": self.version,
             "promoted": self.promoted,
             "reasons": list(self.decision.reasons),
-            "incumbent": self.incumbent,
+            "champion": self.champion,
             "results": flatten_tables(self.last.results),
             "differences": flatten_tables(self.last.differences),
             "origins": [cut_to_dict(figure) for figure in self.figures],

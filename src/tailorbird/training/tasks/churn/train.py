@@ -37,6 +37,13 @@ from tailorbird.training.leakage.columns import dominant_column_notes
 from tailorbird.training.settings import Progress
 from tailorbird.training.stage_times import StageTimer
 from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.champion import (
+    RECIPE,
+    ChampionComparison,
+    Recipe,
+    compare_with_champion,
+    load_champion,
+)
 from tailorbird.training.tasks.churn.contact import contact_curve
 from tailorbird.training.tasks.churn.evaluation import CutMetrics
 from tailorbird.training.tasks.churn.fit import (
@@ -45,13 +52,6 @@ from tailorbird.training.tasks.churn.fit import (
     PURCHASES,
     FittedModels,
     fit_at,
-)
-from tailorbird.training.tasks.churn.incumbent import (
-    RECIPE,
-    ChampionComparison,
-    Recipe,
-    compare_with_champion,
-    load_champion,
 )
 from tailorbird.training.tasks.churn.labels import Window
 from tailorbird.training.tasks.churn.model_choice import ModelChoice, choose_model
@@ -112,9 +112,9 @@ def train_churn(
     stage_timer.report("last fit", 0, 1)
     fitted, choice = _fit_final(backtest, churn, window, settings.fit)
     stage_timer.report("last fit", 1, 1)
-    stage_timer.report("incumbent", 0, 1)
+    stage_timer.report("champion", 0, 1)
     comparison = compare_with_champion(champion, churn, backtest.people, activity, backtest.cuts)
-    stage_timer.report("incumbent", 1, 1)
+    stage_timer.report("champion", 1, 1)
     decision = _decide(figures[-1], backtest, comparison)
     all_notes = _compose_notes(churn, backtest, window, choice, comparison)
     notes = tuple(note for note in all_notes if note and note not in decision.reasons)
@@ -198,13 +198,13 @@ def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionCompa
         for name, difference in last.differences.items()
     )
     smaller_class = int(min(last.cut.churned.sum(), (~last.cut.churned).sum()))
-    incumbent = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
+    champion = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
     return decide(
         Evidence(
             "log loss",
             rivals,
-            incumbent,
-            incumbent_note=comparison.unevaluated_note,
+            champion,
+            champion_note=comparison.unevaluated_note,
             people=smaller_class,
             leaks=backtest.leaks,
         )

@@ -157,14 +157,14 @@ def bundle_of(registry, version):
 
 
 def compared(report: ChurnReport):
-    """The sentence on the incumbent, and the gain that it tells."""
-    (reason,) = [reason for reason in report.decision.reasons if "the incumbent" in reason]
+    """The sentence on the champion, and the gain that it tells."""
+    (reason,) = [reason for reason in report.decision.reasons if "the champion" in reason]
     return reason, float(
         reason.partition("log loss ")[2].split()[0]
     ) if "log loss" in reason else None
 
 
-def incumbent_notes(report: ChurnReport):
+def champion_notes(report: ChurnReport):
     return " ".join((*report.decision.reasons, *report.notes))
 
 
@@ -172,7 +172,7 @@ def test_a_newer_champion_is_judged_by_its_recipe(lake, young, tmp_path):
     """The same as the last cut of its own training, on the people of today's last origin."""
     registry = shutil.copytree(young, tmp_path / "registry")
     report = trained(lake, registry, 244)
-    (note,) = [note for note in report.notes if "incumbent" in note]
+    (note,) = [note for note in report.notes if "champion" in note]
     assert "in its place stands its recipe, learned as of its own last origin" in note
     trained_until = bundle_of(registry, "v0001").manifest.window.ts_to
     before = run_backtest(
@@ -242,7 +242,7 @@ def test_a_better_recipe_replaces_a_champion_that_knows_the_last_window(lake, tm
 def test_a_champion_from_before_the_last_origin_is_judged_itself(lake, tmp_path):
     trained(lake, tmp_path, 200, promoted=True)
     report = trained(lake, tmp_path, 244)
-    assert not [note for note in report.notes if "incumbent" in note]
+    assert not [note for note in report.notes if "champion" in note]
     cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
     origin = cut.scores.window.origin
     assert bundle.manifest.window.ts_to <= origin
@@ -279,7 +279,7 @@ def test_a_young_champion_that_does_not_report_its_recipe_is_not_judged(
     report = trained(lake, tmp_path / "registry", 231)
     assert (
         "it was trained on what came after the last origin, and does not tell how"
-        in incumbent_notes(report)
+        in champion_notes(report)
     )
 
 
@@ -296,7 +296,7 @@ def test_a_champion_of_too_short_a_history_is_not_judged(lake, tmp_path):
     """Check a champion whose recipe has too little data a window before its training."""
     trained(lake, tmp_path, 50, promoted=True)
     report = trained(lake, tmp_path, 72)
-    assert "cannot be learned again as of its own last origin" in incumbent_notes(report)
+    assert "cannot be learned again as of its own last origin" in champion_notes(report)
 
 
 def gain_over(probabilities, cut: Cut):
@@ -330,10 +330,10 @@ def test_a_recipe_is_learned_by_the_declarations_of_the_champion(lake, tmp_path)
     reason, gain = compared(report)
     assert gain > 0.01
     assert gain == gain_over(champion_cut.probability, report.last.cut)
-    assert "over the incumbent" in reason
+    assert "over the champion" in reason
     assert (
         "judged by its own declarations of since, age, bought, viewed, declared otherwise "
-        "now; the incumbent v0001" in incumbent_notes(report)
+        "now; the champion v0001" in champion_notes(report)
     )
 
 
@@ -353,7 +353,7 @@ def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declara
     assert compared(report)[1] == gain_over(probabilities, cut)
     assert (
         "judged by its own declarations of since, age, bought, viewed, declared otherwise now"
-        in incumbent_notes(report)
+        in champion_notes(report)
     )
 
 
@@ -362,7 +362,7 @@ def test_a_feature_more_changes_nothing_between_them(lake, young, tmp_path):
         lake, shutil.copytree(young, tmp_path / "registry"), 230, features=declared(more=True)
     )
     assert compared(report)[1] == 0.0
-    assert "its own declarations" not in incumbent_notes(report)
+    assert "its own declarations" not in champion_notes(report)
 
 
 def test_a_champion_with_a_leaking_column_is_not_judged(lake, tmp_path):
@@ -376,7 +376,7 @@ def test_a_champion_with_a_leaking_column_is_not_judged(lake, tmp_path):
     report = trained(lake, tmp_path, 244)
     assert (
         "it reads the column viewed, which looks past the origin as it was declared then"
-        in incumbent_notes(report)
+        in champion_notes(report)
     )
 
 
@@ -394,7 +394,7 @@ def test_what_is_left_out_now_is_compared_with_the_champion_that_has_it(lake, tm
     assert gain < 0
     assert not report.promoted
     assert reason.startswith("falls too far behind")
-    assert "reads since, bought, viewed too" in incumbent_notes(report)
+    assert "reads since, bought, viewed too" in champion_notes(report)
 
 
 @pytest.mark.parametrize(
@@ -411,8 +411,8 @@ def test_what_is_left_out_now_is_compared_with_the_champion_that_has_it(lake, tm
 def test_a_champion_that_answers_another_question_is_not_judged(lake, tmp_path, day, changes, why):
     trained(lake, tmp_path, day, promoted=True)
     report = trained(lake, tmp_path, 244, Churn(window="28d", period="7d", **changes))
-    assert why in incumbent_notes(report)
-    assert "over the incumbent" not in incumbent_notes(report)
+    assert why in champion_notes(report)
+    assert "over the champion" not in champion_notes(report)
 
 
 def test_a_champion_that_does_not_bring_other_declarations_is_not_judged(lake, tmp_path):
@@ -425,5 +425,5 @@ def test_a_champion_that_does_not_bring_other_declarations_is_not_judged(lake, t
     report = trained(lake, tmp_path / "registry", 231)
     assert (
         "it does not bring the declarations of its columns, and features.py has others now"
-        in incumbent_notes(report)
+        in champion_notes(report)
     )

@@ -155,12 +155,12 @@ def compare_with_champion(
     notes = []
     if redeclared_columns:
         notes.append(
-            f"the incumbent {bundle.version} is judged by its own declarations of "
+            f"the champion {bundle.version} is judged by its own declarations of "
             f"{', '.join(redeclared_columns)}, declared otherwise now"
         )
     if dropped_columns:
         notes.append(
-            f"the incumbent {bundle.version} reads {', '.join(dropped_columns)} too, which the new "
+            f"the champion {bundle.version} reads {', '.join(dropped_columns)} too, which the new "
             "model was told to leave out or does not have"
         )
     if is_newer:
@@ -169,7 +169,7 @@ def compare_with_champion(
         except NotReadyError as error:
             return ChampionComparison(champion.version, skip_reason=error.message)
         notes.append(
-            f"the incumbent {bundle.version} was trained on what came after the last origin: "
+            f"the champion {bundle.version} was trained on what came after the last origin: "
             "in its place stands its recipe, "
             f"learned as of its own last origin, {to_iso(origin)}"
         )

@@ -28,7 +28,6 @@ FOREIGN_REASON = "is not the lake's own"
 NOT_THERE = "names a checkpoint that is not there"
 
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
-_ASIDE_COMMIT = re.compile(r"\d{20}\.json(\.\d+)?\Z")
 _SIDE_FILE = re.compile(
     r"(\d{20})\.(?!json\Z).+\Z"
 )  # checkpoints, and other writers' files of a commit
@@ -231,22 +230,6 @@ def data_files(file: StoragePath, named_files: Collection[str]) -> list[str]:
     return [
         path for path in _added_files(data) if path not in named_files and (table / path).is_file()
     ]
-
-
-def files_brought_by(folder: StoragePath) -> set[StoragePath]:
-    """Return the data files that `set_aside` moved into a folder with an orphan commit.
-
-    The lake never had their rows.
-    """
-    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    commits = [
-        data
-        for path in files
-        if _ASIDE_COMMIT.match(path.name)
-        and unknown_commit_fault(data := path.read_bytes(), -1) == FOREIGN_REASON
-    ]
-    names = {path.rpartition("/")[2] for data in commits for path in _added_files(data)}
-    return {path for path in files if {path.name, path.name.rpartition(".")[0]} & names}
 
 
 def _added_files(data: bytes) -> Iterator[str]:

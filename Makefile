@@ -28,6 +28,10 @@ setup: $(VENV)/.all         ## install what running needs
 
 setup-dev: $(VENV)/.dev     ## install what developing needs too
 
+# Tests run in one process a core, so each computes with one thread: more would wait for each other.
+check test nightly: export OMP_NUM_THREADS = 1
+check test nightly: export OPENBLAS_NUM_THREADS = 1
+
 demo: setup    ## the whole loop on a synthetic site; ONCE=1 ends by itself and prints the figures
 	$(BIN)/tailorbird demo $(if $(ONCE),--once) $(DEMO)
 

@@ -34,7 +34,7 @@ def example(page: str) -> str:
 
 def write_clicks(path: Path) -> None:
     rng = np.random.default_rng(7)
-    users, n = 150, 5_000
+    users, n = 100, 3_000
     likes = rng.integers(0, 6, (users, 2))
     user = rng.integers(0, users, n)
     liked = likes[user, rng.integers(0, 2, n)]

@@ -192,7 +192,7 @@ class _Cut(Exception):
 
 
 def test_an_interrupted_run_resumes_with_the_same_result(shop, tmp_path):
-    settings = RankSettings(requests=800, nulls=4, fits=1)
+    settings = RankSettings(window_us=4 * DAY, requests=400, nulls=4, fits=1)
 
     def run(out, progress=lambda stage, done, total: None, clock=shop.clock):
         folders = {"lake": shop.lake, "clock": clock, "out": out}
